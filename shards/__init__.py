@@ -1,0 +1,1 @@
+"""The data: raw datasets to WebDataset shards to batches. Imports nothing heavy at package level."""

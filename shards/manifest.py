@@ -1,0 +1,109 @@
+"""The manifest beside a set of shards: what is in them and where, so that any sample can be read by offset."""
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from shards.errors import DataError
+from shards.sample import Box
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file. `size` in bytes; `sha256` of the whole file; `split` of every sample in it."""
+
+    name: str
+    split: str
+    size: int
+    sha256: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample in a shard. `offset`/`length`: the bytes of its JPEG in the tar. `width`, `height`: upright pixels."""
+
+    key: str
+    label: int
+    split: str
+    shard: int
+    offset: int
+    length: int
+    width: int
+    height: int
+    boxes: tuple[Box, ...] = ()
+    parts: dict[str, tuple[float, float]] = field(default_factory=dict)
+    origin: str = "real"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A set of shards in `folder`. `entries` are in shard order; `plan` is the hash of what was asked to be built."""
+
+    folder: Path
+    source: str
+    licence: str
+    citation: str
+    classes: tuple[str, ...]
+    shards: tuple[Shard, ...]
+    entries: tuple[Entry, ...]
+    plan: str
+    notes: dict[str, int] = field(default_factory=dict)  # e.g. {"re-encoded: CMYK": 3}
+    extra: dict = field(default_factory=dict)
+
+    def split(self, name: str) -> list[int]:
+        """Positions in `entries` of one split, in shard order. Raises DataError when the split is empty."""
+        chosen = [i for i, entry in enumerate(self.entries) if entry.split == name]
+        if not chosen:
+            raise DataError(f"{self.folder}: no samples in split '{name}'; it has {', '.join(sorted(self.counts))}")
+        return chosen
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Samples per split."""
+        return dict(Counter(entry.split for entry in self.entries))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of every shard's checksum: two sets with the same one hold the same bytes in the same order."""
+        import hashlib
+
+        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()[:16]
+
+
+def write_manifest(manifest: Manifest) -> None:
+    """Write `manifest.json` atomically into the manifest's folder."""
+    document = asdict(manifest) | {"format": FORMAT}
+    del document["folder"]
+    temporary = manifest.folder / (MANIFEST + ".tmp")
+    with temporary.open("w") as stream:
+        json.dump(document, stream, separators=(",", ":"))
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(manifest.folder / MANIFEST)
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read a set of shards' manifest. Raises DataError when it is missing, damaged or of another format."""
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise DataError(f"{folder}: no {MANIFEST} there; build the shards with: fgvc shards build SOURCE ROOT {folder}")
+    try:
+        document = json.loads(path.read_text())
+        if document.pop("format") != FORMAT:
+            raise DataError(f"{path}: another format than this version's ({FORMAT}); build the shards again")
+        entries = tuple(
+            Entry(**(e | {"boxes": tuple(tuple(b) for b in e["boxes"])})) for e in document.pop("entries")
+        )
+        shards = tuple(Shard(**s) for s in document.pop("shards"))
+        classes = tuple(document.pop("classes"))
+        return Manifest(folder=folder, shards=shards, entries=entries, classes=classes, **document)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: damaged ({error!r}); run fgvc shards verify or build the shards again") from error

@@ -1,0 +1,46 @@
+"""What a raw dataset is before it becomes shards: classes, samples with boxes and parts, and how to read one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels of the upright image; x1, y1 exclusive
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One image of a raw dataset.
+
+    key: unique in the dataset, of the characters A-Z a-z 0-9 _ - only (a WebDataset key ends at the first dot).
+    path: the image file; None where the source renders it.
+    label: index into the dataset's classes. split: "train" or "test" (or "val" where a dataset has one).
+    boxes: every object of the label's class, xyxy pixels. parts: name -> (x, y) of the visible ones.
+    origin: "real", or "gan:<run>" for a synthetic image.
+    """
+
+    key: str
+    path: Path | None
+    label: int
+    split: str
+    boxes: tuple[Box, ...] = ()
+    parts: dict[str, tuple[float, float]] = field(default_factory=dict)
+    origin: str = "real"
+
+
+def read_file(sample: RawSample) -> bytes:
+    """The encoded bytes of a sample that lives in a file."""
+    assert sample.path is not None
+    return sample.path.read_bytes()
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A checked raw dataset. `read` returns the encoded image of a sample and must pickle (builds run in processes)."""
+
+    source: str
+    classes: tuple[str, ...]
+    samples: tuple[RawSample, ...]
+    licence: str = "unknown"
+    citation: str = ""
+    read: Callable[[RawSample], bytes] = read_file
+    extra: dict = field(default_factory=dict)  # what only this source knows, e.g. the field guide's telling parts
