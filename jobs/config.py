@@ -1,0 +1,174 @@
+"""Typed configs: dataclass <- YAML file <- key=value words, with one-line errors, help text and a hash."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from shards.errors import DataError
+
+C = TypeVar("C")
+
+
+def load(kind: type[C], path: str | Path | None = None, overrides: list[str] | None = None) -> C:
+    """A validated `kind` (a dataclass) from its defaults, a YAML file and `a.b=value` words, the last one winning.
+
+    Raises DataError with one line that names the key, the value and the nearest valid one.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        values = _read_yaml(Path(path))
+        _check_keys(kind, values, str(path))
+    for word in overrides or []:
+        key, sign, text = word.partition("=")
+        if not sign or not key:
+            raise DataError(f"'{word}': settings are written key=value, such as seed=1")
+        declared = _field_type(kind, key, f"'{word}'")
+        _set(values, key, text if declared is str else _parse(text, word))
+    return from_dict(kind, values, str(path) if path else "command line")
+
+
+def from_dict(kind: type[C], values: dict[str, Any], where: str) -> C:
+    """A validated `kind` from nested plain values. Raises DataError as `load` does."""
+    from pydantic import TypeAdapter, ValidationError
+
+    _check_keys(kind, values, where)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        hint = _nearest(str(first["input"]), _choices(kind, key))
+        message = first["msg"].removeprefix("Value error, ")
+        raise DataError(f"{where}: {key}={first['input']!r}: {message}{hint}") from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values of a config (tuples as lists), such as YAML holds."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def hashed(config: Any) -> dict[str, Any]:
+    """`a.b` -> value of every field that can change a result."""
+    values = flatten(to_dict(config), type(config))
+    return {key: values[key] for key, one in walk(type(config)) if one.metadata.get("affects_result", True)}
+
+
+def config_hash(config: Any) -> str:
+    """Twelve hex digits over `hashed(config)`."""
+    return hashlib.sha256(json.dumps(hashed(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def walk(kind: type, prefix: str = "", affects: bool = True) -> Iterator[tuple[str, dataclasses.Field]]:
+    """Every leaf field of a nested dataclass as (dotted key, field)."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for one in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[one.name]):
+            yield from walk(typing.cast(type, hints[one.name]), f"{prefix}{one.name}.")
+        else:
+            yield prefix + one.name, one
+
+
+def describe(kind: type) -> str:
+    """One block a field: key, type, default and meaning."""
+    rows = []
+    for key, one in walk(kind):
+        hint = _field_type(kind, key, key)
+        default = one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
+        shown = "" if default is dataclasses.MISSING else f" = {json.dumps(default, default=str)}"
+        rows.append(f"  {key}: {type_name(hint)}{shown}\n        {one.metadata.get('help', '')}")
+    return "\n".join(rows)
+
+
+def type_name(hint: Any) -> str:
+    """A type as people write it: float, fast | slow, list[str]."""
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(str(arg) for arg in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Annotated:
+        base, *limits = typing.get_args(hint)
+        return type_name(base) + "".join(f" ({limit})" for limit in limits)
+    return getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def flatten(values: dict[str, Any], kind: type, prefix: str = "") -> dict[str, Any]:
+    """Nested values as dotted keys, down to the fields of `kind` (a dict-valued field stays whole)."""
+    hints = typing.get_type_hints(kind)
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = hints.get(key)
+        if isinstance(value, dict) and inner is not None and dataclasses.is_dataclass(inner):
+            flat |= flatten(value, typing.cast(type, inner), f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = sorted(str(p) for p in Path("configs").rglob("*.yaml")) if Path("configs").is_dir() else []
+        raise DataError(f"{path}: no such config file{_nearest(str(path), near)}")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: a config is a list of 'key: value' lines, this is a {type(values).__name__}")
+    return values
+
+
+def _parse(text: str, word: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise DataError(f"'{word}': the value is not readable as YAML; quote it for the shell") from None
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+    values[last] = value
+
+
+def _field_type(kind: type, key: str, where: str) -> Any:
+    """The declared type of a dotted key. Raises DataError naming the nearest key when there is none."""
+    current: Any = kind
+    for part in key.split("."):
+        hints = typing.get_type_hints(current, include_extras=True) if dataclasses.is_dataclass(current) else {}
+        if typing.get_origin(current) is dict:
+            return Any
+        if part not in hints:
+            valid = [name for name, _ in walk(kind)]
+            raise DataError(f"{where}: unknown key '{key}'{_nearest(key, valid)}")
+        current = hints[part]
+    return current
+
+
+def _check_keys(kind: type, values: dict[str, Any], where: str) -> None:
+    for key in flatten(values, kind):
+        declared = _field_type(kind, key, where)
+        if dataclasses.is_dataclass(declared):
+            raise DataError(f"{where}: '{key}' is a group of settings; set one of them, such as "
+                            f"{key}.{dataclasses.fields(declared)[0].name}=...")
+
+
+def _choices(kind: type, key: str) -> list[str]:
+    try:
+        hint = _field_type(kind, key, key)
+    except DataError:
+        return []
+    return [str(arg) for arg in typing.get_args(hint)] if typing.get_origin(hint) is typing.Literal else []
+
+
+def _nearest(word: str, valid: list[str]) -> str:
+    last = word.rsplit(".", 1)[-1]
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5) or [
+        name for name in valid if difflib.SequenceMatcher(None, last, name.rsplit(".", 1)[-1]).ratio() > 0.75
+    ]
+    return f"; did you mean '{close[0]}'?" if close else ""
