@@ -1,0 +1,53 @@
+"""The ranks of a run: who we are, and exchanging values, with or without a process group."""
+
+import datetime
+import os
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from shards.errors import DataError
+
+T = TypeVar("T")
+TIMEOUT = datetime.timedelta(minutes=30)
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def gather_objects(value: T) -> list[T]:
+    """Every rank's value, in rank order, on every rank."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set on at least one rank: how ranks agree to stop at the same step."""
+    if not dist.is_initialized():
+        return flag
+    value = torch.tensor(int(flag), device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def check_world() -> None:
+    """Raise DataError when the environment promises other ranks than were started (a silent failure otherwise)."""
+    promised = int(os.environ.get("WORLD_SIZE", "1"))
+    if promised != world_size():
+        raise DataError(
+            f"WORLD_SIZE={promised} but {world_size()} rank(s) joined; start ranks with fgvc ... --processes N or --on"
+        )

@@ -1,0 +1,50 @@
+"""Configs of reading: which shards, split and crop, and how an image becomes the model's input."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from shards.options import option
+
+
+@dataclass
+class DataConfig:
+    """Which samples are read, in which order, and which part of each image."""
+
+    shards: str = option("", "folder of shards (manifest.json in it)", affects_result=False)
+    source: str = option("", "raw data set to build the shards from if they are not there: cub200, field_guide, ...")
+    root: str = option("", "folder of the raw data set; $NAME and ${NAME} are environment variables", False)
+    build: dict = option({}, "settings for that build, as fgvc shards build takes them")
+    train_split: str = option("train", "split to train on")
+    test_split: str = option("test", "split to test on, once, at the end")
+    folds: Annotated[int, Ge(0)] = option(0, "hold out one of this many stratified folds of train (0: train on all)")
+    fold: Annotated[int, Ge(0)] = option(0, "which fold is held out, from 0")
+    crop: Literal["whole", "box", "square"] = option("whole", "part of the image to use: all, the box, a square on it")
+    margin: Annotated[float, Ge(0)] = option(0.1, "enlarge the box by this share of its longer side on every side")
+    window: Annotated[int, Gt(0)] = option(16, "samples are shuffled within windows of this many shuffled shards")
+    cache: str = option("", "local folder to copy shards to before reading (slow or remote stores)", False)
+    workers: Annotated[int, Ge(-1)] = option(-1, "loader processes per rank (-1: by the cores, 0: none)", False)
+
+
+@dataclass
+class ImageConfig:
+    """From a decoded image to the model's input. Sizes in pixels."""
+
+    size: Annotated[int, Ge(0)] = option(0, "side of the training input (0: the model's own)")
+    fit: Literal["random_resized_crop", "random_crop", "squash", "pad"] = option(
+        "random_resized_crop",
+        "training: random area and shape | random crop after resizing to size / eval_crop | stretch to a square | "
+        "shrink and pad with black, never enlarge",
+    )
+    scale: tuple[float, float] = option((0.35, 1.0), "random_resized_crop: area share, smallest and largest")
+    ratio: tuple[float, float] = option((0.75, 4 / 3), "random_resized_crop: width by height, smallest and largest")
+    flip: Annotated[float, Ge(0), Le(1)] = option(0.5, "probability of a left-right flip in training")
+    color_jitter: Annotated[float, Ge(0), Le(1)] = option(0.0, "brightness, contrast and saturation jitter")
+    grayscale: Annotated[float, Ge(0), Le(1)] = option(0.0, "probability of greyscale in training")
+    policy: Literal["none", "randaugment", "trivialaugment"] = option("none", "automatic augmentation policy")
+    interpolation: Literal["bilinear", "bicubic"] = option("bilinear", "of every resize")
+    eval_size: Annotated[int, Ge(0)] = option(0, "side of the evaluation input (0: as in training)")
+    eval_fit: Literal["center_crop", "squash", "pad"] = option("center_crop", "evaluation: as `fit`, without chance")
+    eval_crop: Annotated[float, Gt(0), Le(1)] = option(0.875, "center_crop: side of the crop by the resized short side")
+    eval_flip: bool = option(False, "evaluation: average the logits of the image and its mirror image")
