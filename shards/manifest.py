@@ -56,6 +56,7 @@ class Manifest:
     plan: str
     notes: dict[str, int] = field(default_factory=dict)  # e.g. {"re-encoded: CMYK": 3}
     extra: dict = field(default_factory=dict)
+    asked: dict = field(default_factory=dict)  # what was asked to be built, by name, so that another plan can be told
 
     def split(self, name: str) -> list[int]:
         """Positions in `entries` of one split, in shard order. Raises DataError when the split is empty."""
@@ -82,11 +83,14 @@ def write_manifest(manifest: Manifest) -> None:
     document = asdict(manifest) | {"format": FORMAT}
     del document["folder"]
     temporary = manifest.folder / (MANIFEST + ".tmp")
-    with temporary.open("w") as stream:
-        json.dump(document, stream, separators=(",", ":"))
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(manifest.folder / MANIFEST)
+    try:
+        with temporary.open("w") as stream:
+            json.dump(document, stream, separators=(",", ":"))
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(manifest.folder / MANIFEST)
+    finally:
+        temporary.unlink(missing_ok=True)  # still there only when the disk is full
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -99,9 +103,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         document = json.loads(path.read_text())
         if document.pop("format") != FORMAT:
             raise DataError(f"{path}: another format than this version's ({FORMAT}); build the shards again")
-        entries = tuple(
-            Entry(**(e | {"boxes": tuple(tuple(b) for b in e["boxes"])})) for e in document.pop("entries")
-        )
+        entries = tuple(Entry(**(e | {"boxes": tuple(tuple(b) for b in e["boxes"])})) for e in document.pop("entries"))
         shards = tuple(Shard(**s) for s in document.pop("shards"))
         classes = tuple(document.pop("classes"))
         return Manifest(folder=folder, shards=shards, entries=entries, classes=classes, **document)

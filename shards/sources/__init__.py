@@ -1,1 +1,8 @@
-"""Readers of raw datasets: each module has one function that checks a folder and returns a `RawDataset`."""
+"""Where raw datasets come from: one module a source, each with `Options` and `scan(root, options) -> RawDataset`."""
+
+SOURCES = {
+    "cub200": "shards.sources.cub200",
+    "stanford_dogs": "shards.sources.stanford_dogs",
+    "image_folder": "shards.sources.image_folder",
+    "field_guide": "shards.sources.field_guide",
+}

@@ -1,0 +1,139 @@
+"""Check one encoded image and, where readers need it, turn it into an upright 8-bit RGB JPEG."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps
+
+from shards.sample import Box
+
+EXIF_ORIENTATION = 0x0112
+
+
+class ImageError(Exception):
+    """An image that cannot be read; the text says why in a few words."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A JPEG ready for a shard.
+
+    width, height: upright pixels of `data`. scale: (x, y) factors from the upright original to `data`.
+    notes: what had to be done, empty when the bytes are as they came.
+    """
+
+    data: bytes
+    width: int
+    height: int
+    scale: tuple[float, float] = (1.0, 1.0)
+    notes: tuple[str, ...] = ()
+
+
+def normalise(data: bytes, shrink: int = 0, quality: int = 92) -> Encoded:
+    """Keep an upright 8-bit RGB or greyscale JPEG as it is; encode anything else again, RGB, upright, 4:4:4.
+
+    shrink: short side at most this many pixels; 0 never shrinks. Transparency is laid on white.
+    Raises ImageError when the image is unreadable, truncated or damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a big image or odd metadata is no reason to shout from every process
+            return _normalise(data, shrink, quality)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("too many pixels to be a photograph") from error
+    except Exception as error:  # decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error
+        raise ImageError(_reason(data, error)) from error
+
+
+def _normalise(data: bytes, shrink: int, quality: int) -> Encoded:
+    image: Image.Image = Image.open(io.BytesIO(data))
+    notes = []
+    is_jpeg = image.format in ("JPEG", "MPO")  # MPO: a camera's JPEG with a preview behind it
+    if not is_jpeg:
+        notes.append(f"re-encoded: {image.format}")
+    if _orientation(image) != 1:
+        notes.append("re-encoded: EXIF rotation")
+    if image.mode not in ("RGB", "L"):
+        notes.append(f"re-encoded: {image.mode}")
+    if is_jpeg and image.mode in ("RGB", "L") and _has_stray_bytes(data):
+        notes.append("re-encoded: stray bytes in the JPEG")
+    ratio = shrink / min(image.size) if shrink else 1.0
+    if not notes and ratio >= 1:
+        return Encoded(data, *image.size)
+
+    image.load()  # raises on a truncated file, before anything else looks at the pixels
+    image = _to_rgb(ImageOps.exif_transpose(image))
+    width, height = image.size
+    if ratio < 1:
+        notes.append("shrunk")
+        image = image.resize((max(1, round(width * ratio)), max(1, round(height * ratio))), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality, subsampling=0)
+    scale = (image.width / width, image.height / height)
+    return Encoded(stream.getvalue(), *image.size, scale, tuple(notes))
+
+
+def _has_stray_bytes(data: bytes) -> bool:
+    """Decode with the library that reads the shards later: it is fast and reports damage that PIL paints over.
+
+    True for complete images with bytes between their markers, which strict readers refuse. Raises ImageError on damage.
+    """
+    try:
+        simplejpeg.decode_jpeg(data)
+    except ValueError as error:
+        message = str(error).lower()
+        if "premature end" in message or ("corrupt" in message and "extraneous" not in message):
+            raise ImageError("truncated" if "premature" in message else "damaged JPEG data") from error
+        return True
+    return False
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(EXIF_ORIENTATION, 1) or 1
+    except Exception:  # damaged metadata around a sound image: readers ignore it too
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ImageError("floating-point pixels, whose range is not known")
+    if image.mode.startswith("I"):  # 16 bits; PIL's own conversion clips at 255
+        image = Image.fromarray((np.asarray(image).astype(np.uint32).clip(0, 65535) / 257).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    if not data:
+        return "empty file"
+    if "truncated" in str(error).lower():
+        return "truncated"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image"
+    return f"unreadable: {error or type(error).__name__}"
+
+
+def fit_boxes(boxes: tuple[Box, ...], image: Encoded) -> tuple[tuple[Box, ...], int]:
+    """Boxes given in the upright original's pixels, in the stored image's; and how many had to be clipped.
+
+    Raises ImageError when a box lies outside the image or holds no pixels.
+    """
+    (sx, sy), width, height = image.scale, image.width, image.height
+    fitted, clipped = [], 0
+    for x0, y0, x1, y1 in boxes:
+        box = (max(x0 * sx, 0.0), max(y0 * sy, 0.0), min(x1 * sx, width), min(y1 * sy, height))
+        if box[0] >= box[2] or box[1] >= box[3]:
+            size = f"{width / sx:.0f} x {height / sy:.0f}"
+            raise ImageError(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) lies outside the image of {size}")
+        clipped += x0 < 0 or y0 < 0 or x1 * sx > width + 1e-6 or y1 * sy > height + 1e-6
+        fitted.append((round(box[0], 3), round(box[1], 3), round(box[2], 3), round(box[3], 3)))
+    return tuple(fitted), clipped
