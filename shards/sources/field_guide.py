@@ -1,0 +1,71 @@
+"""The field guide: a data set of made-up birds, drawn on demand, with boxes, parts and the parts that tell species apart."""
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+from shards.errors import DataError
+from shards.sample import RawDataset, RawSample
+from shards.sources.field_guide_draw import annotate, encode, paint
+from shards.sources.field_guide_scene import SPLITS, Scene, draw_scene
+from shards.sources.field_guide_species import PARTS, catalogue, describe, telling_parts
+
+
+@dataclass
+class Options:
+    """What to draw. Raising a count adds images or species and leaves the others as they are."""
+
+    species: int = 12
+    train_per_class: int = 40
+    test_per_class: int = 15
+    size: int = 160  # pixels of the longer side
+    seed: int = 0
+
+
+def _check(options: Options) -> None:
+    for name, low, high in (
+        ("species", 2, 200), ("train_per_class", 1, 99_999), ("test_per_class", 0, 99_999), ("size", 32, 2048), ("seed", 0, 2**32 - 1)
+    ):  # fmt: skip
+        value = getattr(options, name)
+        if not low <= value <= high:
+            raise DataError(f"field_guide: {name}={value} is outside {low}..{high}")
+
+
+def scene_of(seed: int, split: str, label: int, index: int, size: int) -> Scene:
+    """The scene of one picture."""
+    return draw_scene((seed, SPLITS[split], label, index), size)
+
+
+def render(sample: RawSample, species: int, size: int, seed: int) -> bytes:
+    """A sample's JPEG bytes: a pure function of its key and the arguments."""
+    _, label, index = sample.key.rsplit("_", 2)
+    scene = scene_of(seed, sample.split, int(label), int(index), size)
+    return encode(paint(catalogue(species)[int(label)], scene))
+
+
+def scan(root: Path, options: Options) -> RawDataset:
+    """The dataset that the options describe. `root` is not read: the pictures are drawn, not found.
+
+    `extra` holds every species' traits and, under `telling`, the parts that tell any two labels apart ("0-1": ["crown"]).
+    Raises DataError when an option is out of its range.
+    """
+    _check(options)
+    birds = catalogue(options.species)
+    samples = []
+    for split, count in (("train", options.train_per_class), ("test", options.test_per_class)):
+        for label, bird in enumerate(birds):
+            for index in range(count):
+                box, parts = annotate(bird, scene_of(options.seed, split, label, index, options.size))
+                key = f"{split}_{label:03d}_{index:05d}"
+                samples.append(RawSample(key, None, label, split, (box,), parts))
+    telling = {f"{i}-{j}": telling_parts(birds[i], birds[j]) for i, j in combinations(range(len(birds)), 2)}
+    return RawDataset(
+        source="field_guide",
+        classes=tuple(bird.name for bird in birds),
+        samples=tuple(samples),
+        licence="CC0-1.0",
+        citation="Drawn by shards/sources/field_guide.py",
+        read=partial(render, species=options.species, size=options.size, seed=options.seed),
+        extra={"species": [describe(bird) for bird in birds], "parts": list(PARTS), "telling": telling},
+    )
