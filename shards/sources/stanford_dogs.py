@@ -1,0 +1,144 @@
+"""Reads Stanford Dogs in its official layout: 120 breeds out of ImageNet, a box for every dog of an image.
+
+A model pretrained on ImageNet has seen these images, the test split's among them: accuracy after it flatters.
+
+http://vision.stanford.edu/aditya86/ImageNetDogs/: Images/, Annotation/, and train_list.mat and test_list.mat beside
+them or in lists/.
+"""
+
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shards.errors import DataError
+from shards.sample import Box, RawDataset, RawSample
+from shards.sources.common import clean_names, keep_first, list_images, make_keys, note_empty_classes
+from shards.sources.problems import Problems, printable, require
+from shards.sources.voc import read_voc
+
+LICENCE = "images from ImageNet: for non-commercial research and educational use"
+CITATION = (
+    "A. Khosla, N. Jayadevaprakash, B. Yao, L. Fei-Fei: Novel Dataset for Fine-Grained Image Categorization. "
+    "First Workshop on Fine-Grained Visual Categorization, CVPR 2011. A subset of ImageNet: J. Deng et al.: "
+    "ImageNet: A Large-Scale Hierarchical Image Database. CVPR 2009."
+)
+LAYOUT = "Stanford Dogs (it holds Images/, Annotation/, and train_list.mat and test_list.mat, there or in lists/)"
+
+
+@dataclass
+class Options:
+    """What a user may choose when Stanford Dogs is read."""
+
+    classes: int = field(default=0, metadata={"help": "keep only the first N classes; 0 keeps all"})
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One row of a list: `path` below Images/, `annotation` below Annotation/, `number` from 1 as MATLAB counts."""
+
+    path: str
+    annotation: str
+    number: int
+    split: str
+
+
+def scan(root: Path, options: Options) -> RawDataset:
+    """Read and check the official lists and annotations under `root`. Labels follow the lists, keys are file stems.
+
+    Raises DataError, naming everything found: missing or unreadable lists, images listed twice, missing or unlisted
+    image files, missing, malformed or empty annotations, classes without (training) images, colliding keys.
+    """
+    root = Path(root)
+    require(root, ["Images", "Annotation"], LAYOUT)
+    lists = root if (root / "train_list.mat").exists() else root / "lists"
+    problems = Problems(
+        root, "Unpack the official images.tar, annotation.tar and lists.tar again, or correct these files."
+    )
+    lines = [line for split in ("train", "test") for line in _read_list(lists / f"{split}_list.mat", split, problems)]
+
+    folders = _class_folders(lines, problems)
+    label_of = {number: label for label, number in enumerate(folders)}
+    _compare_files(root, lines, problems)
+    boxes = {line.path: _read_boxes(root, line, problems) for line in lines}
+    keys = make_keys(sorted(boxes), problems, stem_is_enough=True)
+    note_empty_classes(tuple(folders.values()), [(label_of[line.number], line.split) for line in lines], problems)
+    for folder in sorted(d.name for d in (root / "Images").iterdir() if d.is_dir() and not d.name.startswith(".")):
+        if folder not in folders.values():
+            problems.add("class folder that no list names", f"Images/{folder}")
+    problems.check()
+
+    samples = tuple(
+        RawSample(keys[line.path], root / "Images" / line.path, label_of[line.number], line.split, boxes[line.path])
+        for line in lines
+    )
+    classes = clean_names(list(folders.values()), "n[0-9]+-")
+    return keep_first(RawDataset("stanford_dogs", classes, samples, LICENCE, CITATION), options.classes)
+
+
+def _read_list(path: Path, split: str, problems: Problems) -> list[_Line]:
+    """The rows of one official list: cell arrays file_list and annotation_list and a column of labels, (N, 1) each."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    if not path.is_file():
+        raise DataError(printable(f"{path}: no such file; ROOT must be the folder of {LAYOUT}"))
+    try:
+        matrix = loadmat(path)
+        files = [str(cell.item()) for cell in matrix["file_list"].ravel()]
+        annotations = [str(cell.item()) for cell in matrix["annotation_list"].ravel()]
+        labels = [int(label) for label in matrix["labels"].ravel()]
+    except (MatReadError, ValueError, TypeError, AttributeError, NotImplementedError, OSError, zlib.error) as error:
+        raise DataError(
+            printable(f"{path}: no readable MATLAB list ({error}); unpack the official lists.tar again")
+        ) from error
+    except KeyError as error:
+        raise DataError(printable(f"{path}: holds no {error}; it must be a list of the official lists.tar")) from error
+    if not len(files) == len(annotations) == len(labels):
+        counts = f"{len(files)} files, {len(annotations)} annotations, {len(labels)} labels"
+        raise DataError(printable(f"{path}: {counts}; unpack the official lists.tar again"))
+    for file in files:
+        if "/" not in file:
+            problems.add("malformed line", f"{path.name} '{file}' (no class folder)")
+    return [_Line(*row, split) for row in zip(files, annotations, labels, strict=True) if "/" in row[0]]
+
+
+def _class_folders(lines: list[_Line], problems: Problems) -> dict[int, str]:
+    """The lists' class numbers in order -> class folder."""
+    folders: dict[int, str] = {}
+    numbers: dict[str, int] = {}
+    for line in lines:
+        folder = line.path.split("/")[0]
+        if folders.setdefault(line.number, folder) != folder or numbers.setdefault(folder, line.number) != line.number:
+            problems.add(
+                "label that contradicts the class folder", f"{line.split}_list.mat {line.path} = {line.number}"
+            )
+    return dict(sorted(folders.items()))
+
+
+def _compare_files(root: Path, lines: list[_Line], problems: Problems) -> None:
+    there = set(list_images(root / "Images"))
+    seen: set[str] = set()
+    for line in lines:
+        if line.path in seen:
+            problems.add("listed twice", f"{line.split}_list.mat {line.path}")
+        elif line.path not in there:
+            problems.add("missing image file", f"Images/{line.path}")
+        seen.add(line.path)
+    for path in sorted(there - seen):
+        problems.add("image in neither list", f"Images/{path}")
+
+
+def _read_boxes(root: Path, line: _Line, problems: Problems) -> tuple[Box, ...]:
+    """All dogs of one image: the annotation of a breed's image marks that breed's dogs only."""
+    where = f"Annotation/{line.annotation}"
+    try:
+        boxes = tuple(box for _, box in read_voc(root / where))
+    except OSError:
+        problems.add("missing annotation", where)
+    except ValueError as error:
+        problems.add("malformed annotation", f"{where} ({error})")
+    else:
+        if not boxes:
+            problems.add("annotation without a dog", where)
+        return boxes
+    return ()
