@@ -83,7 +83,7 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         _tidy(out)
-        if not (out / WORK).exists():  # nothing left to protect; else the file stays, or two builds could hold two locks
+        if not (out / WORK).exists():  # else the file stays: two builds must not hold two locks
             (out / LOCK).unlink(missing_ok=True)
         lock.release()
         if new and not any(out.iterdir()):

@@ -1,0 +1,162 @@
+"""`fgvc shards`: build shards from a raw dataset, verify them, show them.
+
+    fgvc shards build cub200 CUB_200_2011 data/cub200            real birds, bytes as they came
+    fgvc shards build image_folder photos data/mine shrink=512   any folder with one folder a class
+    fgvc shards build field_guide - data/field_guide             drawn here, nothing to download
+    fgvc shards verify data/cub200                               read every byte, decode every image
+    fgvc shards show data/cub200                                 table, and a contact sheet with the boxes
+"""
+
+import argparse
+import dataclasses
+import importlib
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from jobs.config import describe, from_dict, load
+from shards.config import BuildOptions
+from shards.errors import DataError
+from shards.sources import SOURCES
+
+if TYPE_CHECKING:
+    from shards.manifest import Manifest
+
+
+def main(argv: list[str]) -> int:
+    """Run the words after `fgvc shards`; the exit code (1 when verify found something).
+
+    Raises DataError in one line for everything a user can mend.
+    """
+    words = _parser(argv).parse_args(argv)
+    return {"build": _build, "verify": _verify, "show": _show}[words.command](words)
+
+
+def build_from(
+    source: str, root: str | Path, out: str | Path, settings: dict[str, Any] | list[str] | None = None
+) -> "Manifest":
+    """Read a raw dataset and build its shards in `out`; returns at once what is there already.
+
+    settings: of the source and of the build, as {"shrink": 256} or ["shrink=256"]. A name that both have is the
+    source's; `build.NAME` and `source.NAME` always tell them apart.
+    Raises DataError on an unknown source or setting, an unsound dataset, and as `shards.build.build` does.
+    """
+    kind = _settings_of(source)
+    if isinstance(settings, dict):
+        values: dict[str, dict] = {}
+        for key, value in settings.items():
+            group, dot, name = _full_key(kind, key).partition(".")
+            values.setdefault(group, {})
+            values[group] = values[group] | {name: value} if dot else value
+        config = from_dict(kind, values, f"settings of {source}")
+    else:
+        config = load(kind, overrides=[_full_key(kind, word) for word in settings or []])
+    if str(root) == "-" and source != "field_guide":
+        raise DataError(f"{source}: needs ROOT, the folder with the raw dataset; only field_guide is drawn without one")
+
+    from shards.build import build
+
+    raw = _module(source).scan(Path(root), config.source)
+    return build(raw, Path(out), config.build)
+
+
+def _build(words: argparse.Namespace) -> int:
+    start = time.monotonic()
+    manifest = build_from(words.source, words.root, words.out, words.settings)
+    size = sum(shard.size for shard in manifest.shards)
+    counts = ", ".join(f"{count} {split}" for split, count in sorted(manifest.counts.items(), reverse=True))
+    print(
+        f"{words.out}: {len(manifest.classes)} classes, {counts} images, {len(manifest.shards)} shards, "
+        f"{size / 1e6:.1f} MB, {time.monotonic() - start:.1f} s"
+    )
+    for note, count in manifest.notes.items():
+        print(f"  {note}: {count}")
+    return 0
+
+
+def _verify(words: argparse.Namespace) -> int:
+    from shards.manifest import read_manifest
+    from shards.verify import verify
+
+    problems = verify(words.folder)
+    for problem in problems:
+        print(problem)
+    manifest = read_manifest(words.folder)
+    verdict = f"{len(problems)} problems" if problems else "sound"
+    print(f"{words.folder}: {len(manifest.entries)} images in {len(manifest.shards)} shards: {verdict}")
+    return 1 if problems else 0
+
+
+def _show(words: argparse.Namespace) -> int:
+    from shards.show import show
+
+    picture = None if words.picture == "-" else Path(words.picture or Path(words.folder) / "contact_sheet.png")
+    print(show(Path(words.folder), picture))
+    return 0
+
+
+def _module(source: str) -> Any:
+    if source not in SOURCES:
+        raise DataError(f"{source}: no such source; there are {', '.join(SOURCES)}")
+    return importlib.import_module(SOURCES[source])
+
+
+def _settings_of(source: str) -> Any:
+    """A dataclass of two groups: `source` (its own options) and `build`. Raises DataError on an unknown source."""
+    options = _module(source).Options
+    groups = (("source", options), ("build", BuildOptions))
+    return dataclasses.make_dataclass(
+        f"{source}_settings", [(name, kind, dataclasses.field(default_factory=kind)) for name, kind in groups]
+    )
+
+
+def _full_key(kind: Any, word: str) -> str:
+    """`shrink=256` -> `build.shrink=256`: people need not know which group a setting is in."""
+    key = word.partition("=")[0]
+    for group in dataclasses.fields(kind):
+        if key in (one.name for one in dataclasses.fields(group.type)):
+            return f"{group.name}.{word}"
+    return word
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of argparse's usage block, as for every other mistake."""
+        raise DataError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
+    style: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = _Parser("fgvc shards", description=__doc__, **style)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | show")
+
+    about = "Check a raw dataset and write it as shards. Interrupted builds go on where they stopped."
+    build = commands.add_parser("build", description=about, epilog=_settings_help(argv), help=about, **style)
+    build.add_argument("source", metavar="SOURCE", help=" | ".join(SOURCES))
+    build.add_argument("root", metavar="ROOT", help="folder of the raw dataset; - for field_guide")
+    build.add_argument("out", metavar="OUT", help="folder for the shards, new or begun before")
+    build.add_argument("settings", metavar="key=value", nargs="*", help="settings, listed below")
+
+    about = "Read every byte and decode every image of finished shards; exit code 1 when something is wrong."
+    verify = commands.add_parser("verify", description=about, help=about, **style)
+    verify.add_argument("folder", metavar="FOLDER")
+
+    about = "Print what shards hold and draw a contact sheet with the boxes."
+    show = commands.add_parser("show", description=about, help=about, **style)
+    show.add_argument("folder", metavar="FOLDER")
+    show.add_argument("picture", metavar="PICTURE.png", nargs="?", help="FOLDER/contact_sheet.png; - draws none")
+    return parser
+
+
+def _settings_help(argv: list[str]) -> str:
+    if argv[:1] != ["build"] or not {"-h", "--help"} & set(argv):
+        return ""
+    text = "settings of every build:\n" + describe(BuildOptions)
+    for source in set(argv) & set(SOURCES):
+        return f"settings of {source}:\n{describe(_module(source).Options)}\n\n{text}"
+    return f"{text}\n\nFor the settings of a source: fgvc shards build SOURCE --help, such as fgvc shards build cub200 --help"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,121 @@
+"""Check finished shards against their manifest: files, checksums, tars, members, images, counts."""
+
+import json
+import tarfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.encode import ImageError, normalise
+from shards.manifest import Entry, Shard, read_manifest
+from shards.pack import sha256_of
+from shards.pool import run, tick
+
+MAX_PROBLEMS = 5  # of one kind and shard: a torn file would name thousands of images
+JPEG_START = b"\xff\xd8\xff"
+
+
+@dataclass(frozen=True)
+class _Task:
+    folder: Path
+    shard: Shard
+    entries: tuple[Entry, ...]
+    classes: tuple[str, ...]
+
+
+def verify(folder: str | Path, workers: int = 0) -> list[str]:
+    """What is wrong with a set of shards, one line a problem; an empty list when all is well.
+
+    Every byte is read and every image decoded. Raises DataError when there is no readable manifest.
+    """
+    manifest = read_manifest(folder)
+    members: list[list[Entry]] = [[] for _ in manifest.shards]
+    problems = []
+    for entry in manifest.entries:
+        if 0 <= entry.shard < len(members):
+            members[entry.shard].append(entry)
+        else:
+            problems.append(f"{entry.key}: the manifest puts it into shard {entry.shard}, which it does not have")
+    twice = [key for key, count in Counter(entry.key for entry in manifest.entries).items() if count > 1]
+    problems += [f"{key}: twice in the manifest" for key in twice[:MAX_PROBLEMS]]
+    tasks = [
+        _Task(manifest.folder, shard, tuple(entries), manifest.classes)
+        for shard, entries in zip(manifest.shards, members, strict=True)
+    ]
+    for found in run(_verify_shard, tasks, workers, len(manifest.entries), "verify"):
+        problems += found
+    return problems
+
+
+def _verify_shard(task: _Task) -> list[str]:
+    """Problems of one shard, the telling one first; what follows from it is left out."""
+    path, shard = task.folder / task.shard.name, task.shard
+    problems = []
+    if not path.is_file():
+        problems.append(f"{shard.name}: missing")
+    elif (size := path.stat().st_size) != shard.size:
+        problems.append(f"{shard.name}: {size} bytes, the manifest says {shard.size}")
+    elif sha256_of(path) != shard.sha256:
+        problems.append(f"{shard.name}: wrong sha256, its bytes were changed")
+    if shard.count != len(task.entries):
+        problems.append(f"{shard.name}: the manifest counts {shard.count} samples and lists {len(task.entries)}")
+    if path.is_file():
+        problems += _verify_members(path, task)
+    else:
+        tick(len(task.entries))
+    return problems
+
+
+def _verify_members(path: Path, task: _Task) -> list[str]:
+    problems = []
+    try:
+        with tarfile.open(path) as tar:
+            held = {member.name: member for member in tar}
+    except (tarfile.TarError, OSError, EOFError) as error:
+        tick(len(task.entries))
+        return [f"{path.name}: not a whole tar file ({error})"]
+    strangers = {name.partition(".")[0] for name in held} - {entry.key for entry in task.entries}
+    problems += [f"{path.name}: {key} is not in the manifest" for key in sorted(strangers)]
+    with path.open("rb") as stream:
+        for entry in task.entries:
+            missing = [kind for kind in ("jpg", "cls", "json") if f"{entry.key}.{kind}" not in held]
+            if missing:
+                problems.append(f"{path.name}: {entry.key} has no {', '.join(missing)}")
+            elif (text := _verify_sample(stream, held, entry, task.classes)) is not None:
+                problems.append(f"{path.name}: {entry.key}: {text}")
+            tick()
+    if len(problems) > MAX_PROBLEMS:
+        problems[MAX_PROBLEMS:] = [f"{path.name}: and {len(problems) - MAX_PROBLEMS} more"]
+    return problems
+
+
+def _verify_sample(stream, held: dict[str, tarfile.TarInfo], entry: Entry, classes: tuple[str, ...]) -> str | None:
+    """What is wrong with one sample, or None."""
+
+    def member(kind: str) -> bytes:
+        info = held[f"{entry.key}.{kind}"]
+        stream.seek(info.offset_data)
+        return stream.read(info.size)
+
+    jpg = held[f"{entry.key}.jpg"]
+    if (jpg.offset_data, jpg.size) != (entry.offset, entry.length):
+        return f"its JPEG is at {jpg.offset_data}+{jpg.size}, the manifest says {entry.offset}+{entry.length}"
+    data = member("jpg")
+    if not data.startswith(JPEG_START):
+        return "not a JPEG"
+    try:
+        image = normalise(data)
+        about = json.loads(member("json"))
+    except ImageError as error:
+        return f"image {error}"
+    except ValueError:
+        return "its json member is damaged"
+    if image.notes:
+        return f"not an upright RGB or greyscale JPEG ({image.notes[0]})"
+    if (image.width, image.height) != (entry.width, entry.height):
+        return f"{image.width} x {image.height} pixels, the manifest says {entry.width} x {entry.height}"
+    if not 0 <= entry.label < len(classes) or member("cls") != str(entry.label).encode():
+        return f"its cls member says {member('cls').decode(errors='replace')}, the manifest {entry.label}"
+    if (about.get("class"), about.get("split")) != (classes[entry.label], entry.split):
+        return "class or split differ between its json member and the manifest"
+    return None
