@@ -47,6 +47,7 @@ class TrainConfig:
     head_start: Literal["random", "probe"] = option("random", "finetune: begin with a random head | a probe's head")
     probe_penalty: Annotated[float, Ge(0)] = option(1e-2, "probe: L2 penalty on standardised features")
     epochs: Annotated[int, Gt(0)] = option(10, "passes over the training images")
+    max_steps: Annotated[int, Ge(0)] = option(0, "stop after this many steps (0: after the last epoch)")
     batch: Annotated[int, Gt(0)] = option(32, "global batch: images a step over all ranks")
     accumulation: Annotated[int, Gt(0)] = option(1, "micro-batches a step; changes no sample's place")
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = option(0.1, "share of the target spread over all classes")

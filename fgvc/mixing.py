@@ -33,7 +33,8 @@ def mix(batch: Batch, targets: torch.Tensor, config: TrainConfig, seed: int) -> 
     for place, (epoch, entry) in enumerate(zip(batch.epochs.tolist(), batch.entries.tolist(), strict=True)):
         random = random_stream(seed, MIX, epoch, entry)
         cut = config.cutmix > 0 and (config.mixup == 0 or random.random() < 0.5)
-        keep = float(random.beta(*(2 * [config.cutmix if cut else config.mixup])))
+        alpha = config.cutmix if cut else config.mixup
+        keep = float(random.beta(alpha, alpha))
         if cut:
             rows, columns, keep = _cut(random, keep, images.shape[2], images.shape[3])
             mixed[place, :, rows, columns] = other[place, :, rows, columns]
@@ -47,7 +48,7 @@ def mix(batch: Batch, targets: torch.Tensor, config: TrainConfig, seed: int) -> 
 def _cut(random: np.random.Generator, keep: float, height: int, width: int) -> tuple[slice, slice, float]:
     """A box of about (1 - keep) of the area, and the share that is really kept after clipping at the border."""
     share = (1 - keep) ** 0.5
-    y, x = random.integers(height), random.integers(width)
+    y, x = int(random.integers(height)), int(random.integers(width))
     half_h, half_w = int(height * share / 2), int(width * share / 2)
     rows = slice(max(0, y - half_h), min(height, y + half_h))
     columns = slice(max(0, x - half_w), min(width, x + half_w))

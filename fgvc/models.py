@@ -56,9 +56,7 @@ def load_weights(model: nn.Module, path: Path, head: bool = False) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state.get("model", state))
-        state = {
-            key.removeprefix("module."): value.float() for key, value in state.items() if value.is_floating_point()
-        } | {key.removeprefix("module."): value for key, value in state.items() if not value.is_floating_point()}
+        state = {key.removeprefix("module."): value for key, value in state.items()}
     except (SafetensorError, RuntimeError, ValueError, AttributeError, EOFError, OSError) as error:
         raise DataError(f"model.weights={path}: not readable as weights ({_one_line(error)})") from error
     except Exception as error:  # weights_only raises pickle.UnpicklingError and others for files that hold code
@@ -85,7 +83,8 @@ def load_weights(model: nn.Module, path: Path, head: bool = False) -> None:
 
 def classifier_names(model: nn.Module) -> list[str]:
     """Module names of the final classifier, as timm records them (two for distilled models)."""
-    names = model.pretrained_cfg.get("classifier", ()) if hasattr(model, "pretrained_cfg") else ()
+    settings: Any = getattr(model, "pretrained_cfg", {})
+    names = settings.get("classifier", ())
     return [names] if isinstance(names, str) else list(names or ())
 
 

@@ -1,6 +1,7 @@
 """Parameter groups (head multiplier, layer decay, no decay on biases and norms) and learning-rate schedules."""
 
 import math
+from typing import Any
 
 import torch
 from timm.models import group_parameters
@@ -18,7 +19,8 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """
     layers: dict[str, int] = {}
     if config.layer_decay < 1 and hasattr(model, "group_matcher"):
-        layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        matcher: Any = model.group_matcher
+        layers = group_parameters(model, matcher(coarse=False), reverse=True)
     last = max(layers.values(), default=0)
     heads = tuple(f"{name}." for name in classifier_names(model))
     groups: dict[tuple[float, float], dict] = {}

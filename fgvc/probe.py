@@ -21,7 +21,8 @@ def features_of(
     kept_weight, kept_bias, kept_outputs = head.weight, head.bias, head.out_features
     # An identity in the head's place makes the model return its features through the path that evaluation takes.
     width = head.in_features
-    head.weight, head.bias = nn.Parameter(torch.eye(width, device=head.weight.device)), None
+    head.weight = nn.Parameter(torch.eye(width, device=kept_weight.device))
+    head.bias = nn.Parameter(torch.zeros(width, device=kept_weight.device))
     head.out_features = width
     try:
         plain = predict(model, loader, device, flip=False, precision=precision, expected=expected, title="features")

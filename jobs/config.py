@@ -154,8 +154,10 @@ def _check_keys(kind: type, values: dict[str, Any], where: str) -> None:
     for key in flatten(values, kind):
         declared = _field_type(kind, key, where)
         if dataclasses.is_dataclass(declared):
-            raise DataError(f"{where}: '{key}' is a group of settings; set one of them, such as "
-                            f"{key}.{dataclasses.fields(declared)[0].name}=...")
+            raise DataError(
+                f"{where}: '{key}' is a group of settings; set one of them, such as "
+                f"{key}.{dataclasses.fields(declared)[0].name}=..."
+            )
 
 
 def _choices(kind: type, key: str) -> list[str]:

@@ -22,6 +22,7 @@ class DataConfig:
     fold: Annotated[int, Ge(0)] = option(0, "which fold is held out, from 0")
     crop: Literal["whole", "box", "square"] = option("whole", "part of the image to use: all, the box, a square on it")
     margin: Annotated[float, Ge(0)] = option(0.1, "enlarge the box by this share of its longer side on every side")
+    limit: Annotated[int, Ge(0)] = option(0, "use only this many samples of every split (0: all)")
     window: Annotated[int, Gt(0)] = option(16, "samples are shuffled within windows of this many shuffled shards")
     cache: str = option("", "local folder to copy shards to before reading (slow or remote stores)", False)
     workers: Annotated[int, Ge(-1)] = option(-1, "loader processes per rank (-1: by the cores, 0: none)", False)

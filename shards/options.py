@@ -1,12 +1,10 @@
 """How a config field is declared: its default, its meaning, and whether it can change a result."""
 
 from dataclasses import field
-from typing import TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
-def option(default: T, help: str, affects_result: bool = True) -> T:
+def option(default: Any, help: str, affects_result: bool = True) -> Any:
     """A dataclass field with its meaning. Fields with affects_result=False stay outside the config's hash."""
     metadata = {"help": help, "affects_result": affects_result}
     if isinstance(default, list | dict):

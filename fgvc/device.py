@@ -1,0 +1,94 @@
+"""The machine: device and ranks through accelerate, determinism, memory allocation, and what it can do at most."""
+
+import ctypes
+import os
+import random
+import time
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch.utils.flop_counter import FlopCounterMode
+
+from fgvc.distributed import TIMEOUT, check_world
+
+
+def create_accelerator(accumulation: int, precision: str, deterministic: bool) -> Accelerator:
+    """Join the ranks that the environment announces (RANK, WORLD_SIZE, ...) or run alone; check that all are there."""
+    handlers = [
+        # DDP rebuilds its buckets after the first step, which changes the order of summation; with
+        # find_unused_parameters it never does, so that a resumed run adds in the same order.
+        DistributedDataParallelKwargs(find_unused_parameters=deterministic),
+        InitProcessGroupKwargs(timeout=TIMEOUT),
+    ]
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision={"fp32": "no"}.get(precision, precision),
+        kwargs_handlers=handlers,
+    )
+    check_world()
+    if accelerator.device.type == "cpu":
+        tune_cpu_memory()
+    return accelerator
+
+
+def seed_everything(seed: int, rank: int, deterministic: bool) -> None:
+    """Seed the generators that models draw from (dropout and the like); data has its own (shards.order)."""
+    random.seed(seed + rank)
+    np.random.seed((seed + rank) % 2**32)
+    torch.manual_seed(seed + rank)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def tune_cpu_memory() -> None:
+    """Keep glibc from giving every large tensor back to the kernel: the page faults that follow took up to half of a
+    CPU training step (benchmarks/step.py). Does nothing with another C library."""
+    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(m_mmap_max, 0)
+    mallopt(m_trim_threshold, 2**31 - 1)
+    mallopt(m_top_pad, 2**26)
+
+
+def forward_flops(model: torch.nn.Module, images: torch.Tensor) -> float:
+    """Floating-point operations of one forward pass, by torch's counter (a multiply-add counts two)."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(images)
+    model.train(was_training)
+    return float(counter.get_total_flops())
+
+
+def matmul_rate(device: torch.device, precision: str) -> float:
+    """FLOP/s of a large matrix product on this device at this precision: the limit that MFU refers to."""
+    side = 4096 if device.type == "cuda" else 768
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    left = torch.randn(side, side, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+
+    def seconds() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(4):
+            left @ left
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / 4
+
+    return 2 * side**3 / min(seconds() for _ in range(5))
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The largest memory in use so far: the GPU's, or the process's resident set without one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,137 @@
+"""Run folders: same name and config resumes, another config is refused by key; one process at a time; results."""
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from fgvc.files import write_bytes, write_json
+from shards.errors import DataError
+
+RESULT = "result.json"
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "deepspeed", "numpy", "webdataset", "wandb")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run; `result` is what an earlier start ended with, if it did."""
+
+    path: Path
+    result: dict[str, Any] | None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+
+@contextlib.contextmanager
+def open_run(
+    runs_dir: str, job: str, name: str, config: dict[str, Any], identity: dict[str, Any], *, main: bool = True
+) -> Iterator[RunFolder]:
+    """Open `<runs_dir>/<job>/<name>/` and hold its lock.
+
+    config: the resolved config, to be read by people. identity: dotted key -> value of all that can change the
+    result (inputs' hashes too). main: rank 0, the only one that locks and writes.
+    Raises DataError when the folder belongs to another config (naming the keys), is in use, or cannot be written.
+    """
+    if not name or "/" in name or name.startswith("."):
+        raise DataError(f"name='{name}': a run's name is one folder name; set name=...")
+    path = Path(runs_dir) / job / name
+    if not main:
+        yield RunFolder(path, _read_result(path))
+        return
+    lock = FileLock(path / ".lock", timeout=0)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise DataError(f"{path}: in use by another run; wait for it, end it, or choose another name=") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
+    try:
+        _claim(path, config, identity)
+        (path / "checkpoints").mkdir(exist_ok=True)
+        yield RunFolder(path, _read_result(path))
+    finally:
+        lock.release()
+
+
+def finish(folder: RunFolder, figures: dict[str, Any], inputs: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Write result.json: figures first, then where they came from. The file's being there means the run is done."""
+    result = figures | {
+        "inputs": inputs,
+        "git": git_revision(),
+        "hardware": hardware(),
+        "seconds": round(seconds, 1),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    write_json(folder.path / RESULT, result)
+    return result
+
+
+def git_revision() -> str:
+    """The commit of the code that runs, with '+' when files differ from it; empty outside a repository."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores this process may use, GPUs."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus, "host": platform.node()}
+
+
+def _claim(path: Path, config: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Write config and environment on the first start; compare identities on later ones."""
+    record = path / "identity.json"
+    if record.is_file():
+        before = json.loads(record.read_text())
+        now = json.loads(json.dumps(identity))
+        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        if changed:
+            shown = ", ".join(f"{key} ({before.get(key)!r} -> {now.get(key)!r})" for key in changed[:5])
+            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+            raise DataError(f"{path}: holds a run of another config: {shown}{more}; choose another name=")
+    write_bytes(path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+    environment = {"python": platform.python_version(), "system": platform.platform(), "git": git_revision()}
+    environment |= {package: metadata.version(package) for package in PACKAGES}
+    write_json(path / "environment.json", environment)
+    write_json(record, identity)
+
+
+def _read_result(path: Path) -> dict[str, Any] | None:
+    file = path / RESULT
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
