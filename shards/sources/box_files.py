@@ -20,9 +20,9 @@ def read_boxes(source: Path, class_of: Mapping[str, str], problems: Problems) ->
     """Image path -> its boxes. `class_of` maps every image, by path relative to the root, to its class name.
 
     An image must be there, with boxes or expressly without (VOC file without objects, COCO image without annotations,
-    CSV row with empty corners); the others are noted as problems. Files name an image by its path relative to the root
-    or, where only one image has it, by its mere name. When the files' object names are the classes' names, only the
-    objects of the image's own class are kept; other names ("bird") keep all.
+    CSV row with empty corners); the others are noted as problems. Files name an image by its path relative to the root,
+    which other folders may precede, or by its mere name where only one image has it. When the files' object names are
+    the classes' names, only the objects of the image's own class are kept; other names ("bird") keep all.
 
     Raises DataError when `source` is none of the three.
     """
@@ -49,17 +49,23 @@ def read_boxes(source: Path, class_of: Mapping[str, str], problems: Problems) ->
 
 
 class _Finder:
-    """Finds the image that a file names by relative path or, when that is unambiguous, by its last part."""
+    """Finds the image that a file names; `extension` says whether the file's names have one."""
 
     def __init__(self, paths: Mapping[str, str], *, extension: bool) -> None:
         whole = {path if extension else PurePosixPath(path).with_suffix("").as_posix(): path for path in paths}
         names = Counter(PurePosixPath(name).name for name in whole)
         last = {PurePosixPath(name).name: path for name, path in whole.items()}
-        self.paths = {name: path for name, path in last.items() if names[name] == 1} | whole
+        self.whole = whole
+        self.bare = {name: path for name, path in last.items() if names[name] == 1}
 
     def find(self, name: str) -> str | None:
-        name = name.replace("\\", "/").removeprefix("./")
-        return self.paths.get(name) or self.paths.get(PurePosixPath(name).name)
+        """The image's path relative to the root, None when there is no such image."""
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        for first in range(len(parts)):
+            if path := self.whole.get("/".join(parts[first:])):
+                return path
+        # A name that came with a folder is not looked up without it: it would find another folder's image.
+        return self.bare.get(parts[0]) if len(parts) == 1 else None
 
 
 def _from_voc(folder: Path, class_of: Mapping[str, str], problems: Problems) -> dict[str, list[Named]]:

@@ -6,12 +6,10 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from shards.errors import DataError
-from shards.sample import Box, RawDataset
+from shards.sample import Box
 from shards.sources.problems import Problems
 
 
@@ -97,15 +95,3 @@ def clean_names(folders: Sequence[str], prefix: str) -> tuple[str, ...]:
     """Folder names without what matches `prefix`, underscores as blanks; as they are where that would join two."""
     cleaned = tuple(re.sub(f"^{prefix}", "", name).replace("_", " ").strip() for name in folders)
     return cleaned if len(set(cleaned)) == len(cleaned) and all(cleaned) else tuple(folders)
-
-
-def keep_first(dataset: RawDataset, classes: int) -> RawDataset:
-    """The dataset's first `classes` classes, all for 0. Raises DataError when it has not that many."""
-    if classes == 0:
-        return dataset
-    if not 2 <= classes <= len(dataset.classes):
-        raise DataError(
-            f"classes={classes}: must be 0 (all) or 2 to {len(dataset.classes)}, as many as this {dataset.source} dataset has"
-        )
-    samples = tuple(sample for sample in dataset.samples if sample.label < classes)
-    return replace(dataset, classes=dataset.classes[:classes], samples=samples)

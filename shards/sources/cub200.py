@@ -4,12 +4,12 @@ http://www.vision.caltech.edu/datasets/cub_200_2011/, for research use. Some of 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from shards.sample import Box, RawDataset, RawSample
-from shards.sources.common import clean_names, keep_first, list_images, make_box, make_keys, note_empty_classes
+from shards.sources.common import clean_names, list_images, make_box, make_keys, note_empty_classes
 from shards.sources.problems import Problems, read_lines, require
 
 LISTS = ["images.txt", "classes.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt"]
@@ -27,9 +27,7 @@ T = TypeVar("T")
 
 @dataclass
 class Options:
-    """What a user may choose when CUB-200-2011 is read."""
-
-    classes: int = field(default=0, metadata={"help": "keep only the first N classes; 0 keeps all"})
+    """CUB-200-2011 leaves nothing to choose: classes, split and boxes are official."""
 
 
 def scan(root: Path, options: Options) -> RawDataset:
@@ -72,7 +70,7 @@ def scan(root: Path, options: Options) -> RawDataset:
         for i, path in paths.items()
     )
     classes = clean_names(list(folders.values()), r"\d+\.")
-    return keep_first(RawDataset("cub200", classes, samples, LICENCE, CITATION), options.classes)
+    return RawDataset("cub200", classes, samples, LICENCE, CITATION)
 
 
 def _read(path: Path, columns: int, convert: Callable[[list[str]], T], problems: Problems) -> dict[str, T]:

@@ -1,14 +1,15 @@
 """Reads a folder with one folder per class, split by folders, a CSV or a seed, with boxes where a file has them."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from shards.errors import DataError
+from shards.options import option
 from shards.sample import RawDataset, RawSample
 from shards.sources.box_files import read_boxes, read_csv
 from shards.sources.class_folders import read_tree
-from shards.sources.common import keep_first, make_keys, note_empty_classes
+from shards.sources.common import make_keys, note_empty_classes
 from shards.sources.problems import Problems, printable
 from shards.sources.split import find_duplicates, seeded_split
 
@@ -20,23 +21,12 @@ logger = logging.getLogger(__name__)
 class Options:
     """What a user may choose when a folder of images is read."""
 
-    split_csv: str = field(
-        default="",
-        metadata={
-            "help": "CSV with the columns file (relative to ROOT) and split (train, val or test); others ignored"
-        },
-    )
-    test_fraction: float = field(
-        default=0.2, metadata={"help": "part of each class held out as test where neither folders nor split_csv say"}
-    )
-    seed: int = field(default=0, metadata={"help": "which images test_fraction draws"})
-    boxes: str = field(
-        default="",
-        metadata={"help": "boxes, if any: folder of VOC .xml files, COCO .json, or .csv with file,x0,y0,x1,y1"},
-    )
-    classes: int = field(default=0, metadata={"help": "keep only the first N classes; 0 keeps all"})
-    licence: str = field(default="unknown", metadata={"help": "licence of the images, written into the manifest"})
-    citation: str = field(default="", metadata={"help": "what to cite, written into the manifest"})
+    split_csv: str = option("", "CSV with the columns file (relative to ROOT) and split (train, val or test)")
+    test_fraction: float = option(0.2, "part of each class held out as test where neither folders nor split_csv say")
+    seed: int = option(0, "which images test_fraction draws")
+    boxes: str = option("", "boxes, if any: folder of VOC .xml files, COCO .json, or .csv with file,x0,y0,x1,y1")
+    licence: str = option("unknown", "licence of the images, written into the manifest")
+    citation: str = option("", "what to cite, written into the manifest")
 
 
 def scan(root: Path, options: Options) -> RawDataset:
@@ -46,9 +36,9 @@ def scan(root: Path, options: Options) -> RawDataset:
     split; in different classes, or on different sides of a given split, they are warned of. Their counts are in
     `extra["duplicates"]`: superfluous files, groups across classes, groups across splits.
 
-    Raises DataError, naming everything found: unreadable files, images outside a class folder, classes without (training) images, rows
-    and images without each other in the CSV or the boxes, malformed rows and annotations, colliding keys; or an option
-    that cannot be.
+    Raises DataError, naming everything found: unreadable files, images outside a class folder, classes without
+    (training) images, rows and images without each other in the CSV or the boxes, malformed rows and annotations,
+    colliding keys; or an option that cannot be.
     """
     root = Path(root)
     if not root.is_dir():
@@ -82,8 +72,7 @@ def scan(root: Path, options: Options) -> RawDataset:
         for path, name in tree.class_of.items()
     )
     extra = {"duplicates": _warn_of(root, duplicates, tree.class_of, split_of)}
-    dataset = RawDataset("image_folder", tuple(tree.classes), samples, options.licence, options.citation, extra=extra)
-    return keep_first(dataset, options.classes)
+    return RawDataset("image_folder", tuple(tree.classes), samples, options.licence, options.citation, extra=extra)
 
 
 def _read_split(source: Path, class_of: dict[str, str], problems: Problems) -> dict[str, str]:
@@ -119,7 +108,8 @@ def _warn_of(
     ):
         if groups:
             first = " = ".join(groups[0])
-            logger.warning(printable(f"{root}: {len(groups)} images are in {where} at once ({why}), first: {first}"))
+            count = f"{len(groups)} {'image is' if len(groups) == 1 else 'images are'}"
+            logger.warning(printable(f"{root}: {count} in {where} at once ({why}), first: {first}"))
     return {
         "superfluous_files": sum(len(group) - 1 for group in duplicates),
         "across_classes": len(across_classes),

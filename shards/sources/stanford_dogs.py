@@ -7,12 +7,12 @@ them or in lists/.
 """
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import DataError
 from shards.sample import Box, RawDataset, RawSample
-from shards.sources.common import clean_names, keep_first, list_images, make_keys, note_empty_classes
+from shards.sources.common import clean_names, list_images, make_keys, note_empty_classes
 from shards.sources.problems import Problems, printable, require
 from shards.sources.voc import read_voc
 
@@ -27,9 +27,7 @@ LAYOUT = "Stanford Dogs (it holds Images/, Annotation/, and train_list.mat and t
 
 @dataclass
 class Options:
-    """What a user may choose when Stanford Dogs is read."""
-
-    classes: int = field(default=0, metadata={"help": "keep only the first N classes; 0 keeps all"})
+    """Stanford Dogs leaves nothing to choose: classes, split and boxes are official."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def scan(root: Path, options: Options) -> RawDataset:
         for line in lines
     )
     classes = clean_names(list(folders.values()), "n[0-9]+-")
-    return keep_first(RawDataset("stanford_dogs", classes, samples, LICENCE, CITATION), options.classes)
+    return RawDataset("stanford_dogs", classes, samples, LICENCE, CITATION)
 
 
 def _read_list(path: Path, split: str, problems: Problems) -> list[_Line]:
