@@ -1,10 +1,10 @@
 """`fgvc shards`: build shards from a raw dataset, verify them, show them.
 
-    fgvc shards build cub200 CUB_200_2011 data/cub200            real birds, bytes as they came
-    fgvc shards build image_folder photos data/mine shrink=512   any folder with one folder a class
-    fgvc shards build field_guide - data/field_guide             drawn here, nothing to download
-    fgvc shards verify data/cub200                               read every byte, decode every image
-    fgvc shards show data/cub200                                 table, and a contact sheet with the boxes
+fgvc shards build cub200 CUB_200_2011 data/cub200            real birds, bytes as they came
+fgvc shards build image_folder photos data/mine shrink=512   any folder with one folder a class
+fgvc shards build field_guide - data/field_guide             drawn here, nothing to download
+fgvc shards verify data/cub200                               read every byte, decode every image
+fgvc shards show data/cub200                                 table, and a contact sheet with the boxes
 """
 
 import argparse
@@ -13,7 +13,7 @@ import importlib
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from jobs.config import describe, from_dict, load
 from shards.config import BuildOptions
@@ -114,9 +114,9 @@ def _settings_of(source: str) -> Any:
 def _full_key(kind: Any, word: str) -> str:
     """`shrink=256` -> `build.shrink=256`: people need not know which group a setting is in."""
     key = word.partition("=")[0]
-    for group in dataclasses.fields(kind):
-        if key in (one.name for one in dataclasses.fields(group.type)):
-            return f"{group.name}.{word}"
+    for name, group in get_type_hints(kind).items():
+        if key in (one.name for one in dataclasses.fields(group)):
+            return f"{name}.{word}"
     return word
 
 
@@ -155,7 +155,9 @@ def _settings_help(argv: list[str]) -> str:
     text = "settings of every build:\n" + describe(BuildOptions)
     for source in set(argv) & set(SOURCES):
         return f"settings of {source}:\n{describe(_module(source).Options)}\n\n{text}"
-    return f"{text}\n\nFor the settings of a source: fgvc shards build SOURCE --help, such as fgvc shards build cub200 --help"
+    return (
+        f"{text}\n\nThe settings of a source: fgvc shards build SOURCE --help, such as fgvc shards build cub200 --help"
+    )
 
 
 if __name__ == "__main__":
