@@ -1,4 +1,4 @@
-"""The field guide: a data set of made-up birds, drawn on demand, with boxes, parts and the parts that tell species apart."""
+"""The field guide: made-up birds drawn on demand, with boxes, parts and the parts that tell any two species apart."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,7 @@ from shards.errors import DataError
 from shards.sample import RawDataset, RawSample
 from shards.sources.field_guide_draw import annotate, encode, paint
 from shards.sources.field_guide_scene import SPLITS, Scene, draw_scene
-from shards.sources.field_guide_species import PARTS, catalogue, describe, telling_parts
+from shards.sources.field_guide_species import PARTS, SPECIES_LIMIT, catalogue, describe, telling_parts
 
 
 @dataclass
@@ -25,8 +25,12 @@ class Options:
 
 def _check(options: Options) -> None:
     for name, low, high in (
-        ("species", 2, 200), ("train_per_class", 1, 99_999), ("test_per_class", 0, 99_999), ("size", 32, 2048), ("seed", 0, 2**32 - 1)
-    ):  # fmt: skip
+        ("species", 2, SPECIES_LIMIT),
+        ("train_per_class", 1, 99_999),
+        ("test_per_class", 0, 99_999),
+        ("size", 32, 2048),
+        ("seed", 0, 2**32 - 1),
+    ):
         value = getattr(options, name)
         if not low <= value <= high:
             raise DataError(f"field_guide: {name}={value} is outside {low}..{high}")
@@ -47,7 +51,7 @@ def render(sample: RawSample, species: int, size: int, seed: int) -> bytes:
 def scan(root: Path, options: Options) -> RawDataset:
     """The dataset that the options describe. `root` is not read: the pictures are drawn, not found.
 
-    `extra` holds every species' traits and, under `telling`, the parts that tell any two labels apart ("0-1": ["crown"]).
+    `extra` holds every species' traits and, under `telling`, what tells any two labels apart ("0-1": ["crown"]).
     Raises DataError when an option is out of its range.
     """
     _check(options)

@@ -1,14 +1,16 @@
 """Draws a field guide bird: polygons to plumage map, plumage to colour, shading, light, leaves; and its exact box."""
 
+import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from shards.sample import Box
-from shards.sources.field_guide_bird import Ink, Patch, Pose, beak_outline, bird_patches, colours, move, tail_outline
+from shards.sources.field_guide_bird import colours, fit, pose_bird
 from shards.sources.field_guide_scene import SHIFT, Array, Scene, draw_background, draw_leaves
-from shards.sources.field_guide_species import BUILDS, Build, Traits
+from shards.sources.field_guide_shapes import Patch
+from shards.sources.field_guide_species import BUILDS, Traits
 
 SCALE = 3  # drawn at this many times the size, then averaged: that is the anti-aliasing
 VISIBLE = 64  # of 255: how much of a pixel the bird must cover to count as visible
@@ -23,6 +25,7 @@ class Drawn:
     corner: tuple[int, int]
     parts: dict[str, Array]  # pixels of the frame
     feet: Array
+    room: Array  # (4,) xyxy pixels: what any relative would need
     scale: float  # pixels a body length
 
     @property
@@ -31,63 +34,41 @@ class Drawn:
         return self.inks.shape[0] // SCALE, self.inks.shape[1] // SCALE
 
 
-def _fit(build: Build, scene: Scene) -> tuple[float, Array]:
-    """Scale and shift from bird units to pixels: a bird of this build with any tail, beak and crest fits the frame.
-
-    It goes by the build alone, so that relatives in one scene differ in their telling parts and nowhere else.
-    """
-    pose = Pose.of(build, scene)
-    (x, y), r, deep = build.head_at, build.head, build.plump / 2
-    feet = move(pose.body, np.array([(0.03, deep * 0.7)])) + pose.whole[:2, :2] @ [0.04, deep * 0.25 + build.legs]
-    reach = [
-        move(pose.tail, tail_outline(build, "wedge")),
-        move(pose.head, beak_outline(build, build.beaks[-1])[0]),
-        move(pose.head, np.array([(x, y - r), (x - 1.35 * r, y - 1.95 * r), (x, y + r)])),
-        move(pose.body, np.array([(-0.45, -deep), (0.45, -deep), (0.5, deep), (-0.4, deep)])),
-        feet + pose.whole[:2, :2] @ [0.12, 0.03],
-        feet - pose.whole[:2, :2] @ [0.1, -0.03],
-    ]
-    points = np.concatenate(reach)
-    low, high = points.min(0), points.max(0)
-    frame = np.array([scene.width, scene.height])
-    room = frame * (1 - 2 * MARGIN)
-    scale = float(scene.share * (room / (high - low)).min())
-    return scale, MARGIN * frame + np.array(scene.place) * (room - scale * (high - low)) - scale * low
-
-
 def draw_bird(species: Traits, scene: Scene) -> Drawn:
     """The bird's plumage map, large, without anti-aliasing, so that every pixel is one ink."""
-    patches, places, _ = bird_patches(species, scene)
-    scale, shift = _fit(BUILDS[species.build], scene)
-    points = np.concatenate([patch.points for patch in patches if not patch.over]) * scale + shift
+    bird = pose_bird(species, scene)
+    scale, shift, room = fit(BUILDS[species.build], scene, MARGIN)
+    points = bird.points * scale + shift
+    outline = points[bird.shape.solid]
     frame = np.array([scene.width, scene.height])
-    low = np.clip(np.floor(points.min(0)).astype(int) - 1, 0, frame - 1)
-    high = np.clip(np.ceil(points.max(0)).astype(int) + 1, low + 1, frame)
+    low = np.clip(np.floor(outline.min(0)).astype(int) - 1, 0, frame - 1)
+    high = np.clip(np.ceil(outline.max(0)).astype(int) + 1, low + 1, frame)
     inks = np.zeros((high - low)[::-1] * SCALE, np.uint8)
-    for patch in patches:
-        _fill(inks, ((patch.points * scale + shift) - low) * SCALE - 0.5, patch)
-    parts = {name: point * scale + shift for name, point in places.items()}
-    feet = parts.pop("feet")
-    return Drawn(inks, (int(low[0]), int(low[1])), parts, feet, scale)
+    fixed = np.rint(((points - low) * SCALE - 0.5) * (1 << SHIFT)).astype(np.int32)
+    starts = np.maximum((np.minimum.reduceat(fixed, bird.shape.starts) >> SHIFT) - 1, 0)
+    ends = np.maximum((np.maximum.reduceat(fixed, bird.shape.starts) >> SHIFT) + 2, 0)
+    for (patch, rings), (x0, y0), (x1, y1) in zip(bird.shape.patches, starts.tolist(), ends.tolist(), strict=True):
+        polygons = [fixed[ring] for ring in rings]
+        if patch.over:
+            _fill_over(inks[y0:y1, x0:x1], polygons, (x0, y0), patch)
+        else:
+            cv2.fillPoly(inks, polygons, int(patch.ink), cv2.LINE_8, SHIFT)
+    parts = {name: point * scale + shift for name, point in bird.parts.items()}
+    return Drawn(inks, (int(low[0]), int(low[1])), parts, bird.feet * scale + shift, room, scale)
 
 
-def _fill(inks: Array, points: Array, patch: Patch) -> None:
-    """Fill one polygon, in pixels of the map, where it may lie."""
-    fixed = np.rint(points * (1 << SHIFT)).astype(np.int32)
-    if not patch.over:
-        cv2.fillPoly(inks, [fixed], int(patch.ink), cv2.LINE_8, SHIFT)
-        return
-    x0, y0 = np.maximum((fixed.min(0) >> SHIFT) - 1, 0)
-    x1, y1 = (fixed.max(0) >> SHIFT) + 2
-    region = inks[y0 : max(y1, 0), x0 : max(x1, 0)]
+def _fill_over(region: Array, polygons: list[Array], corner: tuple[int, int], patch: Patch) -> None:
+    """Fill polygons where the patch may lie, in place, in the region of the map that starts at a corner."""
     if not region.size:
         return
     stencil = np.zeros(region.shape, np.uint8)
-    cv2.fillPoly(stencil, [fixed - np.array([x0, y0], np.int32) * (1 << SHIFT)], 1, cv2.LINE_8, SHIFT)
-    allowed = region == patch.over[0]
+    offset = (-corner[0] << SHIFT, -corner[1] << SHIFT)
+    cv2.fillPoly(stencil, [polygon + np.array(offset, np.int32) for polygon in polygons], 1, cv2.LINE_8, SHIFT)
+    allowed = cv2.inRange(region, int(patch.over[0]), int(patch.over[0]))
     for ink in patch.over[1:]:
-        allowed |= region == ink
-    region[allowed & (stencil > 0)] = int(patch.ink)
+        cv2.bitwise_or(allowed, cv2.inRange(region, int(ink), int(ink)), allowed)
+    cv2.bitwise_and(allowed, stencil, allowed)
+    np.copyto(region, np.uint8(patch.ink), where=allowed.view(bool))
 
 
 def _cover(drawn: Drawn) -> Array:
@@ -112,7 +93,7 @@ def annotate(species: Traits, scene: Scene) -> tuple[Box, dict[str, tuple[float,
     extent = _extent(cover, drawn.corner)
     parts = drawn.parts
     if scene.leaves:
-        leaves = draw_leaves(scene, extent)
+        leaves = draw_leaves(scene, drawn.room)
         cover = cv2.multiply(cover, 255 - leaves[y : y + height, x : x + width], scale=1 / 255)
         extent = _extent(cover, drawn.corner)
         parts = {name: p for name, p in parts.items() if leaves[_pixel(p, leaves.shape)] < 128}
@@ -128,21 +109,20 @@ def _pixel(point: Array, shape: tuple[int, ...]) -> tuple[int, int]:
     return min(max(int(point[1]), 0), shape[0] - 1), min(max(int(point[0]), 0), shape[1] - 1)
 
 
-def paint(species: Traits | None, scene: Scene, stand: Traits | None = None) -> Array:
-    """The whole picture (H, W, 3 uint8, RGB). With None for a species: the same place without `stand`, the bird."""
-    subject = species or stand
-    assert subject is not None
-    drawn = draw_bird(subject, scene)
+def paint(species: Traits, scene: Scene, bird: bool = True) -> Array:
+    """The whole picture (H, W, 3 uint8, RGB), or the same place once the bird has flown."""
+    drawn = draw_bird(species, scene)
     image = draw_background(scene, drawn.feet, drawn.scale)
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((*scene.entropy, 2))))
     cover = _cover(drawn)
     (x, y), (height, width) = drawn.corner, drawn.size
-    grain = rng.random((height, width), np.float32)
-    if species is not None:
+    # Grain goes by the frame, not by the bird, so that relatives share it.
+    grain = rng.random(image.shape[:2], np.float32)[y : y + height, x : x + width]
+    if bird:
         region = image[y : y + height, x : x + width]
         region[:] = _composite(region, _coloured(drawn, species, scene, cover, grain), cover)
     if scene.leaves:
-        draw_leaves(scene, _extent(cover, drawn.corner), image)
+        draw_leaves(scene, drawn.room, image)
     return _lit(image, scene, rng)
 
 
@@ -157,12 +137,12 @@ def _coloured(drawn: Drawn, species: Traits, scene: Scene, cover: Array, grain: 
     )
     # A blurred silhouette is the height of a plump body: its slope towards the sun is the light it gets.
     blur = max(3, int(drawn.scale * 0.2) * 2 + 1)
-    height_map = cv2.GaussianBlur(cv2.copyMakeBorder(cover, 1, 1, 1, 1, cv2.BORDER_REPLICATE), (blur, blur), 0)
-    solid = height_map.astype(np.float32)
-    angle = np.radians(scene.sun)
-    slope_x = (solid[1:-1, 2:] - solid[1:-1, :-2]) * np.float32(-np.cos(angle))
-    slope_y = (solid[2:, 1:-1] - solid[:-2, 1:-1]) * np.float32(-np.sin(angle))
-    slope = (slope_x + slope_y) * np.float32(scene.contrast * blur / 255 * 1.1)
+    padded = cv2.copyMakeBorder(cover, 1, 1, 1, 1, cv2.BORDER_REPLICATE).astype(np.uint16) * 257
+    solid = cv2.GaussianBlur(padded, (blur, blur), 0).astype(np.float32)
+    angle = math.radians(scene.sun)
+    slope_x = (solid[1:-1, 2:] - solid[1:-1, :-2]) * np.float32(-math.cos(angle))
+    slope_y = (solid[2:, 1:-1] - solid[:-2, 1:-1]) * np.float32(-math.sin(angle))
+    slope = (slope_x + slope_y) * np.float32(scene.contrast * blur / 65535 * 1.1)
     shade = 1 + np.clip(slope, -0.42, 0.36) + (grain - np.float32(0.5)) * np.float32(0.09)
     return flat * shade[..., None]
 
@@ -175,13 +155,12 @@ def _composite(under: Array, bird: Array, cover: Array) -> Array:
 def _lit(image: Array, scene: Scene, rng: np.random.Generator) -> Array:
     """The picture in the scene's light: its colour, and a slow fall-off away from the sun."""
     height, width = image.shape[:2]
-    angle = np.radians(scene.sun)
-    across = np.linspace(-0.5, 0.5, width, dtype=np.float32) * np.float32(np.cos(angle))
-    along = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None] * np.float32(np.sin(angle))
+    angle = math.radians(scene.sun)
+    across = np.linspace(-0.5, 0.5, width, dtype=np.float32) * np.float32(math.cos(angle))
+    along = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None] * np.float32(math.sin(angle))
     gain = 1 + (across + along) * np.float32(scene.contrast)
     gain = gain + (rng.random((height, width), np.float32) - np.float32(0.5)) * np.float32(0.05)
-    lit = image * (gain[..., None] * np.array(scene.light, np.float32))
-    return np.clip(np.rint(lit), 0, 255).astype(np.uint8)
+    return cv2.multiply(image, gain[..., None] * np.array(scene.light, np.float32), dtype=cv2.CV_8U)
 
 
 def encode(image: Array, quality: int = 92) -> bytes:
@@ -190,6 +169,3 @@ def encode(image: Array, quality: int = 92) -> bytes:
     done, data = cv2.imencode(".jpg", image[..., ::-1], flags)
     assert done
     return data.tobytes()
-
-
-__all__ = ["Drawn", "Ink", "annotate", "draw_bird", "encode", "paint"]

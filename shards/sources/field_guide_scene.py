@@ -1,4 +1,4 @@
-"""What surrounds a field guide bird: pose, light, background, perch and leaves, drawn from one seed, whatever the species."""
+"""What surrounds a field guide bird, from one seed and whatever the species: pose, light, background, perch, leaves."""
 
 import math
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Scene:
     contrast: float
     ground: str
     perch: str
-    leaves: tuple[tuple[float, float, float, float, float], ...]  # x, y (shares of the bird's box), length, angle, hue
+    leaves: tuple[tuple[float, float, float, float, float], ...]  # x, y (shares of the bird's room), length, angle, hue
     entropy: tuple[int, ...]
 
 
@@ -62,7 +62,7 @@ def draw_scene(entropy: tuple[int, ...], size: int) -> Scene:
     width, height = (size, short) if rng.random() < 0.7 else (short, size)
     warmth, brightness = between(-0.12, 0.12), between(0.72, 1.14)
     leaves = [
-        (between(0.0, 1.0), between(0.0, 1.0), between(0.22, 0.42), between(0, 360), rng.random())
+        (between(0.15, 0.85), between(0.15, 0.85), between(0.2, 0.36), between(0, 360), rng.random())
         for _ in range(1 + int(rng.random() < 0.3))
     ]
     occluded = rng.random() < 0.22
@@ -76,7 +76,7 @@ def draw_scene(entropy: tuple[int, ...], size: int) -> Scene:
         head_yaw=between(0.8, 1.0),
         looks_back=rng.random() < 0.12,
         tail_raise=between(-9, 12),
-        share=between(0.46, 0.92),
+        share=between(0.62, 1.0),
         place=(rng.random(), rng.random()),
         tint=(between(0.92, 1.08), between(0.94, 1.06), between(0.92, 1.08)),
         light=(brightness * (1 + warmth), brightness, brightness * (1 - warmth)),
@@ -130,9 +130,11 @@ def draw_background(scene: Scene, feet: Array, length: float) -> Array:
     steps = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
     table = np.rint(high + (low - high) * steps).astype(np.uint8)
     image = cv2.applyColorMap(mix + ramp, np.ascontiguousarray(table[:, None]))
-    for _ in range(2 + int(rng.random() * 7)):
+    for _ in range(1 + int(rng.random() * 6)):
         x, y, radius = rng.random() * width, rng.random() * height, size * (0.015 + 0.05 * rng.random())
-        colour = BLOBS[int(rng.random() * len(BLOBS))]
+        colour = tuple(
+            0.6 * c + 0.4 * float(g) for c, g in zip(BLOBS[int(rng.random() * len(BLOBS))], low, strict=True)
+        )
         fill(image, ellipse(x, y, radius, radius * (0.5 + rng.random() / 2), 180 * rng.random(), 12), colour)
     for _ in range(int(rng.random() * 4)):
         ends = np.array([[rng.random() * width, -5], [rng.random() * width, height + 5]])
@@ -165,12 +167,12 @@ def _draw_perch(image: Array, scene: Scene, rng: np.random.Generator, feet: Arra
     fill(image, ellipse(feet[0], feet[1] + length * 0.03, length * 0.45, length * 0.06), tuple(soil * 0.72))
 
 
-def draw_leaves(scene: Scene, box: Array, image: Array | None = None) -> Array:
+def draw_leaves(scene: Scene, room: Array, image: Array | None = None) -> Array:
     """Leaves in front of the bird: draws them on `image`, and returns what they cover (H, W uint8, 0..255)."""
     cover = np.zeros((scene.height, scene.width), np.uint8)
-    longer = max(box[2] - box[0], box[3] - box[1])
+    longer = max(room[2] - room[0], room[3] - room[1])
     for u, v, share, angle, hue in scene.leaves:
-        x, y = box[0] + u * (box[2] - box[0]), box[1] + v * (box[3] - box[1])
+        x, y = room[0] + u * (room[2] - room[0]), room[1] + v * (room[3] - room[1])
         half = share * longer / 2
         c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         leaf = np.array([(t, 0.36 * (1 - t * t) * (1 - 0.3 * t)) for t in np.linspace(-1, 1, 9)])

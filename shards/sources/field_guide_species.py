@@ -9,7 +9,7 @@ from shards.errors import DataError
 
 SPECIES_LIMIT = 200
 # Chosen once for a first page with traits of every kind; changing it changes every species.
-CATALOGUE_SEED = 11
+CATALOGUE_SEED = 250
 FAMILY_SIZES = (3, 3, 3, 3, 4, 4)
 SLOTS = ("beak", "crown", "eye", "breast", "wing", "tail", "belly")
 PARTS = ("beak", "crown", "eye", "nape", "throat", "breast", "belly", "back", "wing", "tail", "legs")
@@ -195,7 +195,10 @@ def _pools(build: Build, palette: Palette) -> dict[str, list[str]]:
             *on(palette.under, "red orange rufous black blue", "bib"),
         ],
         "wing": ["plain", *on(palette.wing, "white yellow", "bar bars patch"), *on(palette.wing, "red blue", "patch")],
-        "tail": ["plain square", "plain fork", "plain wedge", "plain fan", *on(palette.wing, "white rufous", "square fan")],
+        "tail": [
+            *("plain square", "plain fork", "plain wedge", "plain fan"),
+            *on(palette.wing, "white rufous", "square fan"),
+        ],
         "belly": ["plain", *on(palette.under, "rufous orange red", "vent")],
     }  # fmt: skip
 
@@ -211,7 +214,8 @@ def _adjective(slot: str, value: str, instead_of: str) -> str:
         shapes = {"square": "Square", "fork": "Fork", "wedge": "Long", "fan": "Fan"}
         return f"{colour if ink not in ('plain', instead_of.split()[0]) else shapes[shape]}-tailed"
     if value == "plain":
-        return f"Plain-{ {'crown': 'headed', 'eye': 'faced', 'wing': 'winged'}.get(slot, slot + 'ed') }"
+        ends = {"crown": "headed", "eye": "faced", "breast": "breasted", "wing": "winged", "belly": "bellied"}
+        return f"Plain-{ends[slot]}"
     return {
         "cap": f"{colour}-capped", "crest": f"{colour}-crested", "mask": f"{colour}-masked", "brow": f"{colour}-browed",
         "stripe": f"{colour}-lored", "ring": f"{colour}-eyed", "spots": f"{colour}-spotted",
