@@ -23,7 +23,7 @@ from slurm import testbed_accounting as accounts
 from slurm import testbed_config as config
 from slurm import testbed_daemons as daemons
 from slurm.errors import SlurmError
-from slurm.testbed_config import Partition, Testbed
+from slurm.testbed_config import Partition, Testbed, default_folder, load
 from slurm.testbed_daemons import missing_packages
 
 __all__ = [
@@ -31,9 +31,11 @@ __all__ = [
     "Status",
     "Testbed",
     "client",
+    "default_folder",
     "down",
     "kill_controller",
     "kill_node",
+    "load",
     "missing_packages",
     "restore_node",
     "start_controller",
@@ -87,6 +89,8 @@ def up(
         raise SlurmError(f"{folder} is too long a path for Slurm's sockets: at most {config.LONGEST_FOLDER} characters")
     daemons.unshare()
     with _locked(folder):
+        if folder.stat().st_uid != os.getuid():  # who owns it could read the key that vouches for every job
+            raise SlurmError(f"{folder} belongs to another user; give the cluster another folder")
         if alive := _alive(folder):
             raise SlurmError(f"a cluster already runs in {folder} ({', '.join(alive)}); `down` ends it")
         shared = (nodes, cpus_per_node, gpus_per_node, memory_mb_per_node)

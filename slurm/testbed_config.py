@@ -4,7 +4,9 @@ import json
 import os
 import pwd
 import random
+import re
 import socket
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -115,6 +117,8 @@ def plan(
     everyone = (*STANDARD, *partitions)
     names = [partition.name for partition in everyone]
     for name in names:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+            raise SlurmError(f"{name!r} cannot be a partition's name: a letter, then letters, digits, '_' and '-'")
         if names.count(name) > 1:
             raise SlurmError(
                 f"partition {name!r} is given twice; every cluster has {', '.join(names[: len(STANDARD)])}"
@@ -155,7 +159,10 @@ def free_ports(count: int) -> list[int]:
 def save(testbed: Testbed) -> None:
     """Remember the cluster in its folder, for later calls and other processes."""
     record = asdict(testbed) | {"folder": str(testbed.folder), "settings": dict(testbed.settings)}
-    (testbed.folder / "testbed.json").write_text(json.dumps(record, indent=1))
+    # Whole or not at all: without this record nobody could bring the cluster down.
+    fresh = testbed.folder / "testbed.json.new"
+    fresh.write_text(json.dumps(record, indent=1))
+    fresh.replace(testbed.folder / "testbed.json")
 
 
 def load(folder: Path) -> Testbed | None:
@@ -169,6 +176,11 @@ def load(folder: Path) -> Testbed | None:
     record["nodes"] = tuple(Node(**node) for node in record["nodes"])
     record["partitions"] = tuple(Partition(**partition) for partition in record["partitions"])
     return Testbed(**record)
+
+
+def default_folder() -> Path:
+    """Where a cluster lives when nobody names a folder: local, with a short path, and one a user."""
+    return Path(tempfile.gettempdir()) / f"fgvc-testbed-{me()}"
 
 
 def me() -> str:
