@@ -117,7 +117,7 @@ def _write_shards(raw: RawDataset, out: Path, options: BuildOptions, plan: Plan)
         print(f"{out}: going on with {kept} of {len(plan.jobs)} shards finished before", file=sys.stderr)
     tasks = [Task(job, out, raw.classes, raw.read, options) for job in todo]
     total = sum(len(job.samples) for job in todo)
-    found = run(write_shard, tasks, options.workers, total, f"build {raw.source}")
+    found = run(write_shard, tasks, options.workers, total, f"build {raw.source}", ["webdataset.writer"])
     problems = [problem for shard in found for problem in shard]
     if problems:
         raise DataError(

@@ -103,9 +103,16 @@ def read_manifest(folder: str | Path) -> Manifest:
         document = json.loads(path.read_text())
         if document.pop("format") != FORMAT:
             raise DataError(f"{path}: another format than this version's ({FORMAT}); build the shards again")
-        entries = tuple(Entry(**(e | {"boxes": tuple(tuple(b) for b in e["boxes"])})) for e in document.pop("entries"))
+        entries = tuple(_entry(values) for values in document.pop("entries"))
         shards = tuple(Shard(**s) for s in document.pop("shards"))
         classes = tuple(document.pop("classes"))
         return Manifest(folder=folder, shards=shards, entries=entries, classes=classes, **document)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: damaged ({error!r}); run fgvc shards verify or build the shards again") from error
+
+
+def _entry(values: dict) -> Entry:
+    """An entry from JSON, which knows lists only."""
+    boxes = tuple(tuple(box) for box in values["boxes"])
+    parts = {name: tuple(point) for name, point in values["parts"].items()}
+    return Entry(**(values | {"boxes": boxes, "parts": parts}))

@@ -36,10 +36,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(function: Callable[[T], R], tasks: Sequence[T], workers: int, total: int, label: str) -> list[R]:
+def run(
+    function: Callable[[T], R], tasks: Sequence[T], workers: int, total: int, label: str, preload: Sequence[str] = ()
+) -> list[R]:
     """`function(task)` of every task, in order, in `workers` processes (0 = every core; 1 = in this process).
 
-    total: images in all tasks, for the bar on stderr. The first exception stops the other tasks and is raised again.
+    total: images in all tasks, for the bar on stderr. preload: modules to import once for all processes.
+    The first exception stops the other tasks and is raised again.
     Raises DataError when a process is killed from outside (memory, usually).
     """
     interval = 0.2 if sys.stderr.isatty() else 30.0  # a log file wants a line now and then
@@ -47,7 +50,7 @@ def run(function: Callable[[T], R], tasks: Sequence[T], workers: int, total: int
         workers = min(workers or cores(), len(tasks))
         if workers <= 1:
             return _run_here(function, tasks, bar)
-        return _run_processes(function, tasks, workers, bar)
+        return _run_processes(function, tasks, workers, bar, preload)
 
 
 def _run_here(function: Callable[[T], R], tasks: Sequence[T], bar: Any) -> list[R]:
@@ -59,10 +62,12 @@ def _run_here(function: Callable[[T], R], tasks: Sequence[T], bar: Any) -> list[
         _tick = before
 
 
-def _run_processes(function: Callable[[T], R], tasks: Sequence[T], workers: int, bar: Any) -> list[R]:
+def _run_processes(
+    function: Callable[[T], R], tasks: Sequence[T], workers: int, bar: Any, preload: Sequence[str]
+) -> list[R]:
     # forkserver: the caller may hold threads and locks of torch, which a plain fork would copy in any state.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["webdataset.writer", "shards.encode"])
+    context.set_forkserver_preload([function.__module__, *preload])
     done, stop = context.Value("q", 0), context.Event()
     with ProcessPoolExecutor(workers, context, _start, (done, stop)) as executor:
         futures: list[Future[R]] = [executor.submit(function, task) for task in tasks]
