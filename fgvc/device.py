@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fgvc.distributed import TIMEOUT, check_world
 
 
-def create_accelerator(accumulation: int, precision: str, deterministic: bool) -> Accelerator:
+def create_accelerator(precision: str, deterministic: bool) -> Accelerator:
     """Join the ranks that the environment announces (RANK, WORLD_SIZE, ...) or run alone; check that all are there."""
     handlers = [
         # DDP rebuilds its buckets after the first step, which changes the order of summation; with

@@ -49,3 +49,8 @@ def check_world() -> None:
         raise DataError(
             f"WORLD_SIZE={promised} but {world_size()} rank(s) joined; start ranks with fgvc ... --processes N or --on"
         )
+
+
+def broadcast_object(value: T) -> T:
+    """Rank 0's value on every rank."""
+    return gather_objects(value)[0]

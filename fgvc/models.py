@@ -14,6 +14,7 @@ from torch import nn
 from fgvc.config import ModelConfig
 from fgvc.files import write_bytes
 from shards.errors import DataError
+from shards.paths import expand
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -38,7 +39,7 @@ def create_model(config: ModelConfig, classes: int) -> nn.Module:
     if config.caffe_stride:
         _move_stride(model)
     if config.weights not in ("hub", "none"):
-        load_weights(model, Path(config.weights))
+        load_weights(model, expand(config.weights, "model.weights"))
     return model
 
 

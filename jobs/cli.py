@@ -1,0 +1,165 @@
+"""fgvc: from a folder of images to a robust, explained fine-grained classifier.
+
+  data       fgvc shards build|verify|show     raw images to shards
+  train      fgvc classify CONFIG              fine-tune a classifier, measure it once on the test split
+  measure    fgvc evaluate CONFIG              trained weights on any shards
+             fgvc compare CONFIG...            several configs x seeds x folds, with paired intervals
+  machine    fgvc doctor                       what is here, what is missing, how to get it
+             fgvc cluster up|down|status       a small real Slurm on this machine, to try things on
+
+Every job reads a YAML file from configs/ and takes key=value after it:
+
+  fgvc JOB CONFIG [key=value ...] [--processes N] [--on debug] [--dry-run] [--print-config]
+  fgvc JOB --help                              the job's commands and every setting with its meaning
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from shards.errors import DataError
+from slurm.errors import SlurmError
+
+JOBS = {"classify": "jobs.classify", "evaluate": "jobs.evaluate"}  # a config and run(config)
+COMMANDS = {  # their own words, by main(words)
+    "shards": "jobs.shards",
+    "compare": "jobs.compare",
+    "doctor": "jobs.doctor",
+    "cluster": "jobs.cluster",
+}
+
+
+def main(words: list[str] | None = None) -> int:
+    """The command line's entry. Exit codes: 0 done, 2 a user's mistake (one line), 3 stopped by a signal but saved."""
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in ("-h", "--help", "help"):
+        print((__doc__ or "").strip())
+        return 0
+    name, *rest = words
+    try:
+        if name in COMMANDS:
+            return int(importlib.import_module(COMMANDS[name]).main(rest))
+        if name in JOBS:
+            return _job(name, rest)
+        import difflib
+
+        near = difflib.get_close_matches(name, [*JOBS, *COMMANDS], n=1)
+        raise DataError(f"no such command '{name}'" + (f"; did you mean {near[0]}?" if near else "; see fgvc --help"))
+    except (DataError, SlurmError) as error:
+        print(f"fgvc {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _job(name: str, words: list[str]) -> int:
+    from jobs.config import describe, load, to_dict
+
+    module = importlib.import_module(JOBS[name])
+    arguments = _parse(name, words)
+    if arguments.help:
+        print(f"{module.(__doc__ or "").strip()}\n\nsettings (key: type = default):\n{describe(module.Config)}")
+        return 0
+    path, overrides = _split(name, arguments.words)
+    if arguments.on == "debug":
+        overrides = [*module.DEBUG, *overrides]
+    elif arguments.on:
+        raise DataError(f"--on {arguments.on}: only 'debug' is known here; leave --on out to run on this machine")
+    config = load(module.Config, path, overrides)
+    if not config.name:
+        config.name = (path.stem if path else name) + ("-debug" if arguments.on == "debug" else "")
+    if arguments.print_config or arguments.dry_run:
+        import yaml
+
+        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+        return 0
+    if arguments.processes > 1 and "RANK" not in os.environ:
+        return _launch(arguments.processes, [name, *words])
+    return _run(module, name, config)
+
+
+def _run(module: Any, name: str, config: Any) -> int:
+    from fgvc.interrupt import Interrupted
+
+    # Rank 0 speaks for all; the others' warnings would say the same again.
+    logging.basicConfig(format="%(message)s", level=logging.WARNING if _rank() == 0 else logging.ERROR)
+    try:
+        result = module.run(config)
+    except Interrupted as stop:
+        print(f"fgvc {name}: {stop}", file=sys.stderr)
+        return 3
+    except DataError as error:
+        print(f"fgvc {name}: {error}", file=sys.stderr)
+        # Other ranks may wait in a collective for this one: leave at once, and the launcher ends them.
+        return _leave(2)
+    if _rank() == 0:
+        print(module.report(result, Path(config.runs_dir) / name / config.name))
+    return _leave(0)
+
+
+def _leave(code: int) -> int:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if code == 0:
+            dist.barrier()
+            dist.destroy_process_group()
+        else:
+            os._exit(code)
+    return code
+
+
+def _launch(processes: int, words: list[str]) -> int:
+    """Start this command as `processes` ranks on this machine, through torchrun; one that fails ends all."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
+        "-m", "jobs.cli", *words,
+    ]  # fmt: skip
+    # torchrun would set one thread a rank without saying so; an even share of the cores is what people expect.
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    environment = {"OMP_NUM_THREADS": str(threads), } | os.environ
+    code = subprocess.run(command, env=environment).returncode
+    return code
+
+
+def _parse(name: str, words: list[str]) -> argparse.Namespace:
+    parser = _Parser(f"fgvc {name}", add_help=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--on", default="")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--print-config", action="store_true")
+    return parser.parse_intermixed_args(words)
+
+
+def _split(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
+    """The config file and the key=value words."""
+    overrides = [word for word in words if "=" in word]
+    files = [word for word in words if "=" not in word]
+    if len(files) > 1:
+        raise DataError(f"one config file at a time, here are {' and '.join(files)}; settings are written key=value")
+    if not words:
+        raise DataError(f"which config? fgvc {name} configs/{name}/NAME.yaml, or settings as key=value")
+    return (Path(files[0]) if files else None), overrides
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of argparse's usage block, as for every other mistake."""
+        raise DataError(f"{message}; see {self.prog} --help")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

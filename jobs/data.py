@@ -1,0 +1,52 @@
+"""Opening the shards a config names, building them first where they are not there yet."""
+
+import hashlib
+import os
+
+from fgvc.distributed import barrier, rank
+from shards.data import DataConfig
+from shards.errors import DataError
+from shards.manifest import MANIFEST, Manifest, read_manifest
+from shards.paths import expand
+
+
+def open_shards(config: DataConfig) -> Manifest:
+    """The manifest of `data.shards`; with `data.source`, rank 0 builds missing shards while the others wait.
+
+    Raises DataError when the folder is not set, or holds no shards and no source is named.
+    """
+    if not config.shards:
+        raise DataError("data.shards is not set; build shards with fgvc shards build SOURCE ROOT OUT and name OUT")
+    folder = expand(config.shards, "data.shards")
+    problem = ""
+    if rank() == 0 and config.source and not (folder / MANIFEST).is_file():
+        from jobs.shards import build_from
+
+        try:
+            root = expand(config.root, "data.root") if config.root else "-"
+            build_from(config.source, root, folder, config.build)
+        except DataError as error:
+            problem = str(error)
+    barrier()
+    if problem:
+        raise DataError(problem)
+    return read_manifest(folder)
+
+
+def loader_workers(config: DataConfig, ranks_here: int = 1) -> int:
+    """Loader processes for a rank: what is asked for, or one per core that is left beside the rank, at most 8."""
+    if config.workers >= 0:
+        return config.workers
+    cores = len(os.sched_getaffinity(0)) // ranks_here
+    return max(0, min(8, cores - 2))
+
+
+def file_hash(path: str, key: str) -> str:
+    """Sixteen hex digits of a file's sha256; 'hub' and 'none' stand for themselves. Raises DataError naming `key`."""
+    if path in ("hub", "none"):
+        return path
+    try:
+        with expand(path, key).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise DataError(f"{key}={path}: {error.strerror}") from None

@@ -1,0 +1,115 @@
+"""fgvc evaluate: a trained classifier on a split of any shards with the same classes.
+
+    fgvc evaluate weights=runs/classify/NAME/model.safetensors data.shards=FOLDER
+    fgvc evaluate weights=runs/classify/NAME/model.safetensors data.shards=FOLDER split=train name=on_train
+    fgvc evaluate CONFIG --on debug
+
+The weights file says itself which model, image size, crop and statistics it was trained with. The run folder
+<runs_dir>/evaluate/<name>/ holds result.json (top-1, top-5, per class, ECE, confused pairs), predictions.npz, pictures.
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Gt
+
+from fgvc.config import ModelConfig
+from shards.data import DataConfig, ImageConfig
+from shards.errors import DataError
+from shards.options import option
+from shards.paths import expand
+
+DEBUG = ["data.workers=0", "data.limit=64"]
+
+
+@dataclass
+class Config:
+    """What is measured, on what."""
+
+    name: str = option("", "the run's folder name (empty: the config file's, or 'evaluate')", affects_result=False)
+    runs_dir: str = option("runs", "folder of all runs", affects_result=False)
+    seed: int = option(0, "unused by evaluation; every job has it")
+    weights: str = option("", "a model.safetensors that fgvc classify wrote")
+    split: str = option("test", "split to measure")
+    batch: Annotated[int, Gt(0)] = option(64, "images at a time on every rank", affects_result=False)
+    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "of the forward pass")
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Evaluate and write the run folder. Raises DataError for unfit weights, other classes, missing splits."""
+    from fgvc.classifier import save_pictures
+    from fgvc.device import create_accelerator
+    from fgvc.distributed import rank
+    from fgvc.metrics import summary
+    from fgvc.run_folder import finish, open_run
+    from jobs.config import hashed, to_dict
+    from jobs.data import file_hash, open_shards
+
+    began = time.monotonic()
+    if not config.weights:
+        raise DataError("weights is not set; give a model.safetensors that fgvc classify wrote: weights=FILE")
+    inputs = {"weights": file_hash(config.weights, "weights")}
+    accelerator = create_accelerator(config.precision, deterministic=False)
+    manifest = open_shards(config.data)
+    inputs["shards"] = manifest.fingerprint
+    identity = hashed(config) | {f"inputs.{key}": value for key, value in inputs.items()}
+    with open_run(config.runs_dir, "evaluate", config.name, to_dict(config), identity, main=rank() == 0) as folder:
+        if folder.result is not None:
+            return folder.result
+        predictions = _predictions(config, manifest, accelerator)
+        figures = {config.split: summary(predictions, manifest.classes)}
+        if rank() == 0:
+            predictions.save(folder.path / "predictions.npz")
+            save_pictures(folder.path, manifest, predictions)
+            return finish(folder, figures, inputs, time.monotonic() - began)
+        return figures
+
+
+def _predictions(config: Config, manifest: Any, accelerator: Any) -> Any:
+    """Rebuild the model from the file's own record and run it over the split."""
+    import torch
+
+    from fgvc.classifier import evaluate_split, limited
+    from fgvc.models import Normalised, create_model, load_weights, read_about
+    from jobs.data import loader_workers
+
+    path = expand(config.weights, "weights")
+    about = read_about(path)
+    if "classes" not in about:
+        raise DataError(f"weights={path}: says nothing of its model; give a model.safetensors that fgvc classify wrote")
+    if tuple(about["classes"]) != manifest.classes:
+        raise DataError(
+            f"weights={path}: trained for {len(about['classes'])} classes (first '{about['classes'][0]}'), "
+            f"{manifest.folder} has {len(manifest.classes)} (first '{manifest.classes[0]}')"
+        )
+    record = about["model"]
+    model_config = ModelConfig(record["name"], "none", record["kwargs"], caffe_stride=record["caffe_stride"])
+    network = create_model(model_config, len(manifest.classes))
+    load_weights(network, path, head=True)
+    shape = (1, 3, 1, 1)
+    model = Normalised(network, torch.tensor(about["mean"]).view(shape), torch.tensor(about["std"]).view(shape))
+    image = ImageConfig(
+        eval_fit=about["fit"], eval_crop=about["eval_crop"], eval_flip=about["eval_flip"],
+        interpolation=about["interpolation"],
+    )  # fmt: skip
+    data = replace(config.data, crop=about["crop"], margin=about["margin"])
+    return evaluate_split(
+        model.to(accelerator.device), manifest, limited(manifest.split(config.split), data.limit), data, image,
+        about["size"], device=accelerator.device, precision=config.precision,
+        workers=loader_workers(data, accelerator.num_processes), batch=config.batch,
+    )  # fmt: skip
+
+
+def report(result: dict[str, Any], folder: Path) -> str:
+    """The lines a run ends with."""
+    split, one = next((key, value) for key, value in result.items() if isinstance(value, dict) and "top1" in value)
+    worst = sorted(one["per_class"].items(), key=lambda pair: pair[1])[:3]
+    return (
+        f"{split}: top-1 {one['top1']:.2%}, top-5 {one['top5']:.2%}, mean over classes {one['class_mean']:.2%}, "
+        f"ECE {one['ece']:.3f}, {one['count']} images; weakest: "
+        + ", ".join(f"{name} {value:.0%}" for name, value in worst)
+        + f"\nlook at {folder}: result.json, predictions.npz, confused_pairs.png, class_accuracy.png"
+    )

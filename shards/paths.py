@@ -1,0 +1,14 @@
+"""Paths as users write them: ~ and environment variables."""
+
+import os
+from pathlib import Path
+
+from shards.errors import DataError
+
+
+def expand(path: str, key: str) -> Path:
+    """A path with ~ and $VARIABLES put in. Raises DataError naming `key` when a variable is not set."""
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if "$" in expanded:
+        raise DataError(f"{key}={path}: that environment variable is not set; set it, or give the path itself")
+    return Path(expanded)
