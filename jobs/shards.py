@@ -136,7 +136,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     build.add_argument("source", metavar="SOURCE", help=" | ".join(SOURCES))
     build.add_argument("root", metavar="ROOT", help="folder of the raw dataset; - for field_guide")
     build.add_argument("out", metavar="OUT", help="folder for the shards, new or begun before")
-    build.add_argument("settings", metavar="key=value", nargs="*", help="settings, listed below")
+    build.add_argument("settings", metavar="key=value", nargs="*", default=[], help="settings, listed below")
 
     about = "Read every byte and decode every image of finished shards; exit code 1 when something is wrong."
     verify = commands.add_parser("verify", description=about, help=about, **style)
