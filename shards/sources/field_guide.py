@@ -6,6 +6,7 @@ from itertools import combinations
 from pathlib import Path
 
 from shards.errors import DataError
+from shards.options import option
 from shards.sample import RawDataset, RawSample
 from shards.sources.field_guide_draw import annotate, encode, paint
 from shards.sources.field_guide_scene import SPLITS, Scene, draw_scene
@@ -16,11 +17,11 @@ from shards.sources.field_guide_species import PARTS, SPECIES_LIMIT, catalogue, 
 class Options:
     """What to draw. Raising a count adds images or species and leaves the others as they are."""
 
-    species: int = 12
-    train_per_class: int = 40
-    test_per_class: int = 15
-    size: int = 160  # pixels of the longer side
-    seed: int = 0
+    species: int = option(12, f"how many kinds of bird, 2 to {SPECIES_LIMIT}")
+    train_per_class: int = option(40, "images of each species to train on")
+    test_per_class: int = option(15, "images of each species to test on, drawn alike from other seeds")
+    size: int = option(160, "pixels of an image's longer side")
+    seed: int = option(0, "which pictures are drawn; the species stay the same")
 
 
 def _check(options: Options) -> None:

@@ -34,8 +34,11 @@ class Drawn:
         return self.inks.shape[0] // SCALE, self.inks.shape[1] // SCALE
 
 
-def draw_bird(species: Traits, scene: Scene) -> Drawn:
-    """The bird's plumage map, large, without anti-aliasing, so that every pixel is one ink."""
+def draw_bird(species: Traits, scene: Scene, markings: bool = True) -> Drawn:
+    """The bird's plumage map, large, without anti-aliasing, so that every pixel is one ink.
+
+    Without markings it has the same outline in half the time.
+    """
     bird = pose_bird(species, scene)
     scale, shift, room = fit(BUILDS[species.build], scene, MARGIN)
     points = bird.points * scale + shift
@@ -49,9 +52,9 @@ def draw_bird(species: Traits, scene: Scene) -> Drawn:
     ends = np.maximum((np.maximum.reduceat(fixed, bird.shape.starts) >> SHIFT) + 2, 0)
     for (patch, rings), (x0, y0), (x1, y1) in zip(bird.shape.patches, starts.tolist(), ends.tolist(), strict=True):
         polygons = [fixed[ring] for ring in rings]
-        if patch.over:
+        if patch.over and markings:
             _fill_over(inks[y0:y1, x0:x1], polygons, (x0, y0), patch)
-        else:
+        elif not patch.over:
             cv2.fillPoly(inks, polygons, int(patch.ink), cv2.LINE_8, SHIFT)
     parts = {name: point * scale + shift for name, point in bird.parts.items()}
     return Drawn(inks, (int(low[0]), int(low[1])), parts, bird.feet * scale + shift, room, scale)
@@ -87,7 +90,7 @@ def _extent(cover: Array, corner: tuple[int, int]) -> Array:
 
 def annotate(species: Traits, scene: Scene) -> tuple[Box, dict[str, tuple[float, float]]]:
     """The box around the bird's visible pixels, and the parts that no leaf hides, without drawing the picture."""
-    drawn = draw_bird(species, scene)
+    drawn = draw_bird(species, scene, markings=False)
     (x, y), (height, width) = drawn.corner, drawn.size
     cover = _cover(drawn)
     extent = _extent(cover, drawn.corner)

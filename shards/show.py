@@ -1,0 +1,192 @@
+"""What a set of shards holds: a table of its figures, and a contact sheet of its pictures with their boxes."""
+
+import io
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from shards.errors import DataError
+from shards.manifest import Entry, Manifest, read_manifest
+from shards.reader import Reader
+
+COLUMNS, ROWS = 8, 6
+TILE, CAPTION = 168, 30  # pixels
+PAPER, INK, FRAME, BOX = (250, 249, 246), (40, 40, 44), (224, 222, 216), (230, 60, 30)
+NAMED = 5  # how many of the largest and smallest classes the table names
+
+
+def show(folder: Path, picture: Path | None = None) -> str:
+    """The figures of the shards in `folder` as text; with `picture`, a contact sheet is written there too.
+
+    Raises DataError when the manifest or a shard is missing or damaged, and when the picture cannot be written.
+    """
+    manifest = read_manifest(folder)
+    text = figures(manifest)
+    if picture is None:
+        return text
+    sheet = contact_sheet(manifest)
+    try:
+        sheet.save(picture)
+    except (OSError, ValueError) as error:  # ValueError: an ending that names no image format
+        raise DataError(f"{picture}: the contact sheet cannot be written ({error})") from error
+    return f"{text}\n\ncontact sheet  {picture}"
+
+
+def figures(manifest: Manifest) -> str:
+    """The table: source, splits, classes, image sizes, boxes, parts, notes, disk."""
+    rows = [
+        ("shards", f"{manifest.folder}"),
+        ("source", manifest.source),
+        ("licence", manifest.licence),
+        *([("citation", manifest.citation)] if manifest.citation else []),
+        ("images", f"{len(manifest.entries):,}  ({_counted(manifest.counts.items())})"),
+        *_origins(manifest.entries),
+        *_class_rows(manifest),
+        *_size_rows(manifest.entries),
+        *_box_rows(manifest.entries),
+        *_disk_rows(manifest),
+        *(("note", f"{note}: {count:,}") for note, count in manifest.notes.items()),
+    ]
+    wide = max(len(name) for name, _ in rows) + 2
+    last = ""
+    lines = []
+    for name, value in rows:  # a name that repeats is said once
+        lines.append(f"{'' if name == last else name:<{wide}}{value}".rstrip())
+        last = name
+    return "\n".join(lines)
+
+
+def _counted(pairs: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in pairs)
+
+
+def _quantiles(values: list[float], style: str = ",.0f") -> str:
+    points = np.quantile(values, [0, 0.05, 0.5, 0.95, 1])
+    names = ("min", "5 %", "median", "95 %", "max")
+    return "   ".join(f"{name} {point:{style}}" for name, point in zip(names, points, strict=True))
+
+
+def _origins(entries: tuple[Entry, ...]) -> list[tuple[str, str]]:
+    origins = Counter(entry.origin for entry in entries)
+    return [("origins", _counted(origins.most_common()))] if set(origins) - {"real"} else []
+
+
+def _class_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """Images per class and split, the imbalance, and the classes at both ends."""
+    rows = [("classes", f"{len(manifest.classes):,}")]
+    for split in manifest.counts:
+        found = Counter(entry.label for entry in manifest.entries if entry.split == split)
+        counts = [found[label] for label in range(len(manifest.classes))]
+        empty = counts.count(0)
+        ratio = f"max/min {max(counts) / min(counts):.2f}" if not empty else f"{empty:,} classes without any"
+        rows.append(
+            (
+                "images per class",
+                f"{split}: min {min(counts)}   median {np.median(counts):g}   max {max(counts)}   {ratio}",
+            )
+        )
+    every = Counter(entry.label for entry in manifest.entries)
+    order = sorted(range(len(manifest.classes)), key=lambda label: (every[label], label))
+    if every[order[0]] == every[order[-1]]:
+        return [*rows, ("", f"every class has {every[order[0]]} images")]
+    shown = min(NAMED, len(order) // 2)
+    rows += [("smallest classes", f"{every[label]:>5,}  {manifest.classes[label]}") for label in order[:shown]]
+    rows += [("largest classes", f"{every[label]:>5,}  {manifest.classes[label]}") for label in order[::-1][:shown]]
+    return rows
+
+
+def _size_rows(entries: tuple[Entry, ...]) -> list[tuple[str, str]]:
+    if not entries:
+        return []
+    return [
+        ("width", _quantiles([entry.width for entry in entries]) + "   pixels"),
+        ("height", _quantiles([entry.height for entry in entries]) + "   pixels"),
+        ("jpeg", _quantiles([entry.length / 1000 for entry in entries], ",.1f") + "   kB"),
+    ]
+
+
+def _box_rows(entries: tuple[Entry, ...]) -> list[tuple[str, str]]:
+    """How many images have boxes, how many each, and how much of the image a box takes; likewise parts."""
+    boxed = [entry for entry in entries if entry.boxes]
+    rows = [("boxes", f"{len(boxed):,} of {len(entries):,} images have boxes")]
+    if boxed:
+        per_image = Counter(len(entry.boxes) for entry in boxed)
+        rows[0] = ("boxes", rows[0][1] + ", " + _counted((f"{n} each:", per_image[n]) for n in sorted(per_image)))
+        shares = [
+            100 * (x1 - x0) * (y1 - y0) / (entry.width * entry.height)
+            for entry in boxed
+            for x0, y0, x1, y1 in entry.boxes
+        ]
+        rows.append(("box area", _quantiles(shares, ".1f") + "   % of the image"))
+    parts = Counter(name for entry in entries for name in entry.parts)
+    if parts:
+        rows.append(("parts", _counted(parts.most_common())))
+    return rows
+
+
+def _disk_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    per_split = Counter(shard.split for shard in manifest.shards)
+    size = sum(shard.size for shard in manifest.shards) / 1e6
+    missing = [shard.name for shard in manifest.shards if not (manifest.folder / shard.name).is_file()]
+    rows = [("disk", f"{size:,.1f} MB in {len(manifest.shards):,} shards ({_counted(per_split.items())})")]
+    return rows + ([("missing", f"{len(missing)} shards: {', '.join(missing[:3])}")] if missing else [])
+
+
+def pick(manifest: Manifest, count: int) -> list[int]:
+    """Positions of `count` entries from as many classes as there are, spread evenly over the classes."""
+    classes: dict[int, list[int]] = {}
+    for position, entry in enumerate(manifest.entries):
+        classes.setdefault(entry.label, []).append(position)
+    labels = sorted(classes)
+    if len(labels) > count:
+        labels = [labels[i * len(labels) // count] for i in range(count)]
+    deepest = max((len(positions) for positions in classes.values()), default=0)
+    rounds = ((label, turn) for turn in range(deepest) for label in labels if turn < len(classes[label]))
+    chosen = [(label, turn) for (label, turn), _ in zip(rounds, range(count), strict=False)]
+    return [classes[label][turn] for label, turn in sorted(chosen)]
+
+
+def contact_sheet(manifest: Manifest) -> Image.Image:
+    """A grid of pictures from as many classes as fit, with their boxes and the names of their classes.
+
+    Raises DataError when a shard is missing or not as the manifest says.
+    """
+    chosen = pick(manifest, COLUMNS * ROWS)
+    rows = -(-len(chosen) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * (TILE + 8) + 8, max(rows, 1) * (TILE + CAPTION + 8) + 8), PAPER)
+    reader = Reader(manifest)
+    for place, position in enumerate(chosen):
+        row, column = divmod(place, COLUMNS)
+        entry = manifest.entries[position]
+        tile = _tile(reader.read(position), entry, manifest.classes[entry.label])
+        sheet.paste(tile, (8 + column * (TILE + 8), 8 + row * (TILE + CAPTION + 8)))
+    return sheet
+
+
+def _tile(data: bytes, entry: Entry, name: str) -> Image.Image:
+    """One picture, shrunk, with its boxes, its class and its split."""
+    tile = Image.new("RGB", (TILE, TILE + CAPTION), PAPER)
+    draw = ImageDraw.Draw(tile)
+    draw.rectangle((0, 0, TILE - 1, TILE - 1), fill=FRAME)
+    try:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+    except OSError as error:
+        raise DataError(f"sample '{entry.key}' cannot be decoded ({error}); run fgvc shards verify") from error
+    scale = TILE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    left, top = (TILE - size[0]) // 2, (TILE - size[1]) // 2
+    tile.paste(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0), (left, top))
+    for x0, y0, x1, y1 in entry.boxes:
+        corners = (left + x0 * scale, top + y0 * scale, left + x1 * scale - 1, top + y1 * scale - 1)
+        draw.rectangle(corners, outline=BOX, width=2)
+    font = ImageFont.load_default(12)
+    while draw.textlength(name, font) > TILE and len(name) > 4:
+        name = name[:-2].rstrip("…") + "…"
+    draw.text((1, TILE + 1), name, INK, font)
+    draw.text(
+        (1, TILE + 15), f"{entry.split} · {entry.width}x{entry.height}", (130, 128, 122), ImageFont.load_default(11)
+    )
+    return tile
