@@ -92,8 +92,15 @@ def type_name(hint: Any) -> str:
         return " | ".join(str(arg) for arg in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Annotated:
         base, *limits = typing.get_args(hint)
-        return type_name(base) + "".join(f" ({limit})" for limit in limits)
+        return " ".join([type_name(base), *(_limit(limit) for limit in limits)])
     return getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _limit(limit: Any) -> str:
+    """An annotated_types limit as people write it: >= 0."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    parts = [f"{sign} {getattr(limit, name)}" for name, sign in signs.items() if getattr(limit, name, None) is not None]
+    return " ".join(parts) or str(limit)
 
 
 def flatten(values: dict[str, Any], kind: type, prefix: str = "") -> dict[str, Any]:
