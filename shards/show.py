@@ -42,7 +42,7 @@ def figures(manifest: Manifest) -> str:
         ("source", manifest.source),
         ("licence", manifest.licence),
         *([("citation", manifest.citation)] if manifest.citation else []),
-        ("images", f"{len(manifest.entries):,}  ({_counted(manifest.counts.items())})"),
+        ("images", f"{len(manifest.entries):,}  ({_counted(_by_split(manifest.counts))})"),
         *_origins(manifest.entries),
         *_class_rows(manifest),
         *_size_rows(manifest.entries),
@@ -63,6 +63,11 @@ def _counted(pairs: Iterable[tuple[str, int]]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in pairs)
 
 
+def _by_split(counts: dict[str, int]) -> list[tuple[str, int]]:
+    order = ("train", "val", "test")
+    return sorted(counts.items(), key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
+
+
 def _quantiles(values: list[float], style: str = ",.0f") -> str:
     points = np.quantile(values, [0, 0.05, 0.5, 0.95, 1])
     names = ("min", "5 %", "median", "95 %", "max")
@@ -77,7 +82,7 @@ def _origins(entries: tuple[Entry, ...]) -> list[tuple[str, str]]:
 def _class_rows(manifest: Manifest) -> list[tuple[str, str]]:
     """Images per class and split, the imbalance, and the classes at both ends."""
     rows = [("classes", f"{len(manifest.classes):,}")]
-    for split in manifest.counts:
+    for split, _ in _by_split(manifest.counts):
         found = Counter(entry.label for entry in manifest.entries if entry.split == split)
         counts = [found[label] for label in range(len(manifest.classes))]
         empty = counts.count(0)
@@ -131,12 +136,12 @@ def _disk_rows(manifest: Manifest) -> list[tuple[str, str]]:
     per_split = Counter(shard.split for shard in manifest.shards)
     size = sum(shard.size for shard in manifest.shards) / 1e6
     missing = [shard.name for shard in manifest.shards if not (manifest.folder / shard.name).is_file()]
-    rows = [("disk", f"{size:,.1f} MB in {len(manifest.shards):,} shards ({_counted(per_split.items())})")]
+    rows = [("disk", f"{size:,.1f} MB in {len(manifest.shards):,} shards ({_counted(_by_split(per_split))})")]
     return rows + ([("missing", f"{len(missing)} shards: {', '.join(missing[:3])}")] if missing else [])
 
 
 def pick(manifest: Manifest, count: int) -> list[int]:
-    """Positions of `count` entries from as many classes as there are, spread evenly over the classes."""
+    """Positions of `count` entries from as many classes as there are, spread evenly over and in the classes."""
     classes: dict[int, list[int]] = {}
     for position, entry in enumerate(manifest.entries):
         classes.setdefault(entry.label, []).append(position)
@@ -144,9 +149,9 @@ def pick(manifest: Manifest, count: int) -> list[int]:
     if len(labels) > count:
         labels = [labels[i * len(labels) // count] for i in range(count)]
     deepest = max((len(positions) for positions in classes.values()), default=0)
-    rounds = ((label, turn) for turn in range(deepest) for label in labels if turn < len(classes[label]))
-    chosen = [(label, turn) for (label, turn), _ in zip(rounds, range(count), strict=False)]
-    return [classes[label][turn] for label, turn in sorted(chosen)]
+    rounds = (label for turn in range(deepest) for label in labels if turn < len(classes[label]))
+    quota = Counter(label for label, _ in zip(rounds, range(count), strict=False))
+    return [classes[label][i * len(classes[label]) // n] for label, n in sorted(quota.items()) for i in range(n)]
 
 
 def contact_sheet(manifest: Manifest) -> Image.Image:
