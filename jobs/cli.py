@@ -63,7 +63,8 @@ def _job(name: str, words: list[str]) -> int:
     module = importlib.import_module(JOBS[name])
     arguments = _parse(name, words)
     if arguments.help:
-        print(f"{(module.__doc__ or "").strip()}\n\nsettings (key: type = default):\n{describe(module.Config)}")
+        print((module.__doc__ or "").strip())
+        print(f"\nsettings (key: type = default):\n{describe(module.Config)}")
         return 0
     path, overrides = _split(name, arguments.words)
     if arguments.on == "debug":

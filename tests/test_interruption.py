@@ -1,0 +1,168 @@
+"""Runs that are killed, stopped, short of disk or given damaged checkpoints end as if nothing had happened."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import small_run
+from safetensors.torch import load_file
+
+from shards.manifest import Manifest
+
+Start = Callable[..., subprocess.Popen]
+EVERY_STEP = ["train.deterministic=true", "train.checkpoint_minutes=0"]
+TIMES = {"images_per_second", "data_wait", "mfu", "memory_mb"}  # what may differ between two equal runs
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == code, (output, errors)
+    return output, errors
+
+
+def history(run: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def same_end(one: Path, other: Path) -> None:
+    """Weights bit for bit, every metric of every step, and the test figures."""
+    left, right = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert left.keys() == right.keys()
+    assert [key for key in left if not left[key].equal(right[key])] == []
+    assert [row["step"] for row in history(one)] == list(range(1, 31))
+    assert history(one) == history(other)
+    results = [json.loads((run / "result.json").read_text())["test"] for run in (one, other)]
+    assert results[0] == results[1]
+
+
+def kill_when(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
+    """SIGKILL the whole process group as soon as `ready`."""
+    deadline = time.monotonic() + 240
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the moment to kill never came"
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def steps_done(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.is_file() else 0
+
+
+def torture(start: Start, words: list[str], run: Path, kills: int, seed: int, **options: int) -> None:
+    """SIGKILL at random moments, every second one while a checkpoint is being written, then let it end."""
+    draw = random.Random(seed)
+    for kill in range(kills):
+        process = start(*words, **options)
+        target = steps_done(run) + draw.randint(0, max(1, (28 - steps_done(run)) // (kills - kill)))
+        while steps_done(run) < target and process.poll() is None:
+            time.sleep(0.002)
+        writing = kill % 2 == 0
+        kill_when(process, lambda writing=writing: not writing or any((run / "checkpoints").glob(".step-*.tmp")))
+    finish(start(*words, **options))
+
+
+def test_three_sigkills_change_no_bit(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    finish(fgvc(*small_run(guide, runs, "calm", *EVERY_STEP)))
+    torture(fgvc, small_run(guide, runs, "killed", *EVERY_STEP), runs / "classify/killed", kills=3, seed=1)
+    same_end(runs / "classify/calm", runs / "classify/killed")
+
+
+@pytest.mark.slow
+def test_sigkills_on_four_ranks_change_no_bit(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    runs, four = tmp_path / "runs", ["--processes", "4"]
+    finish(fgvc(*small_run(guide, runs, "calm", *EVERY_STEP), *four))
+    torture(fgvc, [*small_run(guide, runs, "killed", *EVERY_STEP), *four], runs / "classify/killed", kills=2, seed=2)
+    same_end(runs / "classify/calm", runs / "classify/killed")
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    words = small_run(guide, runs, "stopped", "train.deterministic=true")  # by the clock: one checkpoint an epoch
+    process = fgvc(*words)
+    while steps_done(runs / "classify/stopped") < 13:
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = finish(process, 3)
+    assert "stopped by SIGTERM at step" in errors
+    kept = max((runs / "classify/stopped/checkpoints").glob("step-*")).name
+    assert int(kept.removeprefix("step-")) >= 13
+    output, _ = finish(fgvc(*words))
+    assert "top-1" in output
+    assert [row["step"] for row in history(runs / "classify/stopped")] == list(range(1, 31))
+    again, _ = finish(fgvc(*words))  # done already: the same figures, nothing trained
+    assert again == output
+
+
+def test_damaged_checkpoint_is_passed_over(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    run = runs / "classify/killed"
+    finish(fgvc(*small_run(guide, runs, "calm", *EVERY_STEP)))
+    words = small_run(guide, runs, "killed", *EVERY_STEP)
+    kill_when(fgvc(*words), lambda: steps_done(run) >= 12)
+    newest = max((run / "checkpoints").glob("step-*"))
+    damaged = bytearray((newest / "shared.pt").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (newest / "shared.pt").write_bytes(damaged)
+    _, errors = finish(fgvc(*words))
+    assert f"{newest.name} is damaged (shared.pt differs from its checksum)" in errors
+    same_end(runs / "classify/calm", run)
+
+
+def test_full_disk_ends_in_one_line_and_goes_on_later(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(small)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("cannot mount a small file system here (needs root)")
+    try:
+        words = small_run(guide, small / "runs", "full", *EVERY_STEP, "train.checkpoint_keep=4")
+        _, errors = finish(fgvc(*words), 2)
+        assert "no space left on the disk" in errors
+        assert errors.strip().splitlines()[-1].startswith("fgvc classify: ")
+        assert "Traceback" not in errors
+        before = steps_done(small / "runs/classify/full")
+        assert 0 < before < 30
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        finish(fgvc(*words))
+        finish(fgvc(*small_run(guide, tmp_path / "runs", "calm", *EVERY_STEP)))
+        same_end(tmp_path / "runs/classify/calm", small / "runs/classify/full")
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_one_run_a_folder(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    words = small_run(guide, tmp_path / "runs", "one")
+    run = tmp_path / "runs/classify/one"
+    first = fgvc(*words)
+    while steps_done(run) < 3:
+        time.sleep(0.01)
+    _, errors = finish(fgvc(*words), 2)
+    assert "in use by another run" in errors
+    finish(first)
+    _, errors = finish(fgvc(*words, "optim.lr=0.06"), 2)
+    assert "holds a run of another config: optim.lr (0.05 -> 0.06); choose another name=" in errors
+    shutil.rmtree(run)
+
+
+def test_four_ranks_learn_what_one_learns(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    """The same samples and mixing, so the same losses but for rounding (BatchNorm frozen: it sees its rank's part)."""
+    runs, frozen = tmp_path / "runs", ["train.freeze_bn=statistics", "train.max_steps=12", "evaluate_test=false"]
+    finish(fgvc(*small_run(guide, runs, "one", *frozen)))
+    finish(fgvc(*small_run(guide, runs, "four", *frozen), "--processes", "4"))
+    one, four = history(runs / "classify/one"), history(runs / "classify/four")
+    assert len(one) == len(four) == 12
+    for left, right in zip(one, four, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], rel=2e-4)
+        assert left["top1"] == right["top1"]
