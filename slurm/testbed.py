@@ -253,7 +253,7 @@ def _stop_all(testbed: Testbed) -> None:
     # The controller first, lest it requeue what ends next; each daemon before those it needs to save its state.
     daemons.stop(testbed.folder, ["slurmctld"])
     names = [node.name for node in testbed.nodes]
-    daemons.end_hosts(testbed, names, grace_s=2.0)
+    daemons.end_hosts(testbed, names, grace_s=1.0)
     daemons.stop(testbed.folder, names)
     for name in (*accounts.DAEMONS, "munged"):
         daemons.stop(testbed.folder, [name])

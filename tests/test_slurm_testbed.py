@@ -1,0 +1,350 @@
+"""The test cluster is a real Slurm: it schedules, preempts, survives dead nodes, and leaves nothing behind."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from slurm import testbed_daemons as daemons
+from slurm.errors import SlurmError
+from slurm.testbed import (
+    Partition,
+    Testbed,
+    client,
+    down,
+    kill_controller,
+    kill_node,
+    missing_packages,
+    restore_node,
+    start_controller,
+    status,
+    up,
+)
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(
+    bool(missing_packages(accounting=False)),
+    reason=f"Debian packages are missing: {' '.join(missing_packages(accounting=False))}",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _allowed() -> None:
+    try:
+        daemons.unshare()
+    except SlurmError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
+    """Two nodes of 4 CPUs and 2 GPUs."""
+    spot = Partition("spot", preemptible=True, grace_s=0)
+    cluster = up(tmp_path_factory.mktemp("a"), partitions=[spot])
+    yield cluster
+    down(cluster.folder)
+
+
+def submit(testbed: Testbed, script: str, *options: str) -> str:
+    """Submit a batch script that appends to <folder>/<name>.out; returns the job id."""
+    common = ["--parsable", "--open-mode=append", "-o", str(testbed.folder / "%x.out"), "--chdir", str(testbed.folder)]
+    return client(testbed, "sbatch", *common, *options, "--wrap", script).strip()
+
+
+def job(testbed: Testbed, job_id: str) -> dict[str, str]:
+    """The fields that scontrol shows."""
+    shown = client(testbed, "scontrol", "-o", "show", "job", job_id)
+    return dict(word.split("=", 1) for word in shown.split() if "=" in word)
+
+
+def reaches(testbed: Testbed, job_id: str, state: str, restarts: int = 0, seconds: float = 40) -> None:
+    """Wait until the job is in that state after so many restarts; fails with its fields."""
+    deadline = time.monotonic() + seconds
+    while (fields := job(testbed, job_id))["JobState"] != state or int(fields["Restarts"]) != restarts:
+        assert time.monotonic() < deadline, f"not {state} after {restarts} restarts: {fields}"
+        time.sleep(0.05)
+
+
+def eventually(done: Callable[[], bool], seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (ok := done()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return ok
+
+
+def a_sleep(number: int) -> str:
+    """A command that lasts, and that no other run of these tests on this machine has."""
+    return f"sleep 300.{os.getpid()}{number}"
+
+
+def processes(needle: str) -> list[str]:
+    """The command lines of living processes that contain `needle`."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if needle in line:
+            found.append(line)
+    return found
+
+
+def test_two_nodes_have_two_names_and_their_own_gpus(testbed: Testbed) -> None:
+    printed = client(
+        testbed,
+        "srun",
+        "-N2",
+        "--gpus-per-node=2",
+        "sh",
+        "-c",
+        "echo $(hostname) $CUDA_VISIBLE_DEVICES",
+    )
+    assert sorted(printed.splitlines()) == ["n1 0,1", "n2 0,1"]
+    # Two jobs on one node get different GPUs.
+    holder = submit(testbed, "sleep 30", "-w", "n1", "--gpus=1", "-J", "holder")
+    reaches(testbed, holder, "RUNNING")
+    assert client(testbed, "srun", "-w", "n1", "--gpus=1", "printenv", "CUDA_VISIBLE_DEVICES").strip() == "1"
+    client(testbed, "scancel", holder)
+
+
+def test_batch_job_reaches_its_nodes_by_name(testbed: Testbed) -> None:
+    # What a distributed job does: the first host name of the allocation is where everybody connects.
+    script = """
+first=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n1)
+srun sh -c "echo \\$SLURM_PROCID \\$(hostname) \\$(getent hosts $first | awk '{print \\$2}')"
+"""
+    reaches(testbed, submit(testbed, script, "-N2", "--ntasks-per-node=2", "-J", "names"), "COMPLETED")
+    lines = (testbed.folder / "names.out").read_text().splitlines()
+    assert sorted(lines) == ["0 n1 n1", "1 n1 n1", "2 n2 n1", "3 n2 n1"]
+
+
+def test_jobs_hear_sigint(testbed: Testbed) -> None:
+    # A daemon started by a shell's & would have jobs ignore it.
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    assert client(testbed, "srun", sys.executable, "-c", code).strip() == "True"
+
+
+def test_high_priority_preempts_and_jobs_are_requeued(testbed: Testbed) -> None:
+    # Without grace Slurm requeues. With it, the job first gets the signal it asked for, and has to ask for its requeue
+    # by itself if it does not want to be killed at the end of the grace: one that just exits meanwhile is done.
+    plain = "echo start $SLURM_RESTART_COUNT; srun sleep 100"
+    asking = "trap 'echo USR2; scontrol requeue $SLURM_JOB_ID' USR2; echo start $SLURM_RESTART_COUNT; sleep 100 & wait"
+    signal_me = "--signal=B:USR2@60"  # without B only job steps get it, not the script
+    whole = ["-N1", "--exclusive"]
+    victims = {
+        submit(testbed, plain, "-p", "spot", *whole, "-J", "plain"): ["start", "start 1"],
+        submit(testbed, asking, "-p", "preemptible", *whole, signal_me, "-J", "asking"): ["start", "USR2", "start 1"],
+    }
+    bystander = submit(testbed, "true", "-p", "normal", *whole, "-J", "bystander")
+    for victim in victims:
+        reaches(testbed, victim, "RUNNING")
+    assert job(testbed, bystander)["JobState"] == "PENDING", "a normal job must not preempt"
+    high = submit(testbed, "sleep 1", "-p", "high", "-N2", "--exclusive", "-J", "high")
+    reaches(testbed, high, "COMPLETED")
+    for victim, said in victims.items():
+        reaches(testbed, victim, "RUNNING", restarts=1)
+        out = testbed.folder / f"{job(testbed, victim)['JobName']}.out"
+        # slurmstepd and srun write their own lines between those of the script.
+        assert eventually(lambda out=out, said=said: [x for x in out.read_text().splitlines() if x in said] == said)
+    reaches(testbed, bystander, "COMPLETED")
+    client(testbed, "scancel", *victims)
+
+
+def test_a_killed_node_requeues_its_job_and_comes_back(testbed: Testbed) -> None:
+    sleep = a_sleep(1)
+    victim = submit(testbed, f"srun -N2 -n2 {sleep}", "-N2", "-J", "on-two-nodes")
+    reaches(testbed, victim, "RUNNING")
+    assert eventually(lambda: len([line for line in processes(sleep) if "srun" not in line]) == 2)
+    pid = status(testbed.folder).daemons["n2"]
+    kill_node(testbed.folder, "n2")
+    assert "n2" not in status(testbed.folder).daemons
+    assert not Path(f"/proc/{pid}").exists()
+    assert status(testbed.folder).nodes["n2"].startswith("down")
+    assert not daemons.on_hosts(testbed, ["n2"])
+    assert daemons.on_hosts(testbed, ["n1"]), "the other node must not die with it"
+    reaches(testbed, victim, "PENDING", restarts=1)
+    restore_node(testbed.folder, "n2")
+    assert not status(testbed.folder).nodes["n2"].startswith("down")
+    reaches(testbed, victim, "RUNNING", restarts=1)
+    client(testbed, "scancel", victim)
+    assert eventually(lambda: not processes(sleep))
+
+
+def test_jobs_outlive_the_controller(testbed: Testbed) -> None:
+    survivor = submit(testbed, "sleep 6", "-J", "survivor")
+    reaches(testbed, survivor, "RUNNING")
+    # slurmctld saves its state every few seconds; what it has not saved dies with it.
+    saved, since = testbed.folder / "state" / "job_state", time.time()
+    assert eventually(lambda: saved.stat().st_mtime > since)
+    kill_controller(testbed.folder)
+    assert status(testbed.folder).jobs is None
+    start_controller(testbed.folder)
+    assert job(testbed, survivor)["Restarts"] == "0"
+    reaches(testbed, survivor, "COMPLETED")
+
+
+def test_second_cluster_beside_the_first_with_a_partition_of_its_own(
+    testbed: Testbed, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    sleep = a_sleep(2)
+    h100 = Partition("h100", nodes=4, gpus=8, cpus=96, memory_mb=1_000_000)
+    other = up(tmp_path_factory.mktemp("b"), nodes=1, partitions=[h100], settings={"MaxArraySize": "10"})
+    try:
+        assert client(other, "srun", "hostname").strip() == "n1"
+        held = submit(other, sleep, "-J", "held")
+        assert client(testbed, "squeue", "-h", "-n", "held") == ""
+        whole = ["--test-only", "-p", "h100", "-N4", "--ntasks-per-node=8", "-c12", "--mem=900G", "-C", "h100"]
+        client(other, "sbatch", *whole, "--gpus-per-node=8", "--wrap", "true")
+        with pytest.raises(SlurmError, match="not available"):
+            client(other, "sbatch", *whole, "--gpus-per-node=9", "--wrap", "true")
+        with pytest.raises(SlurmError, match="Invalid job array"):
+            submit(other, "true", "--array=0-10")
+        printed = client(other, "srun", "-p", "h100", "-N4", "--gpus-per-node=8", "printenv", "CUDA_VISIBLE_DEVICES")
+        assert printed.splitlines() == ["0,1,2,3,4,5,6,7"] * 4
+        reaches(other, held, "RUNNING")
+    finally:
+        down(other.folder)
+    assert not processes(str(other.folder))
+    assert not processes(sleep)
+    assert set(status(testbed.folder).daemons) == {"munged", "slurmctld", "n1", "n2"}
+    assert client(testbed, "srun", "hostname").strip() in ("n1", "n2")
+
+
+def test_down_ends_what_jobs_left_behind_and_ids_go_on(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("c")
+    testbed = up(folder, nodes=1)
+    # Out of the job's process group and session, deaf to SIGTERM: proctrack/linuxproc loses it, `down` must not.
+    sleep = a_sleep(3)
+    stray = f"setsid sh -c 'trap \"\" TERM; echo up >> stray; {sleep}; {sleep}' & wait"
+    last = submit(testbed, stray, "-J", "stray")
+    assert eventually((folder / "stray").exists)
+    assert processes(sleep)
+    down(folder)
+    assert not processes(sleep)
+    assert not processes(str(folder))
+    assert not status(folder).running
+    with pytest.raises(SlurmError, match="no cluster runs in"):
+        down(folder)
+    testbed = up(folder, nodes=1, gpus_per_node=0)
+    try:
+        assert status(folder).jobs == 0
+        assert int(submit(testbed, "true")) > int(last)
+    finally:
+        down(folder)
+
+
+def test_mistakes_are_named(testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SlurmError, match=f"already runs in {testbed.folder}"):
+        up(testbed.folder)
+    assert client(testbed, "srun", "hostname"), "the refused one must not harm the running one"
+    with pytest.raises(SlurmError, match="ever brought up"):
+        down(tmp_path)
+    assert not status(tmp_path).running
+    with pytest.raises(SlurmError, match=r"no node 'n3' .*n1, n2"):
+        kill_node(testbed.folder, "n3")
+    with pytest.raises(SlurmError, match=r"'n1' .*is running"):
+        restore_node(testbed.folder, "n1")
+    with pytest.raises(SlurmError, match="is running"):
+        start_controller(testbed.folder)
+    with pytest.raises(SlurmError, match="too long a path"):
+        up(tmp_path / ("x" * 60))
+    with pytest.raises(SlurmError, match="'normal' is given twice"):
+        up(tmp_path / "d", partitions=[Partition("normal")])
+    with pytest.raises(SlurmError, match="'n1' cannot have 0 CPUs"):
+        up(tmp_path / "d", cpus_per_node=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SlurmError, match=f"cannot write to {tmp_path}/file"):
+        up(tmp_path / "file")
+    monkeypatch.setattr(daemons, "PATH", "/nonexistent")
+    with pytest.raises(SlurmError, match="apt-get install slurmctld slurmd slurm-client munge"):
+        up(tmp_path / "d")
+
+
+def test_a_daemon_that_cannot_start_is_named_and_nothing_stays(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("e")
+    with pytest.raises(SlurmError, match=r"slurmctld.*NoSuchSetting"):
+        up(folder, settings={"NoSuchSetting": "1"})
+    assert not processes(str(folder))
+
+
+def test_packages_to_install_are_those_looked_for() -> None:
+    lines = [line for line in daemons.PACKAGES.read_text().splitlines() if not line.startswith("#")]
+    assert lines == list(daemons.PROGRAMS)
+
+
+def test_normal_user_can_do_it_too() -> None:
+    if os.getuid() != 0:
+        pytest.skip("these tests already run as a normal user")
+    nobody = pwd.getpwnam("nobody")
+    folder = Path(tempfile.mkdtemp(prefix="nobody"))
+    try:
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        as_nobody = ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
+        python = [*as_nobody, sys.executable, "-B", "-c"]
+        env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(folder)}
+        able = subprocess.run([*python, "import slurm.testbed_daemons as d; d.unshare()"], env=env, cwd=folder)
+        if able.returncode:
+            pytest.skip("user nobody cannot run this Python, read this repository or make namespaces")
+        sleep = a_sleep(4)
+        code = f"""
+from pathlib import Path
+from slurm.testbed import client, down, kill_node, restore_node, up
+testbed = up(Path("t"))
+who = "echo $(id -un) $(hostname) $CUDA_VISIBLE_DEVICES"
+print(client(testbed, "srun", "-N2", "--gpus-per-node=1", "sh", "-c", who))
+client(testbed, "sbatch", "-N2", "--wrap", "{sleep}")
+kill_node(testbed.folder, "n2")
+restore_node(testbed.folder, "n2")
+down(testbed.folder)
+"""
+        result = subprocess.run([*python, code], env=env, cwd=folder, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+        assert sorted(result.stdout.split("\n")) == ["", "", "nobody n1 0", "nobody n2 0"]
+        assert not processes(str(folder))
+        assert not processes(sleep)
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing_packages()), reason=f"Debian packages are missing: {' '.join(missing_packages())}")
+def test_accounting_knows_how_jobs_ended(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("f")
+    testbed = up(folder, accounting=True)
+    try:
+        with pytest.raises(SlurmError, match="Invalid account"):
+            submit(testbed, "true", "-A", "nobody-pays")
+        good = submit(testbed, "true", "-A", "research", "--gpus=1")
+        bad = submit(testbed, "exit 3")
+        cancelled = submit(testbed, "sleep 100", "-w", "n1")
+        reaches(testbed, cancelled, "RUNNING")
+        client(testbed, "scancel", cancelled)
+        lost = submit(testbed, "sleep 100", "-w", "n2", "--no-requeue")
+        reaches(testbed, lost, "RUNNING")
+        kill_node(folder, "n2")
+        want = {good: "COMPLETED", bad: "FAILED", cancelled: "CANCELLED", lost: "NODE_FAIL"}
+
+        def states() -> dict[str, str]:
+            lines = client(testbed, "sacct", "-X", "-n", "-P", "-o", "jobid,state").splitlines()
+            # "CANCELLED by 0": only the first word is the state.
+            return {job_id: state.split()[0] for job_id, state in (line.split("|") for line in lines)}
+
+        assert eventually(lambda: states() == want, seconds=30), (states(), want)
+        tres = client(testbed, "sacct", "-X", "-n", "-P", "-j", good, "-o", "alloctres")
+        assert "gres/gpu=1" in tres
+        # History survives the cluster.
+        down(folder)
+        testbed = up(folder, accounting=True)
+        assert states() == want
+    finally:
+        if status(folder).running:
+            down(folder)
+    assert not processes(str(folder))
