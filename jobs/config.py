@@ -23,7 +23,7 @@ def load(kind: type[C], path: str | Path | None = None, overrides: list[str] | N
     """
     values: dict[str, Any] = {}
     if path is not None:
-        values = _read_yaml(Path(path))
+        values = read_yaml(Path(path))
         _check_keys(kind, values, str(path))
     for word in overrides or []:
         key, sign, text = word.partition("=")
@@ -44,7 +44,7 @@ def from_dict(kind: type[C], values: dict[str, Any], where: str) -> C:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        hint = _nearest(str(first["input"]), _choices(kind, key))
+        hint = nearest(str(first["input"]), _choices(kind, key))
         message = first["msg"].removeprefix("Value error, ")
         raise DataError(f"{where}: {key}={first['input']!r}: {message}{hint}") from None
 
@@ -116,10 +116,11 @@ def flatten(values: dict[str, Any], kind: type, prefix: str = "") -> dict[str, A
     return flat
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's top-level mapping. Raises DataError when it is missing (naming the nearest) or not readable."""
     if not path.is_file():
         near = sorted(str(p) for p in Path("configs").rglob("*.yaml")) if Path("configs").is_dir() else []
-        raise DataError(f"{path}: no such config file{_nearest(str(path), near)}")
+        raise DataError(f"{path}: no such config file{nearest(str(path), near)}")
     try:
         values = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -152,7 +153,7 @@ def _field_type(kind: type, key: str, where: str) -> Any:
             return Any
         if part not in hints:
             valid = [name for name, _ in walk(kind)]
-            raise DataError(f"{where}: unknown key '{key}'{_nearest(key, valid)}")
+            raise DataError(f"{where}: unknown key '{key}'{nearest(key, valid)}")
         current = hints[part]
     return current
 
@@ -175,7 +176,8 @@ def _choices(kind: type, key: str) -> list[str]:
     return [str(arg) for arg in typing.get_args(hint)] if typing.get_origin(hint) is typing.Literal else []
 
 
-def _nearest(word: str, valid: list[str]) -> str:
+def nearest(word: str, valid: list[str]) -> str:
+    """'; did you mean ...?' for the valid word closest to a wrong one, or nothing."""
     last = word.rsplit(".", 1)[-1]
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5) or [
         name for name in valid if difflib.SequenceMatcher(None, last, name.rsplit(".", 1)[-1]).ratio() > 0.75
