@@ -169,6 +169,7 @@ class _Task:
         from fgvc.pictures import training_course
 
         config, figures, pictures = self.config, {}, {}
+        evaluation_rate = 0.0
         wanted = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
         model = learner.evaluator()
         if rank() == 0:
@@ -182,7 +183,9 @@ class _Task:
         for split, members in wanted.items():
             if not members:
                 continue
+            began = time.perf_counter()
             predictions = self._predict(model, members, split)
+            evaluation_rate = len(members) / (time.perf_counter() - began)
             figures[split] = summary(predictions, self.manifest.classes)
             if rank() == 0:
                 predictions.save(self.folder.path / f"predictions_{split}.npz")
@@ -194,7 +197,8 @@ class _Task:
             tracker.pictures(learner.step, {name: path for name, path in pictures.items() if path.is_file()})
             tracker.summary({f"{split}/top1": one["top1"] for split, one in figures.items()})
         parameters = sum(one.numel() for one in self.network.parameters())
-        return figures | {"steps": learner.step, "train_count": len(self.splits.train), "parameters": parameters}
+        figures |= {"steps": learner.step, "train_count": len(self.splits.train), "parameters": parameters}
+        return figures | {"evaluation_images_per_second": round(evaluation_rate, 1)}
 
     def _predict(self, model: "torch.nn.Module", members: list[int], title: str) -> Any:
         from fgvc.classifier import evaluate_split
