@@ -168,7 +168,8 @@ class _Task:
         from fgvc.models import export
         from fgvc.pictures import training_course
 
-        config, figures, pictures = self.config, {}, {}
+        config, pictures = self.config, {}
+        figures: dict[str, Any] = {}
         evaluation_rate = 0.0
         wanted = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
         model = learner.evaluator()
