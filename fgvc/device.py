@@ -39,7 +39,8 @@ def seed_everything(seed: int, rank: int, deterministic: bool) -> None:
     torch.manual_seed(seed + rank)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)  # imports the compiler: 2 s that most runs need not wait
     torch.backends.cudnn.benchmark = not deterministic
 
 
