@@ -1,0 +1,157 @@
+"""fgvc compare: several configs x seeds x folds, with paired intervals. Touches no test split unless asked to.
+
+    fgvc compare configs/compare/origin_cub50.yaml                   rows from a comparison file
+    fgvc compare a.yaml b.yaml seeds=3 folds=5 use_folds=2           rows are these classify configs
+    fgvc compare a.yaml b.yaml train.epochs=5 name=short             key=value for every run
+    fgvc compare CONFIG... --dry-run                                 only list the runs
+    fgvc compare CONFIG... --on debug                                20 steps on 64 images each
+
+Every row sees the same seeds and the same folds of the training split. Each (row, seed, fold) is one fgvc classify run
+in a process of its own, in <runs_dir>/compare/<name>/classify/; what is done is skipped, so the same command goes on
+after a kill, and more seeds or rows can be added. A run that fails is named, the rest goes on, the exit code is 1.
+To read in <runs_dir>/compare/<name>/: table.md, comparison.png, result.json, and what each run printed in logs/.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from jobs.compare_rows import Config, Run, check, fold_count, list_runs, read
+from jobs.config import describe, to_dict
+from jobs.sequence import run_all
+from shards.errors import DataError
+
+
+def main(words: list[str]) -> int:
+    """`fgvc compare WORDS`; the exit code: 0 done, 1 runs failed, 3 stopped. Raises DataError for a user's mistake."""
+    arguments = _parse(words)
+    if arguments.help:
+        print(f"{(__doc__ or '').strip()}\n\nsettings (key: type = default):\n{describe(Config)}")
+        return 0
+    config = read(arguments.words, debug=arguments.on == "debug")
+    runs = list_runs(config)
+    check(config, runs)
+    if arguments.print_config:
+        print(json.dumps(to_dict(config), indent=2))
+        return 0
+    if arguments.dry_run:
+        for one in runs:
+            state = "done " if one.command.done else "begun" if one.command.begun else "new  "
+            print(f"{state} fgvc {shlex.join(one.command.words)}")
+        return 0
+    from fgvc.interrupt import Interrupted
+
+    try:
+        failed = run(config, runs)
+    except Interrupted as stop:
+        print(f"fgvc compare: {stop}", file=sys.stderr)
+        return 3
+    for name, reason in failed.items():
+        print(f"fgvc compare: run {name} failed: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run(config: Config, runs: list[Run]) -> dict[str, str]:
+    """Make the runs that are not done, then the table; returns name -> reason of those that failed.
+
+    Raises Interrupted after a signal, DataError when the comparison's folder is in use.
+    """
+    from filelock import FileLock, Timeout
+
+    from fgvc.run_folder import RESULT
+
+    folder = Path(config.runs_dir) / "compare" / config.name
+    began = time.monotonic()
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise DataError(
+            f"{folder}: in use by another comparison; wait for it, end it, or choose another name="
+        ) from None
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
+    with lock:
+        if not all(one.command.done for one in runs):
+            # It would tell others that the comparison is done, when it has only grown since.
+            (folder / RESULT).unlink(missing_ok=True)
+        failed = run_all([one.command for one in runs], f"compare {config.name}")
+        print(write_results(config, runs, folder, failed, time.monotonic() - began))
+    lock.release()
+    return failed
+
+
+def write_results(config: Config, runs: list[Run], folder: Path, failed: dict[str, str], seconds: float) -> str:
+    """Write table.md and comparison.png from the runs' folders, and result.json unless runs failed; returns the text
+    for the terminal."""
+    from fgvc.comparison import Measured, as_record, figures, read_run, table
+    from fgvc.comparison_plot import accuracy_against_cost
+    from fgvc.files import write_bytes
+    from fgvc.run_folder import RunFolder, finish
+
+    measured: dict[str, list[Measured]] = {row.label: [] for row in config.rows}
+    for one in runs:
+        found = read_run(one.command.folder, one.seed, one.fold)
+        if found is not None:
+            measured[one.label].append(found)
+    split = "val" if config.folds else "test"
+    rows = figures(measured, split, config.seeds, fold_count(config) if config.folds else 0)
+    touched = {row.label: row.test_runs for row in rows if row.test_runs}
+    headline = _headline(config, max(row.images for row in rows))
+    text = "\n\n".join([headline, table(rows), _notes(touched, failed)])
+    write_bytes(folder / "table.md", f"# {config.name}\n\n{text}\n".encode())
+    accuracy_against_cost(folder / "comparison.png", rows, headline)
+    look = f"{text}\n\nlook at {folder}: table.md, comparison.png, result.json, logs/"
+    if failed:
+        return look.replace("result.json, ", "")
+    record = {
+        "rows": [as_record(row) for row in rows], "split": split, "touched_test": touched,
+        "config": to_dict(config), "runs": {one.command.name: str(one.command.folder) for one in runs},
+    }  # fmt: skip
+    inputs = {run.result["inputs"]["shards"] for group in measured.values() for run in group}
+    finish(RunFolder(folder, None), record, {"shards": sorted(inputs)}, seconds)
+    return look
+
+
+def _headline(config: Config, images: int) -> str:
+    seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
+    if not config.folds:
+        return f"Top-1 on the test split ({images} images), {seeds}."
+    used = fold_count(config)
+    folds = f"all {used} folds" if used == config.folds else f"{used} of {config.folds} folds"
+    return f"Top-1 on held-out training images ({images}, {folds}), {seeds}."
+
+
+def _notes(touched: dict[str, int], failed: dict[str, str]) -> str:
+    lines = [
+        "Differences are to the first row, with a paired bootstrap interval over images; time is a run's wall time."
+    ]
+    if touched:
+        names = ", ".join(touched)
+        count = sum(touched.values())
+        lines.append(f"**{len(touched)} rows touched the test split, {count} measurements in all: {names}.**")
+    else:
+        lines.append("No row touched the test split.")
+    lines += [f"Failed: {name}: {reason}" for name, reason in failed.items()]
+    return "\n\n".join(lines)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = _Parser("fgvc compare", add_help=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--on", default="", choices=["", "debug"])
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--print-config", action="store_true")
+    return parser.parse_intermixed_args(words)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of argparse's usage block, as for every other mistake."""
+        raise DataError(f"{message}; see {self.prog} --help")
