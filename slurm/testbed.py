@@ -74,11 +74,12 @@ def up(
 ) -> Testbed:
     """Bring up a cluster whose whole state is under `folder`, and return once all its nodes serve.
 
-    Nodes n1..nN make up the partitions `normal` (the default; never preempted), `preemptible` (requeued after 10 s
-    when `high` needs its nodes) and `high`. `partitions` come on top, on the same or on own nodes; `settings` are
-    further lines of slurm.conf, such as `{"MaxArraySize": "100"}`. With `accounting` there are sacct (some 5 s behind),
-    sacctmgr, an account `research` and QOS. In a folder that had a cluster before, its jobs are gone but job ids and
-    accounting history go on.
+    Nodes n1..nN make up the partitions `normal` (the default; never preempted), `preemptible` and `high`. When `high`
+    needs the nodes of a `preemptible` job, its steps get SIGTERM at once, and what still runs 10 s later is killed and
+    requeued; a job whose script ends meanwhile has ended. `partitions` come on top, on the same or on own nodes;
+    `settings` are further lines of slurm.conf, such as `{"MaxArraySize": "100"}`. With `accounting` there are sacct
+    (some 5 s behind), sacctmgr, an account `research` and QOS. In a folder that had a cluster before, its jobs are gone
+    but job ids and accounting history go on.
 
     Raises SlurmError when packages are missing, the folder holds a running cluster or the machine does not allow it.
     """

@@ -119,6 +119,8 @@ def plan(
     for name in names:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
             raise SlurmError(f"{name!r} cannot be a partition's name: a letter, then letters, digits, '_' and '-'")
+        if name.upper() == "DEFAULT":  # for Slurm that line would not be a partition, but what later ones inherit
+            raise SlurmError(f"{name!r} cannot be a partition's name: Slurm reserves it")
         if names.count(name) > 1:
             raise SlurmError(
                 f"partition {name!r} is given twice; every cluster has {', '.join(names[: len(STANDARD)])}"

@@ -36,6 +36,11 @@ def eventually(done: Callable[[], bool], seconds: float = 10) -> bool:
     return ok
 
 
+def says(out: Path, lines: list[str]) -> bool:
+    """Whether a job's output holds these lines in this order; slurmstepd and srun write theirs between them."""
+    return [line for line in out.read_text().splitlines() if line in lines] == lines
+
+
 def a_sleep(number: int) -> str:
     """A command that lasts, and that no other run of these tests on this machine has."""
     return f"sleep 300.{os.getpid()}{number}"

@@ -64,6 +64,7 @@ def test_partitions_are_written_as_one_word() -> None:
         (["--partition", "h100:preemptible=maybe"], "preemptible=maybe: yes or no is wanted"),
         (["--partition", "h100:gpus"], "'gpus' is not of the form KEY=VALUE"),
         (["--partition", "h 1"], "'h 1' cannot be a partition's name"),
+        (["--partition", "Default"], "'Default' cannot be a partition's name: Slurm reserves it"),
         (["--set", "MaxArraySize"], "'MaxArraySize' is not of the form KEY=VALUE"),
         (["--nodes", "many"], "--nodes: invalid int value: 'many'; see fgvc cluster up --help"),
         (["--nodes", "0"], "at least 1 shared node, not 0"),

@@ -8,10 +8,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from slurm_helpers import a_sleep, eventually, job, processes, reaches, submit
+from slurm_helpers import a_sleep, eventually, job, processes, reaches, says, submit
 
 from slurm import testbed_daemons as daemons
 from slurm.errors import SlurmError
@@ -89,8 +90,8 @@ def test_jobs_hear_sigint(testbed: Testbed) -> None:
 
 
 def test_high_priority_preempts_and_jobs_are_requeued(testbed: Testbed) -> None:
-    # Without grace Slurm requeues. With it, the job first gets the signal it asked for, and has to ask for its requeue
-    # by itself if it does not want to be killed at the end of the grace: one that just exits meanwhile is done.
+    # Without grace Slurm requeues at once. With it, the job first gets the signal it asked for, and may ask for its
+    # requeue by itself rather than be killed at the end of the grace; one that just exits meanwhile is done.
     plain = "echo start $SLURM_RESTART_COUNT; srun sleep 100"
     asking = "trap 'echo USR2; scontrol requeue $SLURM_JOB_ID' USR2; echo start $SLURM_RESTART_COUNT; sleep 100 & wait"
     signal_me = "--signal=B:USR2@60"  # without B only job steps get it, not the script
@@ -108,10 +109,37 @@ def test_high_priority_preempts_and_jobs_are_requeued(testbed: Testbed) -> None:
     for victim, said in victims.items():
         reaches(testbed, victim, "RUNNING", restarts=1)
         out = testbed.folder / f"{job(testbed, victim)['JobName']}.out"
-        # slurmstepd and srun write their own lines between those of the script.
-        assert eventually(lambda out=out, said=said: [x for x in out.read_text().splitlines() if x in said] == said)
+        assert eventually(partial(says, out, said))
     reaches(testbed, bystander, "COMPLETED")
     client(testbed, "scancel", *victims)
+
+
+@pytest.mark.slow
+def test_grace_is_a_sigterm_to_the_steps_then_a_requeue_of_what_still_runs(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    brief = Partition("brief", preemptible=True, grace_s=2)
+    testbed = up(tmp_path_factory.mktemp("g"), partitions=[brief])
+    try:
+        whole = ["-p", "brief", "-N1", "--exclusive"]
+        heard = "srun sh -c 'trap \"echo TERM\" TERM; echo start; while :; do sleep 0.2; done'"
+        heeds = submit(testbed, heard, *whole, "-J", "heeds")
+        dies = submit(testbed, "srun sleep 100", *whole, "-J", "dies")
+        reaches(testbed, dies, "RUNNING")
+        out = testbed.folder / "heeds.out"
+        assert eventually(lambda: out.exists() and says(out, ["start"]))
+        high = submit(testbed, "sleep 1", "-p", "high", "-N2", "--exclusive", "-J", "high")
+        reaches(testbed, dies, "FAILED")
+        reaches(testbed, high, "COMPLETED")
+        reaches(testbed, heeds, "RUNNING", restarts=1)
+
+        def heard_and_restarted() -> bool:
+            said = [line for line in out.read_text().splitlines() if line in ("start", "TERM")]
+            return said[:2] == ["start", "TERM"] and said.count("start") == 2
+
+        assert eventually(heard_and_restarted), out.read_text()
+    finally:
+        down(testbed.folder)
 
 
 def test_a_killed_node_requeues_its_job_and_comes_back(testbed: Testbed) -> None:
@@ -268,39 +296,3 @@ down(testbed.folder)
         assert not processes(sleep)
     finally:
         shutil.rmtree(folder)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(bool(missing_packages()), reason=f"Debian packages are missing: {' '.join(missing_packages())}")
-def test_accounting_knows_how_jobs_ended(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("f")
-    testbed = up(folder, accounting=True)
-    try:
-        with pytest.raises(SlurmError, match="Invalid account"):
-            submit(testbed, "true", "-A", "nobody-pays")
-        good = submit(testbed, "true", "-A", "research", "--gpus=1")
-        bad = submit(testbed, "exit 3")
-        cancelled = submit(testbed, "sleep 100", "-w", "n1")
-        reaches(testbed, cancelled, "RUNNING")
-        client(testbed, "scancel", cancelled)
-        lost = submit(testbed, "sleep 100", "-w", "n2", "--no-requeue")
-        reaches(testbed, lost, "RUNNING")
-        kill_node(folder, "n2")
-        want = {good: "COMPLETED", bad: "FAILED", cancelled: "CANCELLED", lost: "NODE_FAIL"}
-
-        def states() -> dict[str, str]:
-            lines = client(testbed, "sacct", "-X", "-n", "-P", "-o", "jobid,state").splitlines()
-            # "CANCELLED by 0": only the first word is the state.
-            return {job_id: state.split()[0] for job_id, state in (line.split("|") for line in lines)}
-
-        assert eventually(lambda: states() == want, seconds=30), (states(), want)
-        tres = client(testbed, "sacct", "-X", "-n", "-P", "-j", good, "-o", "alloctres")
-        assert "gres/gpu=1" in tres
-        # History survives the cluster.
-        down(folder)
-        testbed = up(folder, accounting=True)
-        assert states() == want
-    finally:
-        if status(folder).running:
-            down(folder)
-    assert not processes(str(folder))
