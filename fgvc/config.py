@@ -45,7 +45,7 @@ class TrainConfig:
 
     method: Literal["finetune", "probe"] = option("finetune", "all weights | only a linear head on cached features")
     head_start: Literal["random", "probe"] = option("random", "finetune: begin with a random head | a probe's head")
-    probe_penalty: Annotated[float, Ge(0)] = option(1e-2, "probe: L2 penalty on standardised features")
+    probe_penalty: Annotated[float, Ge(0)] = option(0.2, "probe: L2 penalty, on features scaled to a mean square of 1")
     epochs: Annotated[int, Gt(0)] = option(10, "passes over the training images")
     max_steps: Annotated[int, Ge(0)] = option(0, "stop after this many steps (0: after the last epoch)")
     batch: Annotated[int, Gt(0)] = option(32, "global batch: images a step over all ranks")

@@ -46,11 +46,13 @@ def fit_probe(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(classes, D) weight and (classes,) bias that minimise cross-entropy + penalty / 2 * |weight|^2.
 
-    Features are standardised for the fit (the penalty then means the same for every backbone) and the scaling is
-    folded back into the weights. Full-batch L-BFGS in float64: the result does not depend on ranks or order.
+    Features are centred and divided by one number, their root mean square (the penalty then means the same for every
+    backbone, while strong features keep their weight), and that is folded back into the result. Full-batch L-BFGS in
+    float64: the result does not depend on ranks or order.
     """
-    mean, std = features.double().mean(0), features.double().std(0).clamp_min(1e-6)
-    inputs = (features.double() - mean) / std
+    centred = features.double() - features.double().mean(0)
+    scale = centred.square().mean().sqrt().clamp_min(1e-12)
+    inputs = centred / scale
     weight = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
@@ -63,8 +65,8 @@ def fit_probe(
 
     optimizer.step(loss)
     with torch.no_grad():
-        scaled = weight / std
-        return scaled.float(), (bias - scaled @ mean).float()
+        scaled = weight / scale
+        return scaled.float(), (bias - scaled @ features.double().mean(0)).float()
 
 
 def set_head(network: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,15 +104,15 @@ class Learner:
         """The learning rate of the step about to be made."""
         return self.optim.lr * lr_factor(self.optim, self.step, schedule.per_epoch, self.train.epochs)
 
+    @property
     def best(self) -> nn.Module:
-        """The weights to evaluate and export: the average if one is kept. Ranks share BatchNorm's statistics first."""
-        chosen = self.ema.module if self.ema is not None else self.network
-        sync_buffers(chosen)
-        return chosen
+        """The network to evaluate and export: the average if one is kept."""
+        return self.ema.module if self.ema is not None else self.network
 
     def evaluator(self) -> nn.Module:
-        """`best()` as a model of uint8 images."""
-        return Normalised(self.best(), self.mean, self.std).to(self.accelerator.device)
+        """`best` as a model of uint8 images. All ranks call it: they take over rank 0's BatchNorm statistics."""
+        sync_buffers(self.best)
+        return Normalised(self.best, self.mean, self.std).to(self.accelerator.device)
 
     def save(self, folder: Path) -> None:
         sync_buffers(self.network)
@@ -158,7 +158,7 @@ def fit(
     limits = _Limits(learner, config)
     saved = time.monotonic()
     # Saving by the clock is rank 0's decision; a signal counts from any rank. Both travel with the loss.
-    with Interruption() as interruption, _profiler(config, folder) as profiler:
+    with Interruption() as interruption, _profiler(config, folder) as profiler, closing(progress):
         while learner.step < schedule.steps:
             began = time.perf_counter()
             micro_batches = [next(batches) for _ in range(config.accumulation)]
@@ -187,12 +187,10 @@ def fit(
                 learner.save(folder / "checkpoints")
                 saved = time.monotonic()
             if stop:
-                progress.close()
                 name = interruption.signal_name or "a signal on another rank"
                 raise Interrupted(f"{folder}: stopped by {name} at step {learner.step}; the same command goes on")
             if profiler is not None:
                 profiler.step()
-    progress.close()
 
 
 class _Limits:

@@ -180,7 +180,7 @@ class _Task:
                 "caffe_stride": config.model.caffe_stride,
             }
             facts = about(self.manifest, record, config.image, config.data, self.mean, self.std, self.eval_size)
-            export(self.folder.weights, learner.best().state_dict(), facts)
+            export(self.folder.weights, learner.best.state_dict(), facts)
         for split, members in wanted.items():
             if not members:
                 continue

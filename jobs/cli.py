@@ -125,7 +125,9 @@ def _launch(processes: int, words: list[str]) -> int:
     ]  # fmt: skip
     # torchrun would set one thread a rank without saying so; an even share of the cores is what people expect.
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    environment = {"OMP_NUM_THREADS": str(threads), } | os.environ
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+    } | os.environ
     code = subprocess.run(command, env=environment).returncode
     return code
 

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,11 +73,19 @@ def torture(start: Start, words: list[str], run: Path, kills: int, seed: int, **
     finish(start(*words, **options))
 
 
-def test_three_sigkills_change_no_bit(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    finish(fgvc(*small_run(guide, runs, "calm", *EVERY_STEP)))
-    torture(fgvc, small_run(guide, runs, "killed", *EVERY_STEP), runs / "classify/killed", kills=3, seed=1)
-    same_end(runs / "classify/calm", runs / "classify/killed")
+@pytest.fixture(scope="module")
+def calm(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the same training, left alone."""
+    runs = tmp_path_factory.mktemp("calm")
+    words = [sys.executable, "-m", "jobs.cli", *small_run(guide, runs, "calm", *EVERY_STEP)]
+    subprocess.run(words, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    return runs / "classify/calm"
+
+
+def test_three_sigkills_change_no_bit(guide: Manifest, fgvc: Start, tmp_path: Path, calm: Path) -> None:
+    words = small_run(guide, tmp_path / "runs", "killed", *EVERY_STEP)
+    torture(fgvc, words, tmp_path / "runs/classify/killed", kills=3, seed=1)
+    same_end(calm, tmp_path / "runs/classify/killed")
 
 
 @pytest.mark.slow
@@ -105,11 +114,9 @@ def test_sigterm_saves_and_the_same_command_goes_on(guide: Manifest, fgvc: Start
     assert again == output
 
 
-def test_damaged_checkpoint_is_passed_over(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    run = runs / "classify/killed"
-    finish(fgvc(*small_run(guide, runs, "calm", *EVERY_STEP)))
-    words = small_run(guide, runs, "killed", *EVERY_STEP)
+def test_damaged_checkpoint_is_passed_over(guide: Manifest, fgvc: Start, tmp_path: Path, calm: Path) -> None:
+    run = tmp_path / "runs/classify/killed"
+    words = small_run(guide, tmp_path / "runs", "killed", *EVERY_STEP)
     kill_when(fgvc(*words), lambda: steps_done(run) >= 12)
     newest = max((run / "checkpoints").glob("step-*"))
     damaged = bytearray((newest / "shared.pt").read_bytes())
@@ -117,10 +124,10 @@ def test_damaged_checkpoint_is_passed_over(guide: Manifest, fgvc: Start, tmp_pat
     (newest / "shared.pt").write_bytes(damaged)
     _, errors = finish(fgvc(*words))
     assert f"{newest.name} is damaged (shared.pt differs from its checksum)" in errors
-    same_end(runs / "classify/calm", run)
+    same_end(calm, run)
 
 
-def test_full_disk_ends_in_one_line_and_goes_on_later(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+def test_full_disk_ends_in_one_line(guide: Manifest, fgvc: Start, tmp_path: Path, calm: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(small)], capture_output=True)
@@ -136,21 +143,21 @@ def test_full_disk_ends_in_one_line_and_goes_on_later(guide: Manifest, fgvc: Sta
         assert 0 < before < 30
         subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
         finish(fgvc(*words))
-        finish(fgvc(*small_run(guide, tmp_path / "runs", "calm", *EVERY_STEP)))
-        same_end(tmp_path / "runs/classify/calm", small / "runs/classify/full")
+        same_end(calm, small / "runs/classify/full")
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
 def test_one_run_a_folder(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
-    words = small_run(guide, tmp_path / "runs", "one")
+    words = small_run(guide, tmp_path / "runs", "one", "train.epochs=1000")
     run = tmp_path / "runs/classify/one"
     first = fgvc(*words)
     while steps_done(run) < 3:
         time.sleep(0.01)
     _, errors = finish(fgvc(*words), 2)
     assert "in use by another run" in errors
-    finish(first)
+    first.terminate()
+    finish(first, 3)
     _, errors = finish(fgvc(*words, "optim.lr=0.06"), 2)
     assert "holds a run of another config: optim.lr (0.05 -> 0.06); choose another name=" in errors
     shutil.rmtree(run)
