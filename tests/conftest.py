@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests run beside one another: a thread each, or they spend their time waiting for each other's.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from jobs.shards import build_from
 from shards.manifest import Manifest, read_manifest
 
