@@ -1,0 +1,50 @@
+# make demo     install, then data -> shards -> training -> test result on the birds this suite draws itself
+# make test     install, then the tests (not those marked slow)
+# make check    ruff, mypy, import-linter
+# make install  .venv with the versions of requirements.lock, and `fgvc` in it; done once, again when the lock changes
+
+BIN := .venv/bin
+SYSTEM_PACKAGES := $(shell sed '/^\#/d' slurm/packages.txt)
+SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+export DEBIAN_FRONTEND := noninteractive
+
+.PHONY: install demo test check
+install: .venv/system .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@# sahi and mmcv-lite ask for opencv-python, whose cv2 needs libGL; the headless one, put on top, does not.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall \
+	    $$(grep '^opencv-python-headless==' requirements.lock)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/bin/python:
+	@for python in python3 python3.13 python3.12 python3.11; do \
+	    if $$python -c '$(SUITABLE)' 2>/dev/null; then exec $$python -m venv .venv; fi; \
+	done; echo 'no python3 from 3.11 to 3.13 with venv here; on Debian: apt-get install python3-venv'; exit 1
+
+# The tests bring up a real Slurm. Without it they are skipped, and so is nothing else.
+.venv/system: slurm/packages.txt | .venv/bin/python
+	@if dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    { apt-get update -qq && apt-get install -qq -y --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; } || \
+	    echo 'note: the packages of slurm/packages.txt could not be installed; tests of Slurm are skipped'; \
+	else \
+	    echo 'note: tests of Slurm need, from an administrator: apt-get install $(SYSTEM_PACKAGES)'; \
+	fi
+	@touch $@
+
+demo: install
+	$(BIN)/fgvc classify configs/classify/field_guide.yaml
+	@echo 'Look at runs/classify/field_guide: training.png (loss, accuracy), confused_pairs.png, result.json.'
+	@echo 'The birds and their boxes: $(BIN)/fgvc shards show data/field_guide'
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
