@@ -34,7 +34,7 @@ class Tracker:
         self._path = folder / "metrics.jsonl"
         cut_back(self._path, step)
         self._file = self._path.open("a")
-        mode = _mode(config)
+        mode = wandb_mode(config)
         if mode != "disabled":
             self._run = _start_wandb(config, mode, folder, job, name, settings)
 
@@ -91,7 +91,7 @@ def cut_back(path: Path, step: int) -> None:
     write_bytes(path, b"".join(kept))
 
 
-def _mode(config: TrackConfig) -> str:
+def wandb_mode(config: TrackConfig) -> str:
     """W&B's mode: what the config says; auto follows WANDB_MODE, then whether there is a key."""
     if config.wandb != "auto":
         return config.wandb
