@@ -60,13 +60,11 @@ class Learner:
         self.optim, self.train, self.accelerator, self.classes, self.seed = optim, train, accelerator, classes, seed
         self.step = 0
         network.to(accelerator.device)
-        if train.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.train()
         freeze_batch_norm(network, train.freeze_bn)
         self.network = network
         self.ema = ModelEmaV3(network, decay=train.ema, use_warmup=True, warmup_power=0.75) if train.ema else None
-        whole: nn.Module = Normalised(network, mean, std).to(accelerator.device)
+        whole: nn.Module = Normalised(network, mean, std, train.channels_last).to(accelerator.device)
         self.mean, self.std = mean, std
         if train.compile:
             whole = torch.compile(whole)  # type: ignore[assignment]
@@ -82,8 +80,6 @@ class Learner:
             batch.labels = batch.labels.to(device, non_blocking=True)
             targets = soft_targets(batch.labels, self.classes, config.label_smoothing)
             images, targets = mix(batch, targets, config, self.seed)
-            if config.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
             last = turn == len(micro_batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 logits = self.model(images).float()
@@ -112,7 +108,7 @@ class Learner:
     def evaluator(self) -> nn.Module:
         """`best` as a model of uint8 images. All ranks call it: they take over rank 0's BatchNorm statistics."""
         sync_buffers(self.best)
-        return Normalised(self.best, self.mean, self.std).to(self.accelerator.device)
+        return Normalised(self.best, self.mean, self.std, self.train.channels_last).to(self.accelerator.device)
 
     def save(self, folder: Path) -> None:
         sync_buffers(self.network)

@@ -151,7 +151,7 @@ class _Task:
         from fgvc.probe import features_of, fit_probe, set_head
 
         config, device = self.config, self.accelerator.device
-        model = Normalised(self.network, self.mean, self.std).to(device)
+        model = Normalised(self.network, self.mean, self.std, config.train.channels_last).to(device)
         loader = split_loader(
             self.manifest, self.splits.train, config.data, config.image, self.eval_size, 64, self.workers
         )
