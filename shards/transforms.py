@@ -41,12 +41,14 @@ def eval_transform(config: ImageConfig, size: int) -> Transform:
 
 def seeded(transform: Transform, image: torch.Tensor, seed: int) -> torch.Tensor:
     """`transform(image)` with torch's generator seeded, and given back as it was (training draws from it too)."""
-    before = torch.get_rng_state()
-    torch.manual_seed(seed)
+    # Not torch.manual_seed: it would seed absent GPUs too, and formats a stack trace for them: as slow as decoding.
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(seed)
     try:
         return transform(image)
     finally:
-        torch.set_rng_state(before)
+        generator.set_state(before)
 
 
 def _fitted(fit: str, size: int, mode: InterpolationMode, crop_share: float) -> Transform:
