@@ -26,6 +26,10 @@ class Progress:
         """Count time spent waiting for data."""
         self._waited += seconds
 
+    def paused(self, seconds: float) -> None:
+        """Leave time spent on something else (evaluation, a checkpoint) out of the next step's images/s."""
+        self._last += seconds
+
     def step(self, values: dict[str, str]) -> dict[str, float]:
         """One step done; returns this run's figures: images/s and data_wait (share of the wall time)."""
         now = time.perf_counter()

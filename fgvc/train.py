@@ -173,7 +173,7 @@ def fit(
                 raise DataError(f"the loss is {sums[0]} at step {learner.step}; lower optim.lr or set optim.clip=1")
             figures = progress.step({"loss": f"{values['loss']:.3f}", "top1": f"{values['top1']:.2f}"})
             values |= figures | limits.figures(figures["images_per_second"])
-            epoch_ends = learner.step % schedule.per_epoch == 0
+            epoch_ends, paused = learner.step % schedule.per_epoch == 0, time.perf_counter()
             if epoch_ends and evaluate is not None:
                 values |= evaluate()
             tracker.log(learner.step, values)
@@ -182,6 +182,7 @@ def fit(
                 tracker.sync()
                 learner.save(folder / "checkpoints")
                 saved = time.monotonic()
+            progress.paused(time.perf_counter() - paused)
             if stop:
                 name = interruption.signal_name or "a signal on another rank"
                 raise Interrupted(f"{folder}: stopped by {name} at step {learner.step}; the same command goes on")
