@@ -103,7 +103,7 @@ def write_results(config: Config, runs: list[Run], folder: Path, failed: dict[st
     rows = figures(measured, split, config.seeds, fold_count(config) if config.folds else 0)
     touched = {row.label: row.test_runs for row in rows if row.test_runs}
     headline = _headline(config, max(row.images for row in rows))
-    text = "\n\n".join([headline, table(rows), _notes(touched, failed)])
+    text = "\n\n".join([headline, table(rows), notes(touched, failed)])
     write_bytes(folder / "table.md", f"# {config.name}\n\n{text}\n".encode())
     accuracy_against_cost(folder / "comparison.png", rows, headline)
     look = f"{text}\n\nlook at {folder}: table.md, comparison.png, result.json, logs/"
@@ -127,14 +127,17 @@ def _headline(config: Config, images: int) -> str:
     return f"Top-1 on held-out training images ({images}, {folds}), {seeds}."
 
 
-def _notes(touched: dict[str, int], failed: dict[str, str]) -> str:
+def notes(touched: dict[str, int], failed: dict[str, str]) -> str:
+    """What stands under the table: how to read it, which rows touched the test split, which runs failed."""
     lines = [
         "Differences are to the first row, with a paired bootstrap interval over images; time is a run's wall time."
     ]
     if touched:
-        names = ", ".join(touched)
-        count = sum(touched.values())
-        lines.append(f"**{len(touched)} rows touched the test split, {count} measurements in all: {names}.**")
+        rows, count = len(touched), sum(touched.values())
+        lines.append(
+            f"**{rows} row{'s' * (rows > 1)} touched the test split, {count} measurement{'s' * (count > 1)} in all: "
+            f"{', '.join(touched)}.**"
+        )
     else:
         lines.append("No row touched the test split.")
     lines += [f"Failed: {name}: {reason}" for name, reason in failed.items()]

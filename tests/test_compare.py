@@ -5,6 +5,7 @@ import os
 import signal
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import stats
 
 from fgvc.comparison import Measured, figures, paired_difference, table
 from fgvc.metrics import Predictions, paired_interval
-from jobs.compare import main
+from jobs.compare import main, notes
 from jobs.compare_rows import check, list_runs, read
 from shards.errors import DataError
 
@@ -82,6 +83,18 @@ def test_rows_with_missing_runs_are_paired_on_what_both_have():
     assert "1 of 2" in table(figures({"first": first, "second": second, "third": []}, "val", 1, 2))
     with pytest.raises(DataError, match="different images"):
         paired_difference([measured(0, 0, [0], [0, 1])], [measured(0, 0, [0], [0, 2])], "val")
+
+
+def test_rows_that_touched_the_test_split_are_named_and_counted():
+    run = measured(0, 0, [0], [0, 1])
+    tested = replace(
+        run, predictions=run.predictions | {"test": measured(0, 0, [7, 8, 9], [6, 7, 8, 9]).predictions["val"]}
+    )
+    rows = figures({"kept": [run], "spent": [tested, replace(tested, fold=1)]}, "val", 1, 2)
+    assert [(row.test_runs, row.test_top1) for row in rows] == [(0, None), (2, 0.75)]
+    assert "75.00" in table(rows)
+    assert "**1 row touched the test split, 2 measurements in all: spent.**" in notes({"spent": 2}, {})
+    assert "No row touched the test split." in notes({}, {})
 
 
 def write(path: Path, values: dict) -> str:
