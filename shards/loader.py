@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from shards.data import DataConfig
 from shards.decode import crop, crop_region, decode
 from shards.manifest import Manifest
-from shards.order import TRANSFORM, global_batches, random_stream, rank_batches
+from shards.order import global_batches, rank_batches, transform_seed
 from shards.reader import Reader
 from shards.transforms import Transform, seeded
 
@@ -40,14 +40,14 @@ class Samples(Dataset):
         if epoch < 0:
             image = self.transform(image)
         else:
-            seed = int(random_stream(self.seed, TRANSFORM, epoch, index).integers(2**63))
-            image = seeded(self.transform, image, seed)
+            image = seeded(self.transform, image, transform_seed(self.seed, epoch, index))
         return image, entry.label, index, epoch
 
 
 def collate(rows: list[tuple[torch.Tensor, int, int, int]]) -> Batch:
     images, labels, entries, epochs = zip(*rows, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(entries), torch.tensor(epochs))
+    # In a worker, default_collate stacks straight into memory shared with the main process: one copy less.
+    return Batch(default_collate(list(images)), torch.tensor(labels), torch.tensor(entries), torch.tensor(epochs))
 
 
 @dataclass(frozen=True)
