@@ -1,0 +1,144 @@
+"""Images a second: our loader against ImageFolder, a plain webdataset pipeline and the bare decode + augment loop.
+
+    .venv/bin/python benchmarks/loader.py                       cub50 of FGVC_REAL_DATA, else the field guide
+    .venv/bin/python benchmarks/loader.py --repeats 3 --images 500
+
+Every way makes batches of 32 uint8 images at 224 px by random resized crop and flip, with one torch thread a process.
+Alone: one process, images per second of its own CPU time, which other programs on the machine hardly change. Workers:
+as many as there are cores (at least 2), images per second of wall time. Runs are interleaved; medians are printed.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import webdataset as wds
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from jobs.shards import build_from
+from shards.data import DataConfig, ImageConfig
+from shards.decode import decode
+from shards.loader import train_loader
+from shards.manifest import Manifest
+from shards.reader import Reader
+from shards.transforms import train_transform
+
+BATCH, SIZE = 32, 224
+IMAGE = ImageConfig()
+PIL_TRANSFORM = v2.Compose(
+    [v2.RandomResizedCrop(SIZE, scale=IMAGE.scale, ratio=IMAGE.ratio), v2.RandomHorizontalFlip(), v2.PILToTensor()]
+)
+
+
+class Ways:
+    """The ways to read the same training images. Each gives a pass of `epochs` epochs as an iterable of batches."""
+
+    def __init__(self, manifest: Manifest, files: Path, limit: int) -> None:
+        self.manifest, self.files = manifest, files
+        self.members = [at for at, entry in enumerate(manifest.entries) if entry.split == "train"][:limit]
+        reader = Reader(manifest)
+        self.bytes = [reader.read(member) for member in self.members]
+        self.shards = sorted({manifest.entries[member].shard for member in self.members})
+        for member, data in zip(self.members, self.bytes, strict=True):
+            entry = manifest.entries[member]
+            folder = files / manifest.classes[entry.label]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{member}.jpg").write_bytes(data)
+        self.folder = ImageFolder(str(files), PIL_TRANSFORM)
+
+    def limit(self, epochs: int, workers: int) -> Iterator[list[torch.Tensor]]:
+        """Bytes in memory, decoded and augmented in one loop: nothing read, seeded, stacked or handed over."""
+        transform = train_transform(IMAGE, SIZE)
+        for data in self.bytes * epochs:
+            yield [transform(decode(data))]
+
+    def ours(self, epochs: int, workers: int) -> Iterator[torch.Tensor]:
+        loader = train_loader(
+            self.manifest, self.members, DataConfig(), train_transform(IMAGE, SIZE),
+            seed=0, batch=BATCH, epochs=epochs, workers=workers,
+        )  # fmt: skip
+        return (batch.images for batch in loader)
+
+    def imagefolder(self, epochs: int, workers: int) -> Iterator[torch.Tensor]:
+        order = [int(at) for _ in range(epochs) for at in torch.randperm(len(self.folder))]
+        loader: DataLoader = DataLoader(self.folder, BATCH, sampler=order, num_workers=workers, worker_init_fn=_single)
+        return (images for images, _ in loader)
+
+    def webdataset(self, epochs: int, workers: int) -> Iterator[torch.Tensor]:
+        """Whole shards: a tar stream cannot leave samples out, so it may read a few more images than the others."""
+        urls = [str(self.manifest.folder / self.manifest.shards[shard].name) for shard in self.shards]
+        stream = wds.WebDataset(urls * epochs, shardshuffle=1000, empty_check=False).shuffle(200).decode("pil")
+        samples = stream.to_tuple("jpg").map_tuple(PIL_TRANSFORM)
+        loader = wds.WebLoader(samples.batched(BATCH), batch_size=None, num_workers=workers, worker_init_fn=_single)
+        return (images for (images,) in loader)
+
+
+def _single(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def rate(batches: Callable[[], Iterable[Any]], clock: Callable[[], float]) -> float:
+    """Images a second of `clock` over one pass, its set-up included."""
+    began = clock()
+    images = sum(len(batch) for batch in batches())
+    return images / (clock() - began)
+
+
+def measure(ways: Ways, names: list[str], repeats: int, images: int, workers: int) -> dict[str, float]:
+    """Median images a second of every way, run in turns so that a busy minute is felt by all."""
+    epochs = max(1, round(images / len(ways.members)))
+    clock = time.perf_counter if workers else time.process_time
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(repeats):
+        for name in names:
+            way = getattr(ways, name)
+            rates[name].append(rate(lambda way=way: way(epochs, workers), clock))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    load = os.getloadavg()[0]
+    return f"{os.cpu_count()} cores ({model}), load {load:.1f} at the end, torch {torch.__version__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--images", type=int, default=1000, help="images a run alone; three times that with workers")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as folder:
+        real = os.environ.get("FGVC_REAL_DATA")
+        if real:
+            manifest = build_from("cub200", Path(real) / "cub50", Path(folder) / "shards", ["min_shards=8"])
+        else:
+            manifest = build_from("field_guide", "-", Path(folder) / "shards", ["min_shards=8"])
+        ways = Ways(manifest, Path(folder) / "files", options.images)
+        print(f"{len(ways.members)} images of {'cub50' if real else 'the field guide'}, {SIZE} px, batch {BATCH}")
+        for workers in (0, max(2, cores)):
+            names = ["ours", "imagefolder", "webdataset"]
+            wanted = options.images * (3 if workers else 1)
+            rates = measure(ways, names if workers else ["limit", *names], options.repeats, wanted, workers)
+            unit = f"{workers} workers, img/s" if workers else "alone, img/s of CPU time"
+            print(f"\n{unit:28}{'':>8}  ours is x times that")
+            for name, value in rates.items():
+                print(f"  {name:26}{value:8.0f}  {rates['ours'] / value:.2f}")
+    print(f"\nmedians of {options.repeats}; {machine()}")
+
+
+if __name__ == "__main__":
+    main()
