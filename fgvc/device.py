@@ -45,8 +45,11 @@ def seed_everything(seed: int, rank: int, deterministic: bool) -> None:
 
 
 def tune_cpu_memory() -> None:
-    """Keep glibc from giving every large tensor back to the kernel: the page faults that follow cost
-    a CPU training step from 5 % (benchmarks/step.py) to more with large activations (docs/log.md). Does nothing with another C library."""
+    """Keep glibc from giving every large tensor back to the kernel, for the page faults that follow.
+
+    They cost a CPU training step 5 % in benchmarks/step.py, and more with larger activations (docs/log.md). Does
+    nothing with another C library.
+    """
     m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
     try:
         mallopt = ctypes.CDLL(None).mallopt
