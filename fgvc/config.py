@@ -55,6 +55,7 @@ class TrainConfig:
     cutmix: Annotated[float, Ge(0)] = option(0.0, "alpha of cutmix's Beta (0: off); with mixup: one or the other")
     ema: Annotated[float, Ge(0), Lt(1)] = option(0.0, "decay of the weights' moving average (0: off)")
     freeze_bn: Literal["none", "statistics", "all"] = option("none", "keep BatchNorm's statistics | scale and bias too")
+    freeze_layers: Annotated[int, Ge(0)] = option(0, "leave the first so many layers (stem, stages) as they are")
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "of the forward pass")
     channels_last: bool = option(True, "memory layout of convolutions", affects_result=False)
     compile: bool = option(False, "torch.compile the model", affects_result=False)

@@ -11,6 +11,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc.distributed import TIMEOUT, check_world
+from fgvc.models import eval_mode
 
 
 def create_accelerator(precision: str, deterministic: bool) -> Accelerator:
@@ -62,11 +63,8 @@ def tune_cpu_memory() -> None:
 
 def forward_flops(model: torch.nn.Module, images: torch.Tensor) -> float:
     """Floating-point operations of one forward pass, by torch's counter (a multiply-add counts two)."""
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(images)
-    model.train(was_training)
     return float(counter.get_total_flops())
 
 

@@ -1,6 +1,8 @@
 """Models: any timm network with weights from its hub, a local file or none; frozen BatchNorm; plain export."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from timm.data import resolve_model_data_config
+from timm.models import group_parameters
 from torch import nn
 
 from fgvc.config import ModelConfig
@@ -140,6 +143,40 @@ def freeze_batch_norm(model: nn.Module, mode: str) -> None:
             module.eval()
             if mode == "all":
                 module.requires_grad_(False)
+
+
+def freeze_layers(model: nn.Module, count: int) -> None:
+    """Keep the first `count` layers as they are, BatchNorm's statistics too; call after model.train().
+
+    Layers are timm's own coarse groups (`group_matcher`): the stem, then each stage, the classifier last. The frozen
+    ones need no backward pass, which saves time as well as overfitting. Raises DataError when too few are left.
+    """
+    if not count:
+        return
+    matcher: Any = getattr(model, "group_matcher", None)
+    layers = group_parameters(model, matcher(coarse=True), reverse=True) if matcher else {}
+    most = max(layers.values(), default=0)
+    if count > most:
+        raise DataError(f"train.freeze_layers={count}: this model has {most} layers before its classifier")
+    frozen = {name for name, layer in layers.items() if layer < count}
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+    for name, module in model.named_modules():
+        if isinstance(module, BATCH_NORMS) and f"{name}.weight" in frozen:
+            module.eval()
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode while entered; afterwards every module is in the mode it was in, frozen BatchNorm too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def export(path: Path, state: dict[str, torch.Tensor], about: dict[str, Any]) -> None:

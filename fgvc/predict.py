@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from fgvc.distributed import gather_objects, rank
 from fgvc.metrics import Predictions
+from fgvc.models import eval_mode
 from shards.errors import DataError
 
 
@@ -27,17 +28,15 @@ def predict(
     model: (N, 3, H, W) uint8 -> (N, classes). flip: average the logits with the mirror image's.
     Raises DataError when the ranks together did not see `expected` different samples once each.
     """
-    was_training = model.training
-    model.eval()
     rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for batch in tqdm(loader, desc=title, unit="batch", leave=False, disable=rank() != 0 or None):
-        images = batch.images.to(device, non_blocking=True)
-        with autocast(device, precision):
-            logits = model(images).float()
-            if flip:
-                logits = (logits + model(images.flip(3)).float()) / 2
-        rows.append((logits.cpu().numpy(), batch.labels.numpy(), batch.entries.numpy()))
-    model.train(was_training)
+    with eval_mode(model):
+        for batch in tqdm(loader, desc=title, unit="batch", leave=False, disable=rank() != 0 or None):
+            images = batch.images.to(device, non_blocking=True)
+            with autocast(device, precision):
+                logits = model(images).float()
+                if flip:
+                    logits = (logits + model(images.flip(3)).float()) / 2
+            rows.append((logits.cpu().numpy(), batch.labels.numpy(), batch.entries.numpy()))
     together = [row for part in gather_objects(rows) for row in part]
     logits, labels, entries = (np.concatenate(column) for column in zip(*together, strict=True))
     if len(entries) != expected or len(np.unique(entries)) != expected:

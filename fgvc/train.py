@@ -19,7 +19,7 @@ from fgvc.device import forward_flops, matmul_rate, peak_memory_mb
 from fgvc.distributed import rank, sync_buffers, world_size
 from fgvc.interrupt import Interrupted, Interruption
 from fgvc.mixing import mix, soft_targets
-from fgvc.models import Normalised, freeze_batch_norm
+from fgvc.models import Normalised, freeze_batch_norm, freeze_layers
 from fgvc.optim import create_optimizer, lr_factor, set_lr
 from fgvc.progress import Progress
 from fgvc.tracking import Tracker
@@ -62,6 +62,7 @@ class Learner:
         network.to(accelerator.device)
         network.train()
         freeze_batch_norm(network, train.freeze_bn)
+        freeze_layers(network, train.freeze_layers)
         self.network = network
         self.ema = ModelEmaV3(network, decay=train.ema, use_warmup=True, warmup_power=0.75) if train.ema else None
         whole: nn.Module = Normalised(network, mean, std, train.channels_last).to(accelerator.device)
@@ -203,7 +204,6 @@ class _Limits:
             return
         image = batch.images[:1].to(self.learner.accelerator.device).float()
         self.flops = 3 * forward_flops(self.learner.network, image)
-        freeze_batch_norm(self.learner.network, self.config.freeze_bn)
         self.rate = matmul_rate(self.learner.accelerator.device, self.config.precision) * world_size()
 
     def figures(self, images_per_second: float) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
     fgvc evaluate weights=runs/classify/NAME/model.safetensors data.shards=FOLDER
     fgvc evaluate weights=runs/classify/NAME/model.safetensors data.shards=FOLDER split=train name=on_train
+    fgvc evaluate weights=... data.shards=FOLDER split=held_out data.folds=5 data.fold=0 size=256 flip=true
     fgvc evaluate CONFIG --on debug
 
 The weights file says itself which model, image size, crop and statistics it was trained with. The run folder
@@ -11,15 +12,18 @@ The weights file says itself which model, image size, crop and statistics it was
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Le
 
 from fgvc.config import ModelConfig
 from shards.data import DataConfig, ImageConfig
 from shards.errors import DataError
 from shards.options import option
 from shards.paths import expand
+
+if TYPE_CHECKING:
+    from shards.manifest import Manifest
 
 DEBUG = ["data.workers=0", "data.limit=64"]
 
@@ -32,7 +36,10 @@ class Config:
     runs_dir: str = option("runs", "folder of all runs", affects_result=False)
     seed: int = option(0, "unused by evaluation; every job has it")
     weights: str = option("", "a model.safetensors that fgvc classify wrote")
-    split: str = option("test", "split to measure")
+    split: str = option("test", "split to measure; held_out: the fold of train that data.folds and data.fold name")
+    size: Annotated[int, Ge(0)] = option(0, "side of the input in pixels (0: as the weights file says)")
+    eval_crop: Annotated[float, Ge(0), Le(1)] = option(0.0, "centre crop by resized short side (0: as the file says)")
+    flip: bool | None = option(None, "average with the mirror image (null: as the file says)")
     batch: Annotated[int, Gt(0)] = option(64, "images at a time on every rank", affects_result=False)
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "of the forward pass")
     data: DataConfig = field(default_factory=DataConfig)
@@ -72,7 +79,7 @@ def _predictions(config: Config, manifest: Any, accelerator: Any) -> Any:
     """Rebuild the model from the file's own record and run it over the split."""
     import torch
 
-    from fgvc.classifier import evaluate_split, limited
+    from fgvc.classifier import evaluate_split
     from fgvc.models import Normalised, create_model, load_weights, read_about
     from jobs.data import loader_workers
 
@@ -92,15 +99,26 @@ def _predictions(config: Config, manifest: Any, accelerator: Any) -> Any:
     shape = (1, 3, 1, 1)
     model = Normalised(network, torch.tensor(about["mean"]).view(shape), torch.tensor(about["std"]).view(shape))
     image = ImageConfig(
-        eval_fit=about["fit"], eval_crop=about["eval_crop"], eval_flip=about["eval_flip"],
-        interpolation=about["interpolation"],
+        eval_fit=about["fit"], eval_crop=config.eval_crop or about["eval_crop"],
+        eval_flip=about["eval_flip"] if config.flip is None else config.flip, interpolation=about["interpolation"],
     )  # fmt: skip
     data = replace(config.data, crop=about["crop"], margin=about["margin"])
     return evaluate_split(
-        model.to(accelerator.device), manifest, limited(manifest.split(config.split), data.limit), data, image,
-        about["size"], device=accelerator.device, precision=config.precision,
+        model.to(accelerator.device), manifest, _members(config, manifest), data, image,
+        config.size or about["size"], device=accelerator.device, precision=config.precision,
         workers=loader_workers(data, accelerator.num_processes), batch=config.batch,
     )  # fmt: skip
+
+
+def _members(config: Config, manifest: "Manifest") -> list[int]:
+    from fgvc.classifier import limited, open_splits
+
+    if config.split != "held_out":
+        return limited(manifest.split(config.split), config.data.limit)
+    members = open_splits(manifest, config.data).held_out
+    if not members:
+        raise DataError("split=held_out: name the fold too, such as data.folds=5 data.fold=0")
+    return members
 
 
 def report(result: dict[str, Any], folder: Path) -> str:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from conftest import small_run
 from made_trees import make_cub, make_dogs
+from safetensors.torch import load_file, save_file
 
 from jobs.cli import main
 from shards.manifest import Manifest
@@ -63,6 +66,34 @@ def test_evaluate_agrees_with_training(done: Path, guide: Manifest, tmp_path: Pa
     for close in ("nll", "ece"):  # another memory layout sums in another order
         assert after.pop(close) == pytest.approx(before.pop(close), rel=1e-4)
     assert after == before
+
+
+def test_evaluate_measures_a_fold_at_another_size(done: Path, guide: Manifest, tmp_path: Path) -> None:
+    words = ["evaluate", f"weights={done / 'model.safetensors'}", f"data.shards={guide.folder}", f"runs_dir={tmp_path}"]
+    fold = ["split=held_out", "data.folds=4", "data.fold=1"]
+    before = json.loads((done / "result.json").read_text())["val"]
+    for name, more in {"same": [], "larger": ["size=64", "eval_crop=1"], "mirrored": ["flip=true"]}.items():
+        assert main([*words, *fold, f"name={name}", *more]) == 0
+        one = json.loads((tmp_path / f"evaluate/{name}/result.json").read_text())["held_out"]
+        assert one["count"] == 20
+        if name == "same":
+            assert one["top1"] == before["top1"]
+        else:
+            assert one["nll"] != pytest.approx(before["nll"], rel=1e-3)
+    assert main([*words, "split=held_out", "name=bad"]) == 2
+
+
+def test_frozen_batch_norm_stays_frozen_after_an_evaluation(guide: Manifest, tmp_path: Path) -> None:
+    network = timm.create_model("test_resnet", num_classes=4)
+    network.train()(torch.randn(16, 3, 32, 32))  # statistics unlike the initial ones
+    save_file(network.state_dict(), tmp_path / "start.safetensors")
+    words = [f"model.weights={tmp_path / 'start.safetensors'}", "train.freeze_bn=statistics", "train.ema=0"]
+    assert main(small_run(guide, tmp_path, "frozen", *words, "data.folds=2", "train.epochs=2")) == 0
+    trained = load_file(tmp_path / "classify/frozen/model.safetensors")
+    statistics = [key for key in trained if "running" in key]
+    assert statistics
+    assert all(torch.equal(trained[key], network.state_dict()[key]) for key in statistics)
+    assert not torch.equal(trained["fc.weight"], network.state_dict()["fc.weight"])
 
 
 def test_probe_and_finetuning_from_it(guide: Manifest, tmp_path: Path) -> None:

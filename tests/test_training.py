@@ -15,7 +15,16 @@ from torch.nn import functional
 from fgvc.config import ModelConfig, OptimConfig, TrainConfig
 from fgvc.metrics import Predictions, confusions, expected_calibration_error, summary
 from fgvc.mixing import mix, soft_targets
-from fgvc.models import Normalised, create_model, export, freeze_batch_norm, load_weights, read_about
+from fgvc.models import (
+    Normalised,
+    create_model,
+    eval_mode,
+    export,
+    freeze_batch_norm,
+    freeze_layers,
+    load_weights,
+    read_about,
+)
 from fgvc.optim import lr_factor, parameter_groups
 from fgvc.probe import fit_probe
 from shards.errors import DataError
@@ -152,6 +161,32 @@ def test_frozen_batch_norm_keeps_its_statistics() -> None:
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
     assert all(module.weight.grad is None for module in norms)
+
+
+def test_frozen_layers_do_not_learn_and_keep_their_statistics() -> None:
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=3)
+    before = copy.deepcopy(model.state_dict())
+    model.train()
+    freeze_layers(model, 3)  # stem, stages 0 and 1
+    optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1)
+    functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.tensor([0, 1, 2, 0])).backward()
+    optimizer.step()
+    after = model.state_dict()
+    same = {key for key in before if torch.equal(before[key], after[key])}
+    frozen = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.")
+    assert same == {key for key in before if key.startswith(frozen)}
+    with pytest.raises(DataError, match="this model has 8 layers before its classifier"):
+        freeze_layers(model, 9)
+
+
+def test_evaluation_gives_every_module_its_mode_back() -> None:
+    model = timm.create_model("test_resnet", num_classes=3).train()
+    freeze_batch_norm(model, "statistics")
+    before = [module.training for module in model.modules()]
+    assert len(set(before)) == 2
+    with eval_mode(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == before
 
 
 def test_caffe_stride_moves_to_the_first_convolution() -> None:
