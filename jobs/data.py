@@ -1,7 +1,10 @@
 """Opening the shards a config names, building them first where they are not there yet."""
 
 import hashlib
+import logging
 import os
+import time
+from pathlib import Path
 
 from fgvc.distributed import barrier, rank
 from shards.data import DataConfig
@@ -9,10 +12,13 @@ from shards.errors import DataError
 from shards.manifest import MANIFEST, Manifest, read_manifest
 from shards.paths import expand
 
+log = logging.getLogger(__name__)
+
 
 def open_shards(config: DataConfig) -> Manifest:
     """The manifest of `data.shards`; with `data.source`, rank 0 builds missing shards while the others wait.
 
+    Of several runs that need the same missing shards, one builds them and the others wait for it.
     Raises DataError when the folder is not set, or holds no shards and no source is named.
     """
     if not config.shards:
@@ -20,17 +26,31 @@ def open_shards(config: DataConfig) -> Manifest:
     folder = expand(config.shards, "data.shards")
     problem = ""
     if rank() == 0 and config.source and not (folder / MANIFEST).is_file():
-        from jobs.shards import build_from
-
         try:
-            root = expand(config.root, "data.root") if config.root else "-"
-            build_from(config.source, root, folder, config.build)
+            _build(config, folder)
         except DataError as error:
             problem = str(error)
     barrier()
     if problem:
         raise DataError(problem)
     return read_manifest(folder)
+
+
+def _build(config: DataConfig, folder: Path) -> None:
+    from jobs.shards import build_from
+    from shards.build import BuildRunning
+
+    root = expand(config.root, "data.root") if config.root else "-"
+    waits = False
+    while True:
+        try:
+            build_from(config.source, root, folder, config.build)
+            return
+        except BuildRunning:
+            if not waits:
+                log.warning("%s: another run is building these shards; waiting for it", folder)
+            waits = True
+            time.sleep(1)
 
 
 def loader_workers(config: DataConfig, ranks_here: int = 1) -> int:

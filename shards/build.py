@@ -24,11 +24,16 @@ LOCK = ".lock"
 OURS = re.compile(r"(train|val|test)-\d{6}\.tar")
 
 
+class BuildRunning(DataError):
+    """Another process builds in the same folder now."""
+
+
 def build(raw: RawDataset, out: str | Path, options: BuildOptions | None = None) -> Manifest:
     """Shards of `raw` in the folder `out`; what is there already is not built again.
 
     Raises DataError in one line: unsound dataset, unusable images (all of them counted, nothing becomes final),
-    another plan's shards in `out`, a build running there, a full disk (finished shards stay for the next try).
+    another plan's shards in `out`, a full disk (finished shards stay for the next try). BuildRunning, a DataError
+    too, while another process builds there.
     """
     out, options = Path(out), options or BuildOptions()
     raw = checked(raw, options)
@@ -77,7 +82,7 @@ def _locked(out: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise DataError(f"{out}: another build is running in this folder; wait for it or choose another") from None
+        raise BuildRunning(f"{out}: another build is running in this folder; wait for it or choose another") from None
     try:
         (out / WORK).mkdir(exist_ok=True)
         yield

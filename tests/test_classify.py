@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ import pytest
 import timm
 import torch
 from conftest import small_run
+from filelock import FileLock
 from made_trees import make_cub, make_dogs
 from safetensors.torch import load_file, save_file
 
 from jobs.cli import main
+from shards.build import LOCK, WORK
 from shards.manifest import Manifest
+
+Start = Callable[..., subprocess.Popen]
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +99,19 @@ def test_frozen_batch_norm_stays_frozen_after_an_evaluation(guide: Manifest, tmp
     assert statistics
     assert all(torch.equal(trained[key], network.state_dict()[key]) for key in statistics)
     assert not torch.equal(trained["fc.weight"], network.state_dict()["fc.weight"])
+
+
+def test_a_run_waits_for_shards_that_another_builds(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    (shards / WORK).mkdir(parents=True)
+    size = "{species: 4, train_per_class: 10, test_per_class: 4, size: 64}"
+    words = small_run(guide, tmp_path, "waits", "data.source=field_guide", f"data.build={size}", "train.max_steps=1")
+    with FileLock(shards / LOCK):
+        process = fgvc(*words, f"data.shards={shards}")
+        assert "another run is building these shards; waiting for it" in process.stderr.readline()
+        assert process.poll() is None
+    assert process.wait(60) == 0
+    assert json.loads((tmp_path / "classify/waits/result.json").read_text())["train_count"] == 40
 
 
 def test_probe_and_finetuning_from_it(guide: Manifest, tmp_path: Path) -> None:
