@@ -6,10 +6,14 @@
              fgvc compare CONFIG...            several configs x seeds x folds, with paired intervals
   machine    fgvc doctor                       what is here, what is missing, how to get it
              fgvc cluster up|down|status       a small real Slurm on this machine, to try things on
+  cluster    fgvc JOB CONFIG --on CLUSTER      the same command as a Slurm job (configs/clusters/)
+             fgvc status [RUN]                 runs, their jobs, progress, last figures
+             fgvc cancel RUN|JOB               end a job; the same command goes on later
 
 Every job reads a YAML file from configs/ and takes key=value after it:
 
   fgvc JOB CONFIG [key=value ...] [--processes N] [--on debug] [--dry-run] [--print-config]
+  fgvc JOB CONFIG [key=value ...] --on CLUSTER [nodes=N time=8:00:00 ...] [--dry-run] [--follow]
   fgvc JOB --help                              the job's commands and every setting with its meaning
 """
 
@@ -31,6 +35,8 @@ COMMANDS = {  # their own words, by main(words)
     "compare": "jobs.compare",
     "doctor": "jobs.doctor",
     "cluster": "jobs.cluster",
+    "status": "jobs.status",
+    "cancel": "jobs.cancel",
 }
 
 
@@ -70,7 +76,9 @@ def _job(name: str, words: list[str]) -> int:
     if arguments.on == "debug":
         overrides = [*module.DEBUG, *overrides]
     elif arguments.on:
-        raise DataError(f"--on {arguments.on}: only 'debug' is known here; leave --on out to run on this machine")
+        from jobs.launch import launch
+
+        return launch(name, module, arguments.on, path, overrides, arguments.dry_run, arguments.follow)
     config = load(module.Config, path, overrides)
     if not config.name:
         config.name = (path.stem if path else name) + ("-debug" if arguments.on == "debug" else "")
@@ -139,6 +147,7 @@ def _parse(name: str, words: list[str]) -> argparse.Namespace:
     parser.add_argument("--on", default="")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--follow", action="store_true")
     parser.add_argument("--print-config", action="store_true")
     return parser.parse_intermixed_args(words)
 

@@ -1,0 +1,195 @@
+"""fgvc status: runs with their jobs' state, progress, time left and last figures.
+
+    fgvc status                          every run under runs/
+    fgvc status runs_dir=/scratch/runs   every run there
+    fgvc status runs/classify/NAME       one run: its figures, its job, the end of its log
+
+A run's state comes from its folder (done), else from Slurm (PENDING, RUNNING, ...), else from the lock that a running
+process holds.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shards.errors import DataError
+from slurm.errors import SlurmError
+from slurm.queue import Job, read_record, states
+
+SHOWN = ("loss", "top1", "val_top1", "map", "lr")  # figures of the last step that fit in a line
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as its files show it. `share`: of the steps, 0 to 1; `left_s`: seconds to go at the last rate."""
+
+    folder: Path
+    record: dict[str, Any] | None
+    result: dict[str, Any] | None
+    last: dict[str, Any]
+    share: float | None
+    left_s: float | None
+    written: float
+
+
+def main(words: list[str]) -> int:
+    """`fgvc status WORDS`. Raises DataError for a folder that holds no run."""
+    if any(word in ("-h", "--help", "help") for word in words):
+        print((__doc__ or "").strip())
+        return 0
+    runs_dir, named = Path("runs"), []
+    for word in words:
+        key, sign, value = word.partition("=")
+        if sign and key == "runs_dir":
+            runs_dir = Path(value).expanduser()
+        elif sign:
+            raise DataError(f"'{word}' is not a setting of status; there is one: runs_dir=FOLDER")
+        else:
+            named.append(word)
+    folders = [_named(word, runs_dir) for word in named] or find(runs_dir)
+    if not folders:
+        print(f"no runs under {runs_dir}")
+        return 0
+    runs = [read(folder) for folder in folders]
+    jobs, problem = _jobs(runs)
+    rows: list[tuple[str, ...]] = [("run", "state", "job", "progress", "left", "last figures")]
+    rows += [_row(run, jobs, runs_dir) for run in runs]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if problem:
+        print(f"\nno word from Slurm: {problem}")
+    if named:
+        for run in runs:
+            _detail(run, jobs)
+    return 0
+
+
+def find(runs_dir: Path) -> list[Path]:
+    """Folders under `runs_dir` that hold a run or were submitted to hold one, newest first."""
+    marks = [mark for name in ("identity.json", "slurm.json") for mark in runs_dir.glob(f"**/{name}")]
+    folders = {mark.parent for mark in marks}
+    return sorted(folders, key=lambda folder: max(file.stat().st_mtime for file in folder.iterdir()), reverse=True)
+
+
+def read(folder: Path) -> Run:
+    """What the files of a run folder say."""
+    result = _json(folder / "result.json")
+    last = _last_line(folder / "metrics.jsonl")
+    share, left = _progress(folder, last)
+    files = [file for file in (folder / "metrics.jsonl", folder / "result.json") if file.is_file()]
+    written = max((file.stat().st_mtime for file in files), default=0.0)
+    return Run(folder, read_record(folder), result, last, share, left, written)
+
+
+def _progress(folder: Path, last: dict[str, Any]) -> tuple[float | None, float | None]:
+    """(share of the steps done, seconds left at the last rate), where config and metrics tell."""
+    try:
+        train = yaml.safe_load((folder / "config.yaml").read_text())["train"]
+        step, epochs = last["step"], train["epochs"]
+        total = round(step / last["epoch"]) * epochs
+        total = min(total, train.get("max_steps") or total)
+        return step / total, (total - step) * train["batch"] / last["images_per_second"]
+    except (OSError, KeyError, TypeError, ZeroDivisionError, ValueError):
+        return None, None
+
+
+def _jobs(runs: list[Run]) -> tuple[dict[str, Job], str]:
+    """Slurm's word on the runs' jobs, and why there is none."""
+    ids = [run.record["job"] for run in runs if run.record and not run.result]
+    if not ids:
+        return {}, ""
+    try:
+        return states(ids), ""
+    except SlurmError as error:
+        return {}, str(error)
+
+
+def _row(run: Run, jobs: dict[str, Job], runs_dir: Path) -> tuple[str, ...]:
+    name = str(run.folder.relative_to(runs_dir)) if run.folder.is_relative_to(runs_dir) else str(run.folder)
+    job = jobs.get(run.record["job"]) if run.record else None
+    state = _state(run, job)
+    moving = state in ("RUNNING", "running")
+    share = "" if run.share is None else f"{min(run.share, 1):.0%} step {run.last['step']}"
+    left = time.strftime("%H:%M:%S", time.gmtime(run.left_s)) if moving and run.left_s is not None else ""
+    return name, state, run.record["job"] if run.record else "", share, left, _figures(run)
+
+
+def _state(run: Run, job: Job | None) -> str:
+    if run.result is not None:
+        return "done"
+    if job is not None and job.name == (run.record or {}).get("name") and job.state != "UNKNOWN":
+        return f"{job.state} ({job.reason})" if job.state == "PENDING" and job.reason else job.state
+    return "running" if _locked(run.folder) else "stopped"
+
+
+def _locked(folder: Path) -> bool:
+    import fcntl
+
+    try:
+        with (folder / ".lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _figures(run: Run) -> str:
+    if run.result is not None:
+        measured = {split: one for split, one in run.result.items() if isinstance(one, dict) and "top1" in one}
+        return ", ".join(f"{split} top-1 {one['top1']:.2%}" for split, one in measured.items())
+    return " ".join(f"{key} {run.last[key]:.4g}" for key in SHOWN if isinstance(run.last.get(key), float | int))
+
+
+def _detail(run: Run, jobs: dict[str, Job]) -> None:
+    print(f"\n{run.folder}")
+    if run.written:
+        print(f"  last written {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(run.written))}")
+    newest = max((run.folder / "checkpoints").glob("step-*"), default=None)
+    print(f"  checkpoint   {newest.name if newest else 'none'}")
+    if run.record is None:
+        return
+    log = Path(run.record["log"])
+    print(f"  log          {log}")
+    if log.is_file():
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - 4096))
+            lines = stream.read().decode(errors="replace").replace("\r", "\n").split("\n")
+        for line in [line for line in lines if line.strip()][-5:]:
+            print(f"    {line.rstrip()[:160]}")
+
+
+def _named(word: str, runs_dir: Path) -> Path:
+    for folder in (Path(word), runs_dir / word):
+        if (folder / "identity.json").is_file() or (folder / "slurm.json").is_file():
+            return folder
+    raise DataError(f"{word}: no run there; fgvc status lists the runs under {runs_dir}")
+
+
+def _json(file: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _last_line(file: Path) -> dict[str, Any]:
+    """The last whole line of a metrics.jsonl."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - 16384))
+            lines = stream.read().split(b"\n")[:-1]
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            return json.loads(line)
+        except ValueError:
+            continue
+    return {}

@@ -1,0 +1,105 @@
+"""What Slurm knows of jobs: queued, running, and how they ended."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slurm.errors import SlurmError
+from slurm.profile import ask
+
+LIVE = (
+    "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
+    "RESIZING", "STOPPED", "SIGNALING", "STAGE_OUT", "SPECIAL_EXIT",
+)  # fmt: skip
+UNKNOWN = "UNKNOWN"
+RECORD = "slurm.json"  # in a run's folder: its last job
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as Slurm shows it: `id` is 123, or 123_4 in an array; `state` one word such as RUNNING; `reason` why it
+    waits."""
+
+    id: str
+    name: str
+    state: str
+    reason: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether it waits, runs, or will run again."""
+        return self.state in LIVE
+
+
+def queue() -> dict[str, Job]:
+    """This user's jobs by id: those in the queue, and those that ended within the last minutes (MinJobAge)."""
+    jobs = {}
+    text = ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%j")
+    for line in text.splitlines():
+        number, state, reason, name = line.split("|", 3)
+        jobs[number] = Job(number, name, state, "" if reason == "None" else reason)
+    return jobs
+
+
+def states(ids: Iterable[str]) -> dict[str, Job]:
+    """The jobs of these ids: from the queue, else from accounting; state UNKNOWN where Slurm has forgotten them."""
+    wanted, known = list(dict.fromkeys(ids)), queue()
+    missing = [one for one in wanted if one not in known]
+    if missing and shutil.which("sacct"):
+        known = accounted(missing) | known
+    return {one: known.get(one, Job(one, "", UNKNOWN)) for one in wanted}
+
+
+def accounted(ids: Iterable[str]) -> dict[str, Job]:
+    """What accounting knows of these jobs; nothing without accounting."""
+    parents = sorted({one.split("_")[0] for one in ids})
+    try:
+        text = ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,JobName", "-j", ",".join(parents))
+    except SlurmError:  # no accounting here, or its database is away: the queue has to do
+        return {}
+    jobs = {}
+    for line in text.splitlines():
+        number, state, name = line.split("|", 2)
+        # `CANCELLED by 0`: only the first word is the state. `7_[3-9%2]`: tasks that never started, one line for all.
+        for one in _expanded(number):
+            jobs[one] = Job(one, name, state.split()[0])
+    return jobs
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The slurm.json of a run folder: job, name, log, submitted (seconds since the epoch); None without one."""
+    try:
+        return json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def live_job(folder: Path, queued: dict[str, Job]) -> Job | None:
+    """The job of `queued` (see `queue`) that was submitted for this run folder, if it is still to run or to end."""
+    record = read_record(folder)
+    if record is None:
+        return None
+    job = queued.get(record["job"])
+    # The name too: on a cluster that was set up anew, ids start again and may be somebody else's.
+    return job if job is not None and job.live and job.name == record["name"] else None
+
+
+def cancel(ids: Iterable[str]) -> None:
+    """Cancel jobs; those that have ended already are left as they are."""
+    ask("scancel", *ids)
+
+
+def _expanded(number: str) -> list[str]:
+    """The ids of sacct's JobID column: 7_[1,3-5%2] is 7_1, 7_3, 7_4, 7_5."""
+    match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", number)
+    if match is None:
+        return [number]
+    ids = []
+    for part in match[2].split(","):
+        first, _, last = part.partition("-")
+        ids += [f"{match[1]}_{index}" for index in range(int(first), int(last or first) + 1)]
+    return ids
