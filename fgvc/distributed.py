@@ -10,7 +10,8 @@ import torch.distributed as dist
 from shards.errors import DataError
 
 T = TypeVar("T")
-TIMEOUT = datetime.timedelta(minutes=30)
+# How long a rank waits for another before it ends with an error; a cluster's profile may set it (timeout_minutes).
+TIMEOUT = datetime.timedelta(minutes=float(os.environ.get("FGVC_TIMEOUT_MINUTES", "30")))
 
 
 def rank() -> int:

@@ -19,6 +19,7 @@ from fgvc.files import write_bytes, write_json
 from shards.errors import DataError
 
 RESULT = "result.json"
+FORMER_SELF_S = 300  # less than ranks wait for one another (fgvc.distributed.TIMEOUT)
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "deepspeed", "numpy", "webdataset", "wandb")
 
 
@@ -58,12 +59,9 @@ def open_run(
     if not main:
         yield RunFolder(path, _read_result(path))
         return
-    lock = FileLock(path / ".lock", timeout=0)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise DataError(f"{path}: in use by another run; wait for it, end it, or choose another name=") from None
+        lock = _lock(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
     try:
@@ -72,6 +70,35 @@ def open_run(
         yield RunFolder(path, _read_result(path))
     finally:
         lock.release()
+
+
+def _lock(path: Path) -> FileLock:
+    """The lock of a run folder, held. Raises DataError naming the holder.
+
+    A job that Slurm started again may find its own earlier start still there, on a node that Slurm took for dead: it
+    waits for that to end.
+    """
+    lock, holder = FileLock(path / ".lock", timeout=0), path / ".holder"
+    me = {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID", "")}
+    until = time.monotonic() + FORMER_SELF_S
+    while True:
+        try:
+            lock.acquire()
+            break
+        except Timeout:
+            try:
+                other = json.loads(holder.read_text())
+            except (OSError, ValueError):
+                other = {}
+            if not me["job"] or other.get("job") != me["job"] or time.monotonic() > until:
+                what = f"job {other['job']}" if other.get("job") else "another run"
+                where = f" (process {other['pid']} on {other['host']})" if other else ""
+                raise DataError(
+                    f"{path}: in use by {what}{where}; wait for it, end it, or choose another name="
+                ) from None
+            time.sleep(1)
+    holder.write_text(json.dumps(me))
+    return lock
 
 
 def finish(folder: RunFolder, figures: dict[str, Any], inputs: dict[str, Any], seconds: float) -> dict[str, Any]:

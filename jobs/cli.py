@@ -23,11 +23,13 @@ import logging
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
 from shards.errors import DataError
 from slurm.errors import SlurmError
+from slurm.job import note_mistake
 
 JOBS = {"classify": "jobs.classify", "evaluate": "jobs.evaluate"}  # a config and run(config)
 COMMANDS = {  # their own words, by main(words)
@@ -100,28 +102,36 @@ def _run(module: Any, name: str, config: Any) -> int:
     try:
         result = module.run(config)
     except Interrupted as stop:
-        print(f"fgvc {name}: {stop}", file=sys.stderr)
-        return 3
+        if _rank() == 0:
+            print(f"fgvc {name}: {stop}", file=sys.stderr)
+        return _leave(3)
     except DataError as error:
         print(f"fgvc {name}: {error}", file=sys.stderr)
-        # Other ranks may wait in a collective for this one: leave at once, and the launcher ends them.
         return _leave(2)
+    except Exception:
+        traceback.print_exc()
+        return _leave(1)
     if _rank() == 0:
         print(module.report(result, Path(config.runs_dir) / name / config.name))
     return _leave(0)
 
 
 def _leave(code: int) -> int:
+    """End this rank. With 0 and 3 all ranks end together, since a launcher kills the others after the first.
+
+    With an error the others may wait in a collective for this one: it leaves at once, and the launcher ends them.
+    """
     import torch.distributed as dist
 
     if dist.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
-        if code == 0:
-            dist.barrier()
-            dist.destroy_process_group()
-        else:
+        if code not in (0, 3):
+            if code == 2:
+                note_mistake()
             os._exit(code)
+        dist.barrier()
+        dist.destroy_process_group()
     return code
 
 

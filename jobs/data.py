@@ -57,7 +57,9 @@ def loader_workers(config: DataConfig, ranks_here: int = 1) -> int:
     """Loader processes for a rank: what is asked for, or one per core that is left beside the rank, at most 8."""
     if config.workers >= 0:
         return config.workers
-    cores = len(os.sched_getaffinity(0)) // ranks_here
+    # A task's cores on a cluster, else this rank's share of the machine's.
+    given = os.environ.get("SLURM_CPUS_PER_TASK")
+    cores = int(given) if given and "SLURM_PROCID" in os.environ else len(os.sched_getaffinity(0)) // ranks_here
     return max(0, min(8, cores - 2))
 
 
