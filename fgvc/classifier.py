@@ -1,7 +1,7 @@
 """A trained classifier around its data: opening splits, evaluating one, figures and pictures of the result."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from fgvc.distributed import rank, world_size
 from fgvc.metrics import Predictions
 from fgvc.predict import predict
+from shards.crops import TRUTH, View, eval_policy, open_views, train_policy, without_box
 from shards.data import DataConfig, ImageConfig
 from shards.errors import DataError
 from shards.loader import Place, eval_loader
@@ -45,6 +46,32 @@ def open_splits(manifest: Manifest, config: DataConfig) -> Splits:
     return Splits(*(limited(members, config.limit) for members in (train, held_out, test)))
 
 
+@dataclass(frozen=True)
+class Crops:
+    """How images are looked at in training and where they are measured; `counts`: images that stay whole for want of a
+    box, by split, empty when nothing is cut."""
+
+    train: tuple[View, ...]
+    test: tuple[View, ...]
+    counts: dict[str, dict[str, int]]
+
+
+def open_crops(manifest: Manifest, splits: Splits, config: DataConfig) -> Crops:
+    """The views a config asks for. Raises DataError for boxes layers that are missing or do not fit."""
+    train, test = train_policy(config), eval_policy(config)
+    train_views = open_views(train, manifest, splits.train)
+    test_views = open_views(test, manifest, [*splits.held_out, *splits.test])
+    counts = {}
+    for split, policy, views, members in (
+        ("train", train, train_views, splits.train),
+        ("val", test, test_views, splits.held_out),
+        ("test", test, test_views, splits.test),
+    ):
+        if policy.uses_boxes and members:
+            counts[split] = {"images": len(members), "without_box": without_box(policy, views, members)}
+    return Crops(train_views, test_views, counts)
+
+
 def image_sizes(config: ImageConfig, own: int) -> tuple[int, int]:
     """(training, evaluation) side in pixels; `own` is the model's."""
     size = config.size or own
@@ -57,32 +84,45 @@ def split_loader(
     data: DataConfig,
     image: ImageConfig,
     size: int,
+    view: View,
     batch: int,
     workers: int,
 ) -> DataLoader:
-    """This rank's part of `members` with the evaluation transform at `size` pixels."""
-    place = Place(rank(), world_size())
-    return eval_loader(manifest, members, data, eval_transform(image, size), batch=batch, place=place, workers=workers)
+    """This rank's part of `members` in one view with the evaluation transform at `size` pixels."""
+    return eval_loader(
+        manifest, members, data, eval_transform(image, size),
+        view=view, batch=batch, place=Place(rank(), world_size()), workers=workers,
+    )  # fmt: skip
 
 
 def evaluate_split(
     model: nn.Module, manifest: Manifest, members: Sequence[int], data: DataConfig, image: ImageConfig, size: int, *,
-    device: torch.device, precision: str, workers: int, batch: int = 64, title: str = "evaluate",
+    views: Sequence[View], device: torch.device, precision: str, workers: int, batch: int = 64, title: str = "evaluate",
 ) -> Predictions:  # fmt: skip
-    """Predictions of a uint8 model on `members`, each counted once over all ranks."""
-    loader = split_loader(manifest, members, data, image, size, batch, workers)
-    return predict(model, loader, device, flip=image.eval_flip, precision=precision, expected=len(members), title=title)
+    """Predictions of a uint8 model on `members`, each counted once over all ranks; of several views the mean logits."""
+    found = []
+    for view in views:
+        loader = split_loader(manifest, members, data, image, size, view, batch, workers)
+        found.append(
+            predict(
+                model, loader, device, flip=image.eval_flip, precision=precision, expected=len(members), title=title
+            )
+        )
+    return replace(found[0], logits=np.mean([one.logits for one in found], axis=0))
 
 
 def about(
     manifest: Manifest, model: Any, image: ImageConfig, data: DataConfig, mean: torch.Tensor, std: torch.Tensor,
     size: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """What a weights file says of itself, so that `fgvc evaluate` needs nothing but the file and shards."""
+    """What a weights file says of itself, so that `fgvc evaluate` needs nothing but the file and shards (and a boxes
+    layer of theirs where one was cropped by)."""
+    policy = eval_policy(data)
     return {
         "model": model, "classes": list(manifest.classes), "size": size, "fit": image.eval_fit,
         "eval_crop": image.eval_crop, "eval_flip": image.eval_flip, "interpolation": image.interpolation,
-        "crop": data.crop, "margin": data.margin, "mean": mean.flatten().tolist(), "std": std.flatten().tolist(),
+        "crop": policy.crop, "margin": policy.margin, "boxes": TRUTH if policy.boxes == TRUTH else "layer",
+        "min_score": policy.min_score, "mean": mean.flatten().tolist(), "std": std.flatten().tolist(),
     }  # fmt: skip
 
 

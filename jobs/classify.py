@@ -55,12 +55,13 @@ def run(config: Config) -> dict[str, Any]:
     from fgvc.distributed import rank
     from fgvc.run_folder import open_run
     from jobs.config import hashed, to_dict
-    from jobs.data import file_hash, open_shards
+    from jobs.data import boxes_hashes, file_hash, open_shards
 
     began = time.monotonic()
     accelerator = create_accelerator(config.train.precision, config.train.deterministic)
     manifest = open_shards(config.data)
     inputs = {"shards": manifest.fingerprint, "weights": file_hash(config.model.weights, "model.weights")}
+    inputs |= boxes_hashes(config.data)
     identity = hashed(config) | {f"inputs.{key}": value for key, value in inputs.items()}
     main = rank() == 0
     with open_run(config.runs_dir, "classify", config.name, to_dict(config), identity, main=main) as folder:
@@ -80,7 +81,7 @@ class _Task:
     """One run, opened: what its steps share."""
 
     def __init__(self, config: Config, manifest: "Manifest", folder: "RunFolder", accelerator: Any) -> None:
-        from fgvc.classifier import image_sizes, open_splits
+        from fgvc.classifier import image_sizes, open_crops, open_splits
         from fgvc.models import create_model, input_size, input_statistics
         from jobs.data import loader_workers
 
@@ -88,6 +89,7 @@ class _Task:
         self.splits: Splits = open_splits(manifest, config.data)
         if config.evaluate_test and not self.splits.test:
             raise DataError(f"{manifest.folder}: no split '{config.data.test_split}'; set evaluate_test=false")
+        self.crops = open_crops(manifest, self.splits, config.data)
         self.workers = loader_workers(config.data, accelerator.num_processes)
         self.network = create_model(config.model, len(manifest.classes))
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
@@ -134,7 +136,8 @@ class _Task:
         config = self.config
         batches = train_loader(
             self.manifest, self.splits.train, config.data, train_transform(config.image, self.size),
-            seed=config.seed, batch=config.train.batch, epochs=config.train.epochs, start_step=learner.step,
+            views=self.crops.train, seed=config.seed, batch=config.train.batch, epochs=config.train.epochs,
+            start_step=learner.step,
             place=Place(rank(), world_size(), config.train.accumulation), workers=self.workers,
         )  # fmt: skip
 
@@ -146,18 +149,23 @@ class _Task:
 
     def _probe(self) -> None:
         """Put a probe's head on the network: features of the training images are computed once, then solved for."""
+        import torch
+
         from fgvc.classifier import split_loader
         from fgvc.models import Normalised
         from fgvc.probe import features_of, fit_probe, set_head
 
         config, device = self.config, self.accelerator.device
         model = Normalised(self.network, self.mean, self.std, config.train.channels_last).to(device)
-        loader = split_loader(
-            self.manifest, self.splits.train, config.data, config.image, self.eval_size, 64, self.workers
-        )
-        features, labels = features_of(
-            model, self.network, loader, device, precision=config.train.precision, expected=len(self.splits.train)
-        )
+        found = []
+        for view in self.crops.train:
+            loader = split_loader(
+                self.manifest, self.splits.train, config.data, config.image, self.eval_size, view, 64, self.workers
+            )
+            found.append(features_of(
+                model, self.network, loader, device, precision=config.train.precision, expected=len(self.splits.train)
+            ))  # fmt: skip
+        features, labels = (torch.cat(column) for column in zip(*found, strict=True))
         set_head(self.network, *fit_probe(features, labels, len(self.manifest.classes), config.train.probe_penalty))
 
     def _measure(self, learner: "Learner", tracker: "Tracker") -> dict[str, Any]:
@@ -199,6 +207,8 @@ class _Task:
             tracker.summary({f"{split}/top1": one["top1"] for split, one in figures.items()})
         parameters = sum(one.numel() for one in self.network.parameters())
         figures |= {"steps": learner.step, "train_count": len(self.splits.train), "parameters": parameters}
+        if self.crops.counts:
+            figures["crops"] = self.crops.counts
         return figures | {"evaluation_images_per_second": round(evaluation_rate, 1)}
 
     def _predict(self, model: "torch.nn.Module", members: list[int], title: str) -> Any:
@@ -206,7 +216,8 @@ class _Task:
 
         return evaluate_split(
             model, self.manifest, members, self.config.data, self.config.image, self.eval_size,
-            device=self.accelerator.device, precision=self.config.train.precision, workers=self.workers, title=title,
+            views=self.crops.test, device=self.accelerator.device, precision=self.config.train.precision,
+            workers=self.workers, title=title,
         )  # fmt: skip
 
 
@@ -217,5 +228,8 @@ def report(result: dict[str, Any], folder: Path) -> str:
         for split, one in result.items()
         if split in ("val", "test")
     ]
+    missing = {split: one["without_box"] for split, one in result.get("crops", {}).items() if one["without_box"]}
+    if missing:
+        lines.append("kept whole for want of a box: " + ", ".join(f"{split} {n}" for split, n in missing.items()))
     files = "result.json, model.safetensors, metrics.jsonl, training.png, confused_pairs.png, class_accuracy.png"
     return "\n".join([*lines, f"{result['seconds']:.0f} s; look at {folder}: {files}"])

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,8 @@ def type_name(hint: Any) -> str:
     """A type as people write it: float, fast | slow, list[str]."""
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(str(arg) for arg in typing.get_args(hint))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " | ".join("null" if arg is type(None) else type_name(arg) for arg in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Annotated:
         base, *limits = typing.get_args(hint)
         return " ".join([type_name(base), *(_limit(limit) for limit in limits)])
@@ -173,7 +176,8 @@ def _choices(kind: type, key: str) -> list[str]:
         hint = _field_type(kind, key, key)
     except DataError:
         return []
-    return [str(arg) for arg in typing.get_args(hint)] if typing.get_origin(hint) is typing.Literal else []
+    hints = [hint, *typing.get_args(hint)]  # a Literal, or one of the choices of `X | None`
+    return [str(arg) for one in hints if typing.get_origin(one) is typing.Literal for arg in typing.get_args(one)]
 
 
 def nearest(word: str, valid: list[str]) -> str:

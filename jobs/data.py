@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 from fgvc.distributed import barrier, rank
+from shards.boxes import layer_hash
+from shards.crops import TRUTH, eval_policy, train_policy
 from shards.data import DataConfig
 from shards.errors import DataError
 from shards.manifest import MANIFEST, Manifest, read_manifest
@@ -51,6 +53,22 @@ def _build(config: DataConfig, folder: Path) -> None:
                 log.warning("%s: another run is building these shards; waiting for it", folder)
             waits = True
             time.sleep(1)
+
+
+def boxes_hashes(config: DataConfig) -> dict[str, str]:
+    """What training and what is measured are cropped by, for a run's inputs: `truth` or a layer's hash; empty when
+    nothing is cropped. Raises DataError for a file that is not there."""
+    named = {"boxes": train_policy(config), "test_boxes": eval_policy(config)}
+    found = {}
+    for key, policy in named.items():
+        if policy.layer:
+            path = expand(policy.layer, f"data.{key}")
+            if not path.is_file():
+                raise DataError(f"data.{key}={policy.layer}: no such file; fgvc crop makes a boxes layer")
+            found[key] = layer_hash(path)
+        elif policy.uses_boxes:
+            found[key] = TRUTH
+    return found
 
 
 def loader_workers(config: DataConfig, ranks_here: int = 1) -> int:

@@ -3,6 +3,7 @@
     fgvc evaluate weights=runs/classify/NAME/model.safetensors data.shards=FOLDER
     fgvc evaluate weights=runs/classify/NAME/model.safetensors data.shards=FOLDER split=train name=on_train
     fgvc evaluate weights=... data.shards=FOLDER split=held_out data.folds=5 data.fold=0 size=256 flip=true
+    fgvc evaluate weights=... data.shards=FOLDER data.boxes=FILE           weights that were trained on crops
     fgvc evaluate CONFIG --on debug
 
 The weights file says itself which model, image size, crop and statistics it was trained with. The run folder
@@ -53,7 +54,8 @@ def run(config: Config) -> dict[str, Any]:
     from fgvc.metrics import summary
     from fgvc.run_folder import finish, open_run
     from jobs.config import hashed, to_dict
-    from jobs.data import file_hash, open_shards
+    from jobs.data import boxes_hashes, file_hash, open_shards
+    from shards.crops import eval_policy, open_views, without_box
 
     began = time.monotonic()
     if not config.weights:
@@ -62,12 +64,21 @@ def run(config: Config) -> dict[str, Any]:
     accelerator = create_accelerator(config.precision, deterministic=False)
     manifest = open_shards(config.data)
     inputs["shards"] = manifest.fingerprint
+    about = _record_of(config, manifest)
+    data = _data_as_measured(config, about)
+    inputs |= boxes_hashes(data)
     identity = hashed(config) | {f"inputs.{key}": value for key, value in inputs.items()}
     with open_run(config.runs_dir, "evaluate", config.name, to_dict(config), identity, main=rank() == 0) as folder:
         if folder.result is not None:
             return folder.result
-        predictions = _predictions(config, manifest, accelerator)
-        figures = {config.split: summary(predictions, manifest.classes)}
+        members = _members(config, manifest)
+        policy = eval_policy(data)
+        views = open_views(policy, manifest, members)
+        predictions = _predictions(config, manifest, about, data, members, views, accelerator)
+        figures: dict[str, Any] = {config.split: summary(predictions, manifest.classes)}
+        if policy.uses_boxes:
+            missing = without_box(policy, views, members)
+            figures["crops"] = {config.split: {"images": len(members), "without_box": missing}}
         if rank() == 0:
             predictions.save(folder.path / "predictions.npz")
             save_pictures(folder.path, manifest, predictions)
@@ -75,13 +86,9 @@ def run(config: Config) -> dict[str, Any]:
         return figures
 
 
-def _predictions(config: Config, manifest: Any, accelerator: Any) -> Any:
-    """Rebuild the model from the file's own record and run it over the split."""
-    import torch
-
-    from fgvc.classifier import evaluate_split
-    from fgvc.models import Normalised, create_model, load_weights, read_about
-    from jobs.data import loader_workers
+def _record_of(config: Config, manifest: Any) -> dict[str, Any]:
+    """What the weights file says of itself. Raises DataError for other files and for shards of other classes."""
+    from fgvc.models import read_about
 
     path = expand(config.weights, "weights")
     about = read_about(path)
@@ -92,21 +99,48 @@ def _predictions(config: Config, manifest: Any, accelerator: Any) -> Any:
             f"weights={path}: trained for {len(about['classes'])} classes (first '{about['classes'][0]}'), "
             f"{manifest.folder} has {len(manifest.classes)} (first '{manifest.classes[0]}')"
         )
+    return about
+
+
+def _data_as_measured(config: Config, about: dict[str, Any]) -> DataConfig:
+    """The data config with the crops that the weights were measured with; the boxes are those of these shards."""
+    boxes = config.data.test_boxes or config.data.boxes
+    if about["crop"] != "whole" and about.get("boxes") == "layer" and boxes == "truth" and not config.data.test_boxes:
+        raise DataError(
+            f"weights={config.weights}: measured on crops by a detector's boxes; give data.boxes=FILE, a boxes layer "
+            "of these shards (fgvc crop makes one), or data.test_boxes=truth to crop by the truth all the same"
+        )
+    return replace(
+        config.data, crop=about["crop"], margin=about["margin"], boxes=boxes, min_score=about.get("min_score", 0.0),
+        test_crop=None, test_margin=None, test_boxes="", test_min_score=None,
+    )  # fmt: skip
+
+
+def _predictions(
+    config: Config, manifest: Any, about: dict[str, Any], data: DataConfig, members: list[int], views: Any,
+    accelerator: Any,
+) -> Any:  # fmt: skip
+    """Rebuild the model from the file's own record and run it over the members."""
+    import torch
+
+    from fgvc.classifier import evaluate_split
+    from fgvc.models import Normalised, create_model, load_weights
+    from jobs.data import loader_workers
+
     record = about["model"]
     model_config = ModelConfig(record["name"], "none", record["kwargs"], caffe_stride=record["caffe_stride"])
     network = create_model(model_config, len(manifest.classes))
-    load_weights(network, path, head=True)
+    load_weights(network, expand(config.weights, "weights"), head=True)
     shape = (1, 3, 1, 1)
     model = Normalised(network, torch.tensor(about["mean"]).view(shape), torch.tensor(about["std"]).view(shape))
     image = ImageConfig(
         eval_fit=about["fit"], eval_crop=config.eval_crop or about["eval_crop"],
         eval_flip=about["eval_flip"] if config.flip is None else config.flip, interpolation=about["interpolation"],
     )  # fmt: skip
-    data = replace(config.data, crop=about["crop"], margin=about["margin"])
     return evaluate_split(
-        model.to(accelerator.device), manifest, _members(config, manifest), data, image,
-        config.size or about["size"], device=accelerator.device, precision=config.precision,
-        workers=loader_workers(data, accelerator.num_processes), batch=config.batch,
+        model.to(accelerator.device), manifest, members, data, image, config.size or about["size"], views=views,
+        device=accelerator.device, precision=config.precision, workers=loader_workers(data, accelerator.num_processes),
+        batch=config.batch,
     )  # fmt: skip
 
 

@@ -7,6 +7,9 @@ from annotated_types import Ge, Gt, Le
 
 from shards.options import option
 
+Crop = Literal["whole", "box", "square", "padded", "whole+box", "whole+square"]
+Score = Annotated[float, Ge(0), Le(1)]
+
 
 @dataclass
 class DataConfig:
@@ -20,8 +23,18 @@ class DataConfig:
     test_split: str = option("test", "split to test on, once, at the end")
     folds: Annotated[int, Ge(0)] = option(0, "hold out one of this many stratified folds of train (0: train on all)")
     fold: Annotated[int, Ge(0)] = option(0, "which fold is held out, from 0")
-    crop: Literal["whole", "box", "square"] = option("whole", "part of the image to use: all, the box, a square on it")
+    crop: Crop = option(
+        "whole",
+        "part of the image to use: all | the box | a square on the box | the box on black, not enlarged | two views: "
+        "in training one of them by chance, in evaluation the mean of their logits",
+    )
     margin: Annotated[float, Ge(0)] = option(0.1, "enlarge the box by this share of its longer side on every side")
+    boxes: str = option("truth", "boxes to crop by: truth | a boxes layer, the file fgvc crop makes", False)
+    min_score: Score = option(0.0, "use a layer's boxes from this score on; without one the image stays whole")
+    test_crop: Crop | None = option(None, "as crop, for the test split and held-out folds (null: the same)")
+    test_margin: Annotated[float, Ge(0)] | None = option(None, "as margin, for what is measured (null: the same)")
+    test_boxes: str = option("", "as boxes, for what is measured (empty: the same)", False)
+    test_min_score: Score | None = option(None, "as min_score, for what is measured (null: the same)")
     limit: Annotated[int, Ge(0)] = option(0, "use only this many samples of every split (0: all)")
     window: Annotated[int, Gt(0)] = option(16, "samples are shuffled within windows of this many shuffled shards")
     cache: str = option("", "local folder to copy shards to before reading (slow or remote stores)", False)

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from shards.crops import WHOLE, View
 from shards.data import DataConfig
-from shards.decode import crop, crop_region, decode
+from shards.decode import decode
 from shards.manifest import Manifest
-from shards.order import global_batches, rank_batches, transform_seed
+from shards.order import global_batches, rank_batches, transform_seed, view_choice
 from shards.reader import Reader
 from shards.transforms import Transform, seeded
 
@@ -28,19 +29,19 @@ class Batch:
 class Samples(Dataset):
     """(epoch, entry) -> image and label. epoch -1 means evaluation: no chance."""
 
-    def __init__(self, manifest: Manifest, config: DataConfig, transform: Transform, seed: int) -> None:
-        self.reader = Reader(manifest, config.cache)
-        self.config, self.transform, self.seed = config, transform, seed
+    def __init__(self, manifest: Manifest, cache: str, views: Sequence[View], transform: Transform, seed: int) -> None:
+        self.reader = Reader(manifest, cache)
+        self.views, self.transform, self.seed = views, transform, seed
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[torch.Tensor, int, int, int]:
         epoch, index = place
         entry = self.reader.manifest.entries[index]
         image = decode(self.reader.read(index), entry.key)
-        image = crop(image, crop_region(entry, self.config.crop, self.config.margin))
         if epoch < 0:
-            image = self.transform(image)
+            image = self.transform(self.views[0].cut(image, index))
         else:
-            image = seeded(self.transform, image, transform_seed(self.seed, epoch, index))
+            view = self.views[view_choice(self.seed, epoch, index, len(self.views))]
+            image = seeded(self.transform, view.cut(image, index), transform_seed(self.seed, epoch, index))
         return image, entry.label, index, epoch
 
 
@@ -65,6 +66,7 @@ def train_loader(
     config: DataConfig,
     transform: Transform,
     *,
+    views: Sequence[View] = (WHOLE,),
     seed: int,
     batch: int,
     epochs: int,
@@ -73,13 +75,13 @@ def train_loader(
     workers: int = 0,
 ) -> Iterator[Batch]:
     """This rank's micro-batches of every step from `start_step` to the end of the last epoch, `place.accumulation` of
-    them a step."""
+    them a step. Of several views of a sample an epoch takes one, drawn by (seed, epoch, entry)."""
     batches = [
         micro
         for whole in global_batches(manifest, members, seed, batch, epochs, config.window, start_step)
         for micro in rank_batches(whole, place.rank, place.ranks, place.accumulation)
     ]
-    return iter(_loader(Samples(manifest, config, transform, seed), batches, workers))
+    return iter(_loader(Samples(manifest, config.cache, views, transform, seed), batches, workers))
 
 
 def eval_loader(
@@ -88,14 +90,15 @@ def eval_loader(
     config: DataConfig,
     transform: Transform,
     *,
+    view: View = WHOLE,
     batch: int,
     place: Place = Place(),
     workers: int = 0,
 ) -> DataLoader:
-    """This rank's share of `members`, each once over all ranks; the last batch may be smaller."""
+    """This rank's share of `members` in one view, each once over all ranks; the last batch may be smaller."""
     mine = np.asarray(members)[place.rank :: place.ranks]
     batches = [[(-1, int(entry)) for entry in mine[at : at + batch]] for at in range(0, len(mine), batch)]
-    return _loader(Samples(manifest, config, transform, 0), batches, workers)
+    return _loader(Samples(manifest, config.cache, [view], transform, 0), batches, workers)
 
 
 def _loader(samples: Samples, batches: list[list[tuple[int, int]]], workers: int) -> DataLoader:

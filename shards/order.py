@@ -8,7 +8,7 @@ import numpy as np
 from shards.errors import DataError
 from shards.manifest import Manifest
 
-EPOCH, TRANSFORM, MIX, FOLD = range(4)  # streams of random numbers, so that no two uses share one
+EPOCH, TRANSFORM, MIX, FOLD, VIEW = range(5)  # streams of random numbers, so that no two uses share one
 
 
 def random_stream(seed: int, *path: int) -> np.random.Generator:
@@ -17,9 +17,18 @@ def random_stream(seed: int, *path: int) -> np.random.Generator:
 
 
 def transform_seed(seed: int, epoch: int, entry: int) -> int:
-    """The seed, in [0, 2**63), of a sample's transforms in one epoch. A hash takes 1 us, a generator of NumPy's 30."""
-    path = f"{seed}/{TRANSFORM}/{epoch}/{entry}".encode()
-    return int.from_bytes(hashlib.blake2b(path, digest_size=8).digest(), "little") >> 1
+    """The seed, in [0, 2**63), of a sample's transforms in one epoch."""
+    return _sample_hash(seed, TRANSFORM, epoch, entry)
+
+
+def view_choice(seed: int, epoch: int, entry: int, views: int) -> int:
+    """Which of several views of a sample is trained on in one epoch."""
+    return _sample_hash(seed, VIEW, epoch, entry) % views
+
+
+def _sample_hash(*path: int) -> int:
+    """A number in [0, 2**63). A hash takes 1 us, a generator of NumPy's 30."""
+    return int.from_bytes(hashlib.blake2b("/".join(map(str, path)).encode(), digest_size=8).digest(), "little") >> 1
 
 
 def epoch_order(manifest: Manifest, members: Sequence[int], seed: int, epoch: int, window: int) -> np.ndarray:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from shards.data import DataConfig, ImageConfig
-from shards.decode import crop_region, decode
+from shards.decode import decode
 from shards.errors import DataError
 from shards.loader import Place, eval_loader, train_loader
-from shards.manifest import Entry, Manifest
+from shards.manifest import Manifest
 from shards.order import epoch_order, folds_of, global_batches
 from shards.reader import Reader
 from shards.transforms import eval_transform, train_transform
@@ -125,32 +125,6 @@ def test_training_does_not_touch_the_global_generator(guide: Manifest) -> None:
     torch.manual_seed(5)
     sequence(guide, 1, 0)
     assert torch.equal(torch.rand(3), expected)
-
-
-BOX = (40.0, 30.0, 60.0, 70.0)  # 20 x 40 in an image of 100 x 80
-
-
-@pytest.mark.parametrize(
-    ("policy", "margin", "expected"),
-    [
-        ("whole", 0.1, None),
-        ("box", 0.0, (40, 30, 60, 70)),
-        ("box", 0.25, (30, 20, 70, 80)),
-        ("square", 0.0, (30, 30, 70, 70)),
-        ("square", 0.25, (20, 20, 80, 80)),  # 60 x 60 around (50, 50)
-        ("square", 0.5, (10, 0, 90, 80)),  # 80 x 80: as high as the image
-        ("square", 1.0, (0, 0, 100, 80)),  # 120 x 120: larger than the image
-    ],
-)
-def test_crop_regions(policy: str, margin: float, expected: tuple | None) -> None:
-    entry = Entry("k", 0, "train", 0, 0, 0, width=100, height=80, boxes=((0, 0, 5, 5), BOX))
-    assert crop_region(entry, policy, margin) == expected
-
-
-def test_square_moves_inside_at_the_border() -> None:
-    entry = Entry("k", 0, "train", 0, 0, 0, width=100, height=80, boxes=((0.0, 10.0, 10.0, 50.0),))
-    assert crop_region(entry, "square", 0.0) == (0, 10, 40, 50)
-    assert crop_region(Entry("k", 0, "train", 0, 0, 0, 100, 80), "square", 0.0) is None
 
 
 def test_pad_only_ever_shrinks() -> None:
