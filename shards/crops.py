@@ -38,10 +38,19 @@ class View:
         if not self.padded:
             return part
         side = max(image.shape[1:])
-        top, left = (side - (y1 - y0)) // 2, (side - (x1 - x0)) // 2
+        left, top = _centred(region, side)
         canvas = image.new_zeros(3, side, side)
         canvas[:, top : top + y1 - y0, left : left + x1 - x0] = part
         return canvas
+
+    def moved(self, x: float, y: float, entry: Entry, member: int) -> tuple[float, float]:
+        """Where a point of the image is in its view, moved to the nearest point of the part that is kept."""
+        region = self.regions.get(member)
+        if region is None:
+            return x, y
+        x0, y0, x1, y1 = region
+        left, top = _centred(region, max(entry.width, entry.height)) if self.padded else (0, 0)
+        return min(max(x, x0), x1) - x0 + left, min(max(y, y0), y1) - y0 + top
 
 
 WHOLE = View({})
@@ -153,6 +162,11 @@ def _best_box(entry: Entry, policy: Policy, layer: BoxesLayer | None) -> Box | N
     found = [box for box in layer.boxes[entry.key] if box[4] >= policy.min_score]
     best = max(found, key=lambda box: (box[4], _area(box[:4])), default=None)
     return best[:4] if best is not None else None
+
+
+def _centred(region: Region, side: int) -> tuple[int, int]:
+    """(left, top) of a part in the middle of a square."""
+    return (side - (region[2] - region[0])) // 2, (side - (region[3] - region[1])) // 2
 
 
 def _area(box: Box) -> float:

@@ -4,5 +4,6 @@ SOURCES = {
     "cub200": "shards.sources.cub200",
     "stanford_dogs": "shards.sources.stanford_dogs",
     "image_folder": "shards.sources.image_folder",
+    "crops": "shards.sources.crops",
     "field_guide": "shards.sources.field_guide",
 }
