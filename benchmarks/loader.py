@@ -25,9 +25,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from jobs.shards import build_from
-from shards.data import DataConfig, ImageConfig
+from shards.data import ImageConfig
 from shards.decode import decode
-from shards.loader import train_loader
+from shards.loader import Samples, train_loader
 from shards.manifest import Manifest
 from shards.reader import Reader
 from shards.transforms import train_transform
@@ -63,7 +63,7 @@ class Ways:
 
     def ours(self, epochs: int, workers: int) -> Iterator[torch.Tensor]:
         loader = train_loader(
-            self.manifest, self.members, DataConfig(), train_transform(IMAGE, SIZE),
+            self.manifest, self.members, Samples(self.manifest, train_transform(IMAGE, SIZE)),
             seed=0, batch=BATCH, epochs=epochs, workers=workers,
         )  # fmt: skip
         return (batch.images for batch in loader)

@@ -27,7 +27,8 @@ from torch.nn import functional
 
 from fgvc.config import ModelConfig, OptimConfig, TrackConfig, TrainConfig
 from fgvc.device import tune_cpu_memory
-from fgvc.models import input_statistics
+from fgvc.models import Normalised, input_statistics
+from fgvc.objective import classification
 from fgvc.optim import create_optimizer
 from fgvc.tracking import Tracker
 from fgvc.train import Learner, Schedule, fit
@@ -75,7 +76,8 @@ def in_turns(options: argparse.Namespace, folder: Path) -> tuple[list[float], li
     # One long epoch: checkpoints and evaluation belong to its end, which is not measured.
     total = options.steps + WARM_UP
     train = TrainConfig(batch=options.batch, epochs=1, checkpoint_minutes=1e9)
-    learner = Learner(network, mean, std, OPTIM, train, accelerator, CLASSES, seed=0)
+    objective = classification(CLASSES, train, 0, accelerator.device)
+    learner = Learner(network, Normalised(network, mean, std), objective, OPTIM, train, accelerator)
     batch = batch_of(options.batch, options.size)
     ours, theirs, given = [], [], 0.0
 

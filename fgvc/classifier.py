@@ -16,7 +16,7 @@ from fgvc.predict import predict
 from shards.crops import TRUTH, View, eval_policy, open_views, train_policy, without_box
 from shards.data import DataConfig, ImageConfig
 from shards.errors import DataError
-from shards.loader import Place, eval_loader
+from shards.loader import Place, Samples, eval_loader
 from shards.manifest import Manifest
 from shards.order import folds_of
 from shards.transforms import eval_transform
@@ -89,10 +89,8 @@ def split_loader(
     workers: int,
 ) -> DataLoader:
     """This rank's part of `members` in one view with the evaluation transform at `size` pixels."""
-    return eval_loader(
-        manifest, members, data, eval_transform(image, size),
-        view=view, batch=batch, place=Place(rank(), world_size()), workers=workers,
-    )  # fmt: skip
+    samples = Samples(manifest, eval_transform(image, size), [view], cache=data.cache)
+    return eval_loader(members, samples, batch=batch, place=Place(rank(), world_size()), workers=workers)
 
 
 def evaluate_split(

@@ -40,19 +40,13 @@ class OptimConfig:
 
 
 @dataclass
-class TrainConfig:
-    """What is trained, how long, and how."""
+class LoopConfig:
+    """How the training loop runs, whatever it trains (fgvc/train.py)."""
 
-    method: Literal["finetune", "probe"] = option("finetune", "all weights | only a linear head on cached features")
-    head_start: Literal["random", "probe"] = option("random", "finetune: begin with a random head | a probe's head")
-    probe_penalty: Annotated[float, Ge(0)] = option(0.2, "probe: L2 penalty, on features scaled to a mean square of 1")
     epochs: Annotated[int, Gt(0)] = option(10, "passes over the training images")
     max_steps: Annotated[int, Ge(0)] = option(0, "stop after this many steps (0: after the last epoch)")
     batch: Annotated[int, Gt(0)] = option(32, "global batch: images a step over all ranks")
     accumulation: Annotated[int, Gt(0)] = option(1, "micro-batches a step; changes no sample's place")
-    label_smoothing: Annotated[float, Ge(0), Lt(1)] = option(0.1, "share of the target spread over all classes")
-    mixup: Annotated[float, Ge(0)] = option(0.0, "alpha of mixup's Beta between neighbours of a batch (0: off)")
-    cutmix: Annotated[float, Ge(0)] = option(0.0, "alpha of cutmix's Beta (0: off); with mixup: one or the other")
     ema: Annotated[float, Ge(0), Lt(1)] = option(0.0, "decay of the weights' moving average (0: off)")
     freeze_bn: Literal["none", "statistics", "all"] = option("none", "keep BatchNorm's statistics | scale and bias too")
     freeze_layers: Annotated[int, Ge(0)] = option(0, "leave the first so many layers (stem, stages) as they are")
@@ -63,6 +57,18 @@ class TrainConfig:
     checkpoint_minutes: Annotated[float, Ge(0)] = option(5.0, "save at every epoch's end and this often", False)
     checkpoint_keep: Annotated[int, Gt(1)] = option(2, "how many checkpoints to keep", False)
     profile: Annotated[int, Ge(0)] = option(0, "trace this many steps with torch's profiler", False)
+
+
+@dataclass
+class TrainConfig(LoopConfig):
+    """What a classifier is trained with, beside the loop's own settings."""
+
+    method: Literal["finetune", "probe"] = option("finetune", "all weights | only a linear head on cached features")
+    head_start: Literal["random", "probe"] = option("random", "finetune: begin with a random head | a probe's head")
+    probe_penalty: Annotated[float, Ge(0)] = option(0.2, "probe: L2 penalty, on features scaled to a mean square of 1")
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = option(0.1, "share of the target spread over all classes")
+    mixup: Annotated[float, Ge(0)] = option(0.0, "alpha of mixup's Beta between neighbours of a batch (0: off)")
+    cutmix: Annotated[float, Ge(0)] = option(0.0, "alpha of cutmix's Beta (0: off); with mixup: one or the other")
 
 
 @dataclass

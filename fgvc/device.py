@@ -8,10 +8,8 @@ import time
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc.distributed import TIMEOUT, check_world
-from fgvc.models import eval_mode
 
 
 def create_accelerator(precision: str, deterministic: bool) -> Accelerator:
@@ -59,13 +57,6 @@ def tune_cpu_memory() -> None:
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, 2**31 - 1)
     mallopt(m_top_pad, 2**26)
-
-
-def forward_flops(model: torch.nn.Module, images: torch.Tensor) -> float:
-    """Floating-point operations of one forward pass, by torch's counter (a multiply-add counts two)."""
-    with eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(images)
-    return float(counter.get_total_flops())
 
 
 def matmul_rate(device: torch.device, precision: str) -> float:

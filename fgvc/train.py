@@ -1,8 +1,9 @@
-"""The training loop: any timm classifier, one or many ranks, stoppable and resumable at every step."""
+"""The training loop, whatever it trains: one or many ranks, stoppable and resumable at every step."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,22 @@ import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import nn
-from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc import checkpoint
-from fgvc.config import OptimConfig, TrainConfig
-from fgvc.device import forward_flops, matmul_rate, peak_memory_mb
+from fgvc.config import LoopConfig, OptimConfig
+from fgvc.device import matmul_rate, peak_memory_mb
 from fgvc.distributed import rank, sync_buffers, world_size
 from fgvc.interrupt import Interrupted, Interruption
-from fgvc.mixing import mix, soft_targets
-from fgvc.models import Normalised, freeze_batch_norm, freeze_layers
+from fgvc.models import freeze_batch_norm, freeze_layers
 from fgvc.optim import create_optimizer, lr_factor, set_lr
 from fgvc.progress import Progress
 from fgvc.tracking import Tracker
 from shards.errors import DataError
-from shards.loader import Batch
+
+# (model, micro-batch as the loader gave it) -> (mean loss, {name: mean figure}); the same names on every rank. It
+# moves the batch to the device and calls the model it is given: the one made for the ranks, not the one it was made of.
+Objective = Callable[[nn.Module, Any], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Schedule:
     steps: int
 
     @staticmethod
-    def of(config: TrainConfig, images: int) -> "Schedule":
+    def of(config: LoopConfig, images: int) -> "Schedule":
         """Raises DataError when the training images do not fill one global batch, or ranks do not divide it."""
         parts = world_size() * config.accumulation
         if config.batch % parts:
@@ -54,40 +57,38 @@ class Learner:
     """All that changes while training: network, its average, optimizer, and the step they have reached."""
 
     def __init__(
-        self, network: nn.Module, mean: torch.Tensor, std: torch.Tensor, optim: OptimConfig, train: TrainConfig,
-        accelerator: Accelerator, classes: int, seed: int,
+        self, network: nn.Module, whole: nn.Module, objective: Objective, optim: OptimConfig, config: LoopConfig,
+        accelerator: Accelerator, found: Path | None = None,
     ) -> None:  # fmt: skip
-        self.optim, self.train, self.accelerator, self.classes, self.seed = optim, train, accelerator, classes, seed
-        self.step = 0
-        network.to(accelerator.device)
+        """network: what is optimised, averaged, saved and exported. whole: what the objective calls: the network, or a
+        module around it. found: a checkpoint to go on from (of another number of ranks too: the samples stay, only
+        dropout's draws change)."""
+        self.objective, self.optim, self.config, self.accelerator = objective, optim, config, accelerator
+        self.step, self.flops = 0, 0.0
+        self.network = network.to(accelerator.device)
         network.train()
-        freeze_batch_norm(network, train.freeze_bn)
-        freeze_layers(network, train.freeze_layers)
-        self.network = network
-        self.ema = ModelEmaV3(network, decay=train.ema, use_warmup=True, warmup_power=0.75) if train.ema else None
-        whole: nn.Module = Normalised(network, mean, std, train.channels_last).to(accelerator.device)
-        self.mean, self.std = mean, std
-        if train.compile:
+        freeze_batch_norm(network, config.freeze_bn)
+        freeze_layers(network, config.freeze_layers)
+        self.ema = ModelEmaV3(network, decay=config.ema, use_warmup=True, warmup_power=0.75) if config.ema else None
+        whole = whole.to(accelerator.device)
+        if config.compile:
             whole = torch.compile(whole)  # type: ignore[assignment]
         self.model, self.optimizer = accelerator.prepare(whole, create_optimizer(network, optim))
+        if found is not None:
+            self._restore(found)
 
-    def learn(self, micro_batches: list[Batch], schedule: Schedule) -> tuple[torch.Tensor, torch.Tensor]:
-        """One optimizer step on this rank's micro-batches; returns (summed loss, summed correct) of its samples."""
-        config, device = self.train, self.accelerator.device
+    def learn(self, micro_batches: list[Any], schedule: Schedule) -> dict[str, torch.Tensor]:
+        """One optimizer step on this rank's micro-batches; returns their mean loss and figures."""
         set_lr(self.optimizer, self.lr(schedule))
-        loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+        sums: dict[str, torch.Tensor] = {}
         for turn, batch in enumerate(micro_batches):
-            batch.images = batch.images.to(device, non_blocking=True)
-            batch.labels = batch.labels.to(device, non_blocking=True)
-            targets = soft_targets(batch.labels, self.classes, config.label_smoothing)
-            images, targets = mix(batch, targets, config, self.seed)
             last = turn == len(micro_batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                logits = self.model(images).float()
-                loss = functional.cross_entropy(logits, targets)
+                with self._counted():
+                    loss, figures = self.objective(self.model, batch)
                 self.accelerator.backward(loss / len(micro_batches))
-            loss_sum += loss.detach() * len(images)
-            correct += (logits.detach().argmax(1) == batch.labels).sum()
+            for name, value in ({"loss": loss} | figures).items():
+                sums[name] = sums.get(name, 0) + value.detach()
         if self.optim.clip:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.optim.clip)
         self.optimizer.step()
@@ -95,21 +96,18 @@ class Learner:
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.network, self.step)
-        return loss_sum, correct
+        return {name: value / len(micro_batches) for name, value in sums.items()}
 
     def lr(self, schedule: Schedule) -> float:
         """The learning rate of the step about to be made."""
-        return self.optim.lr * lr_factor(self.optim, self.step, schedule.per_epoch, self.train.epochs)
+        return self.optim.lr * lr_factor(self.optim, self.step, schedule.per_epoch, self.config.epochs)
 
-    @property
     def best(self) -> nn.Module:
-        """The network to evaluate and export: the average if one is kept."""
-        return self.ema.module if self.ema is not None else self.network
-
-    def evaluator(self) -> nn.Module:
-        """`best` as a model of uint8 images. All ranks call it: they take over rank 0's BatchNorm statistics."""
-        sync_buffers(self.best)
-        return Normalised(self.best, self.mean, self.std, self.train.channels_last).to(self.accelerator.device)
+        """The plain network to evaluate and export: the average if one is kept. All ranks call it: they take over
+        rank 0's BatchNorm statistics."""
+        best = self.ema.module if self.ema is not None else self.network
+        sync_buffers(best)
+        return best
 
     def save(self, folder: Path) -> None:
         sync_buffers(self.network)
@@ -123,10 +121,9 @@ class Learner:
                 "step": self.step,
                 "ranks": world_size(),
             }
-        checkpoint.save(folder, self.step, parts, self.train.checkpoint_keep)
+        checkpoint.save(folder, self.step, parts, self.config.checkpoint_keep)
 
-    def restore(self, found: Path) -> None:
-        """Go on from a checkpoint. With another number of ranks the samples stay, only dropout's draws change."""
+    def _restore(self, found: Path) -> None:
         state = checkpoint.load(found, "shared")
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -141,18 +138,28 @@ class Learner:
             if draws["cuda"] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(draws["cuda"])
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Rank 0 counts the floating-point operations of its first forward pass (a multiply-add counts two)."""
+        if self.flops or rank() != 0:
+            yield
+            return
+        with FlopCounterMode(display=False) as counter:
+            yield
+        self.flops = float(counter.get_total_flops())
+
 
 def fit(
-    learner: Learner, batches: Iterator[Batch], schedule: Schedule, folder: Path, tracker: Tracker,
+    learner: Learner, batches: Iterator[Any], schedule: Schedule, folder: Path, tracker: Tracker,
     evaluate: Callable[[], dict[str, float]] | None = None,
 ) -> None:  # fmt: skip
     """Train to the schedule's end. `evaluate` runs at every epoch's end; its figures join that step's record.
 
     Raises Interrupted after saving when a signal asked to stop, DataError when the loss is no longer finite.
     """
-    config = learner.train
+    config = learner.config
     progress = Progress(schedule.steps, learner.step, config.batch, "train", show=rank() == 0)
-    limits = _Limits(learner, config)
+    limits = _Limits(learner)
     saved = time.monotonic()
     # Saving by the clock is rank 0's decision; a signal counts from any rank. Both travel with the loss.
     with Interruption() as interruption, _profiler(config, folder) as profiler, closing(progress):
@@ -160,26 +167,23 @@ def fit(
             began = time.perf_counter()
             micro_batches = [next(batches) for _ in range(config.accumulation)]
             progress.waited(time.perf_counter() - began)
-            limits.measure(micro_batches[0])
             lr = learner.lr(schedule)
-            loss_sum, correct = learner.learn(micro_batches, schedule)
+            means = learner.learn(micro_batches, schedule)
             due = rank() == 0 and time.monotonic() - saved > config.checkpoint_minutes * 60
-            flags = torch.tensor([float(bool(interruption.signal_name)), float(due)], device=loss_sum.device)
-            sums = learner.accelerator.reduce(torch.cat([torch.stack([loss_sum, correct]), flags]), "sum").tolist()
-            values: dict[str, Any] = {
-                "epoch": round(learner.step / schedule.per_epoch, 4), "loss": sums[0] / config.batch,
-                "top1": sums[1] / config.batch, "lr": lr,
-            }  # fmt: skip
-            if not torch.isfinite(torch.tensor(sums[0])):
-                raise DataError(f"the loss is {sums[0]} at step {learner.step}; lower optim.lr or set optim.clip=1")
-            figures = progress.step({"loss": f"{values['loss']:.3f}", "top1": f"{values['top1']:.2f}"})
-            values |= figures | limits.figures(figures["images_per_second"])
+            figures, signals, clocks = _over_ranks(learner.accelerator, means, bool(interruption.signal_name), due)
+            if not math.isfinite(figures["loss"]):
+                raise DataError(
+                    f"the loss is {figures['loss']} at step {learner.step}; lower optim.lr or set optim.clip=1"
+                )
+            speed = progress.step({name: f"{value:.3f}" for name, value in figures.items()})
             epoch_ends, paused = learner.step % schedule.per_epoch == 0, time.perf_counter()
+            values: dict[str, Any] = {"epoch": round(learner.step / schedule.per_epoch, 4), "lr": lr}
+            values |= figures | speed | limits.figures(speed["images_per_second"])
             if epoch_ends and evaluate is not None:
                 values |= evaluate()
             tracker.log(learner.step, values)
-            stop = sums[2] > 0 and learner.step < schedule.steps
-            if epoch_ends or stop or sums[3] > 0 or learner.step == schedule.steps:
+            stop = signals and learner.step < schedule.steps
+            if epoch_ends or stop or clocks or learner.step == schedule.steps:
                 tracker.sync()
                 learner.save(folder / "checkpoints")
                 saved = time.monotonic()
@@ -191,26 +195,34 @@ def fit(
                 profiler.step()
 
 
+def _over_ranks(
+    accelerator: Accelerator, means: dict[str, torch.Tensor], signal: bool, due: bool
+) -> tuple[dict[str, float], bool, bool]:
+    """Every figure's mean over the ranks, and whether any rank had a signal or a checkpoint due."""
+    flags = torch.tensor([float(signal), float(due)], device=accelerator.device)
+    together = torch.cat([torch.stack([value.float() for value in means.values()]), flags])
+    *sums, signals, clocks = accelerator.reduce(together, "sum").tolist()
+    return {name: one / world_size() for name, one in zip(means, sums, strict=True)}, signals > 0, clocks > 0
+
+
 class _Limits:
-    """How close training comes to the machine: MFU against its measured matrix-product rate, and memory."""
+    """How close rank 0's training comes to the machine: MFU against its measured matrix-product rate, and memory."""
 
-    def __init__(self, learner: Learner, config: TrainConfig) -> None:
-        self.learner, self.config = learner, config
-        self.flops = self.rate = 0.0
-
-    def measure(self, batch: Batch) -> None:
-        """Once: the cost of an image (backward counted as twice the forward) and the rate of one rank's device."""
-        if self.rate or rank() != 0:
-            return
-        image = batch.images[:1].to(self.learner.accelerator.device).float()
-        self.flops = 3 * forward_flops(self.learner.network, image)
-        self.rate = matmul_rate(self.learner.accelerator.device, self.config.precision) * world_size()
+    def __init__(self, learner: Learner) -> None:
+        self.learner, self.rate, self.steps = learner, 0.0, 0
 
     def figures(self, images_per_second: float) -> dict[str, float]:
-        if not self.rate:
+        """MFU counts the backward pass as twice the forward. The rate is the best of several measurements (after 1, 2,
+        4, 8, ... steps, since the machine may be busy during one), and never below what training itself reaches."""
+        if rank() != 0:
             return {}
-        memory = peak_memory_mb(self.learner.accelerator.device)
-        return {"mfu": round(self.flops * images_per_second / self.rate, 4), "memory_mb": round(memory)}
+        config, device = self.learner.config, self.learner.accelerator.device
+        self.steps += 1
+        if self.steps & (self.steps - 1) == 0:
+            self.rate = max(self.rate, matmul_rate(device, config.precision))
+        reached = 3 * self.learner.flops * config.accumulation * images_per_second / config.batch
+        self.rate = max(self.rate, reached)
+        return {"mfu": round(reached / self.rate, 4), "memory_mb": round(peak_memory_mb(device))}
 
 
 def _cuda_rng() -> torch.Tensor | None:
@@ -220,7 +232,7 @@ def _cuda_rng() -> torch.Tensor | None:
 class _profiler:
     """torch.profiler over the first `train.profile` steps; the trace opens in a browser's chrome://tracing."""
 
-    def __init__(self, config: TrainConfig, folder: Path) -> None:
+    def __init__(self, config: LoopConfig, folder: Path) -> None:
         self.left, self.path = (config.profile if rank() == 0 else 0), folder / "profile.json"
         self.profile: Any = None
 

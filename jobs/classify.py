@@ -98,6 +98,7 @@ class _Task:
     def train_and_measure(self) -> dict[str, Any]:
         from fgvc.checkpoint import newest_sound, step_of
         from fgvc.distributed import broadcast_object, rank
+        from fgvc.objective import classification
         from fgvc.tracking import Tracker
         from fgvc.train import Learner, Schedule
         from jobs.config import to_dict
@@ -113,12 +114,11 @@ class _Task:
         try:
             if found is None and (config.train.method == "probe" or config.train.head_start == "probe"):
                 self._probe()
+            objective = classification(len(self.manifest.classes), config.train, config.seed, self.accelerator.device)
             learner = Learner(
-                self.network, self.mean, self.std, config.optim, config.train, self.accelerator,
-                len(self.manifest.classes), config.seed,
+                self.network, self._normalised(self.network), objective, config.optim, config.train, self.accelerator,
+                found,
             )  # fmt: skip
-            if found is not None:
-                learner.restore(found)
             if config.train.method == "finetune":
                 self._fit(learner, schedule, tracker)
             figures = self._measure(learner, tracker)
@@ -130,19 +130,20 @@ class _Task:
     def _fit(self, learner: "Learner", schedule: Any, tracker: "Tracker") -> None:
         from fgvc.distributed import rank, world_size
         from fgvc.train import fit
-        from shards.loader import Place, train_loader
+        from shards.loader import Place, Samples, train_loader
         from shards.transforms import train_transform
 
         config = self.config
+        transform = train_transform(config.image, self.size)
+        samples = Samples(self.manifest, transform, self.crops.train, cache=config.data.cache, seed=config.seed)
         batches = train_loader(
-            self.manifest, self.splits.train, config.data, train_transform(config.image, self.size),
-            views=self.crops.train, seed=config.seed, batch=config.train.batch, epochs=config.train.epochs,
-            start_step=learner.step,
+            self.manifest, self.splits.train, samples, seed=config.seed, batch=config.train.batch,
+            epochs=config.train.epochs, window=config.data.window, start_step=learner.step,
             place=Place(rank(), world_size(), config.train.accumulation), workers=self.workers,
         )  # fmt: skip
 
         def held_out() -> dict[str, float]:
-            predictions = self._predict(learner.evaluator(), self.splits.held_out, "held out")
+            predictions = self._predict(self._normalised(learner.best()), self.splits.held_out, "held out")
             return {"val_top1": float(predictions.correct.mean())}
 
         fit(learner, batches, schedule, self.folder.path, tracker, held_out if self.splits.held_out else None)
@@ -152,11 +153,10 @@ class _Task:
         import torch
 
         from fgvc.classifier import split_loader
-        from fgvc.models import Normalised
         from fgvc.probe import features_of, fit_probe, set_head
 
         config, device = self.config, self.accelerator.device
-        model = Normalised(self.network, self.mean, self.std, config.train.channels_last).to(device)
+        model = self._normalised(self.network)
         found = []
         for view in self.crops.train:
             loader = split_loader(
@@ -180,7 +180,8 @@ class _Task:
         figures: dict[str, Any] = {}
         evaluation_rate = 0.0
         wanted = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
-        model = learner.evaluator()
+        best = learner.best()
+        model = self._normalised(best)
         if rank() == 0:
             record = {
                 "name": config.model.name,
@@ -188,7 +189,7 @@ class _Task:
                 "caffe_stride": config.model.caffe_stride,
             }
             facts = about(self.manifest, record, config.image, config.data, self.mean, self.std, self.eval_size)
-            export(self.folder.weights, learner.best.state_dict(), facts)
+            export(self.folder.weights, best.state_dict(), facts)
         for split, members in wanted.items():
             if not members:
                 continue
@@ -210,6 +211,12 @@ class _Task:
         if self.crops.counts:
             figures["crops"] = self.crops.counts
         return figures | {"evaluation_images_per_second": round(evaluation_rate, 1)}
+
+    def _normalised(self, network: "torch.nn.Module") -> "torch.nn.Module":
+        """`network` as a model of uint8 images on this rank's device."""
+        from fgvc.models import Normalised
+
+        return Normalised(network, self.mean, self.std, self.config.train.channels_last).to(self.accelerator.device)
 
     def _predict(self, model: "torch.nn.Module", members: list[int], title: str) -> Any:
         from fgvc.classifier import evaluate_split

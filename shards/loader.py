@@ -1,14 +1,14 @@
 """Batches: training in the contract's order for any rank, evaluation with every sample exactly once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from shards.crops import WHOLE, View
-from shards.data import DataConfig
 from shards.decode import decode
 from shards.manifest import Manifest
 from shards.order import global_batches, rank_batches, transform_seed, view_choice
@@ -27,9 +27,13 @@ class Batch:
 
 
 class Samples(Dataset):
-    """(epoch, entry) -> image and label. epoch -1 means evaluation: no chance."""
+    """(epoch, entry) -> image, label, entry, epoch. epoch -1 means evaluation: no chance, the first view. In training
+    an epoch takes one of several views, drawn by (seed, epoch, entry)."""
 
-    def __init__(self, manifest: Manifest, cache: str, views: Sequence[View], transform: Transform, seed: int) -> None:
+    def __init__(
+        self, manifest: Manifest, transform: Transform, views: Sequence[View] = (WHOLE,), *, cache: str = "",
+        seed: int = 0,
+    ) -> None:  # fmt: skip
         self.reader = Reader(manifest, cache)
         self.views, self.transform, self.seed = views, transform, seed
 
@@ -63,45 +67,49 @@ class Place:
 def train_loader(
     manifest: Manifest,
     members: Sequence[int],
-    config: DataConfig,
-    transform: Transform,
+    samples: Dataset,
     *,
-    views: Sequence[View] = (WHOLE,),
     seed: int,
     batch: int,
     epochs: int,
+    window: int = 16,
     start_step: int = 0,
     place: Place = Place(),
     workers: int = 0,
-) -> Iterator[Batch]:
+    collate: Callable[[list], Any] = collate,
+) -> Iterator[Any]:
     """This rank's micro-batches of every step from `start_step` to the end of the last epoch, `place.accumulation` of
-    them a step. Of several views of a sample an epoch takes one, drawn by (seed, epoch, entry)."""
+    them a step.
+
+    samples: maps (epoch, entry) to a sample, by chance only where `transform_seed(seed, epoch, entry)` says so.
+    collate: a list of such samples -> a batch.
+    """
     batches = [
         micro
-        for whole in global_batches(manifest, members, seed, batch, epochs, config.window, start_step)
+        for whole in global_batches(manifest, members, seed, batch, epochs, window, start_step)
         for micro in rank_batches(whole, place.rank, place.ranks, place.accumulation)
     ]
-    return iter(_loader(Samples(manifest, config.cache, views, transform, seed), batches, workers))
+    return iter(_loader(samples, batches, workers, collate))
 
 
 def eval_loader(
-    manifest: Manifest,
     members: Sequence[int],
-    config: DataConfig,
-    transform: Transform,
+    samples: Dataset,
     *,
-    view: View = WHOLE,
     batch: int,
     place: Place = Place(),
     workers: int = 0,
+    collate: Callable[[list], Any] = collate,
 ) -> DataLoader:
-    """This rank's share of `members` in one view, each once over all ranks; the last batch may be smaller."""
+    """This rank's share of `members`, each once over all ranks; the last batch may be smaller. Epoch is -1."""
     mine = np.asarray(members)[place.rank :: place.ranks]
     batches = [[(-1, int(entry)) for entry in mine[at : at + batch]] for at in range(0, len(mine), batch)]
-    return _loader(Samples(manifest, config.cache, [view], transform, 0), batches, workers)
+    return _loader(samples, batches, workers, collate)
 
 
-def _loader(samples: Samples, batches: list[list[tuple[int, int]]], workers: int) -> DataLoader:
+def _loader(
+    samples: Dataset, batches: list[list[tuple[int, int]]], workers: int, collate: Callable[[list], Any]
+) -> DataLoader:
     return DataLoader(
         samples,
         batch_sampler=batches,

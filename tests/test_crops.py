@@ -10,7 +10,7 @@ from shards.boxes import BoxesLayer, read_layer, write_layer
 from shards.crops import WHOLE, Policy, View, crop_region, eval_policy, train_policy, views_of, without_box
 from shards.data import DataConfig
 from shards.errors import DataError
-from shards.loader import eval_loader, train_loader
+from shards.loader import Samples, eval_loader, train_loader
 from shards.manifest import Entry, Manifest, Shard
 from shards.order import view_choice
 
@@ -110,13 +110,11 @@ def test_loaders_cut_and_training_draws_one_view_an_epoch_by_the_seed(guide: Man
     def shape(image: torch.Tensor) -> torch.Tensor:
         return torch.tensor(image.shape)
 
-    sizes = torch.cat(
-        [batch.images for batch in eval_loader(guide, members, DataConfig(), shape, view=views[1], batch=9)]
-    )
+    sizes = torch.cat([batch.images for batch in eval_loader(members, Samples(guide, shape, views[1:]), batch=9)])
     cut = [guide.entries[member].key != guide.entries[-1].key for member in members]
     assert (sizes == torch.tensor([3, 34, 20])).all(1).tolist() == cut
 
-    loader = train_loader(guide, members[:40], DataConfig(), shape, views=views, seed=3, batch=8, epochs=6)
+    loader = train_loader(guide, members[:40], Samples(guide, shape, views, seed=3), seed=3, batch=8, epochs=6)
     drawn = [
         (int(epoch), int(entry), int(size[1] == 34))
         for batch in loader

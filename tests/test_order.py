@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from shards.data import DataConfig, ImageConfig
+from shards.data import ImageConfig
 from shards.decode import decode
 from shards.errors import DataError
-from shards.loader import Place, eval_loader, train_loader
+from shards.loader import Place, Samples, eval_loader, train_loader
 from shards.manifest import Manifest
 from shards.order import epoch_order, folds_of, global_batches
 from shards.reader import Reader
@@ -26,8 +26,8 @@ def sequence(manifest: Manifest, ranks: int, workers: int, accumulation: int = 1
     parts = [
         list(
             train_loader(
-                manifest, members, DataConfig(window=2), train_transform(IMAGE, 32), seed=3, batch=16, epochs=2,
-                start_step=start, place=Place(rank, ranks, accumulation), workers=workers,
+                manifest, members, Samples(manifest, train_transform(IMAGE, 32), seed=3), seed=3, batch=16, epochs=2,
+                window=2, start_step=start, place=Place(rank, ranks, accumulation), workers=workers,
             )
         )
         for rank in range(ranks)
@@ -87,9 +87,7 @@ def test_evaluation_counts_every_sample_once(guide: Manifest, ranks: int, worker
     seen = [
         entry
         for rank in range(ranks)
-        for batch in eval_loader(
-            guide, members, DataConfig(), transform, batch=5, place=Place(rank, ranks), workers=workers
-        )
+        for batch in eval_loader(members, Samples(guide, transform), batch=5, place=Place(rank, ranks), workers=workers)
         for entry in batch.entries.tolist()
     ]
     assert sorted(seen) == members
@@ -99,9 +97,7 @@ def test_real_test_split_counts_1389(birds: Manifest) -> None:
     transform = eval_transform(ImageConfig(), 32)
     for ranks in (1, 4):
         parts = [
-            eval_loader(
-                birds, birds.split("test"), DataConfig(), transform, batch=64, place=Place(rank, ranks), workers=1
-            )
+            eval_loader(birds.split("test"), Samples(birds, transform), batch=64, place=Place(rank, ranks), workers=1)
             for rank in range(ranks)
         ]
         entries = [entry for part in parts for batch in part for entry in batch.entries.tolist()]
