@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -62,7 +63,8 @@ def export_ranks() -> None:
 def note_mistake() -> None:
     """Leave the mark that keeps the batch script from asking for a restart."""
     if mark := os.environ.get("FGVC_MISTAKE"):
-        Path(mark).touch()
+        with suppress(OSError):  # a full disk may be the mistake
+            Path(mark).touch()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
