@@ -1,5 +1,6 @@
 # make demo     install, then data -> shards -> training -> test result on the birds this suite draws itself
 # make test     install, then the tests (not those marked slow)
+# make chaos    install, then twelve ways to interrupt a job of 4 ranks on a Slurm brought up here; long (docs/slurm.md)
 # make check    ruff, mypy, import-linter
 # make install  .venv with the versions of requirements.lock, and `fgvc` in it; done once, again when the lock changes
 
@@ -8,7 +9,7 @@ SYSTEM_PACKAGES := $(shell sed '/^\#/d' slurm/packages.txt)
 SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: install demo test check
+.PHONY: install demo test chaos check
 install: .venv/system .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml | .venv/bin/python
@@ -42,6 +43,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+chaos: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py
 
 check: install
 	$(BIN)/ruff check .

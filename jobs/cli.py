@@ -84,6 +84,9 @@ def _job(name: str, words: list[str]) -> int:
     config = load(module.Config, path, overrides)
     if not config.name:
         config.name = (path.stem if path else name) + ("-debug" if arguments.on == "debug" else "")
+    if arguments.print_folder:
+        print(Path(config.runs_dir) / name / config.name)
+        return 0
     if arguments.print_config or arguments.dry_run:
         import yaml
 
@@ -159,6 +162,7 @@ def _parse(name: str, words: list[str]) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--follow", action="store_true")
     parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--print-folder", action="store_true")
     return parser.parse_intermixed_args(words)
 
 

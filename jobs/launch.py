@@ -6,6 +6,7 @@ fgvc classify CONFIG --on h100 --follow                submit, then print the jo
 """
 
 import json
+import math
 import shlex
 import time
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 
 from jobs.config import hashed, load, nearest
 from shards.errors import DataError
+from slurm.errors import SlurmError
 from slurm.profile import KEYS, Profile, check
 from slurm.queue import Job, states
 from slurm.submit import Submitted, Task, sbatch_script, submit
 
+ASK_S = 5  # Slurm's controller serves everybody: ask it seldom
 FOLDERS = (Path("configs/clusters"), Path(__file__).parents[1] / "configs/clusters")
 
 
@@ -96,10 +99,19 @@ def follow_log(submitted: Submitted, pause_s: float = 0.5) -> int:
 
     Ctrl-C leaves the job running.
     """
-    seen, shown, job = 0, "", Job(submitted.job, "", "PENDING")
+    seen, shown, job, asked = 0, "", Job(submitted.job, "", "PENDING"), -math.inf
     try:
         while True:
-            job = states([submitted.job])[submitted.job]
+            ended = False
+            if time.monotonic() - asked > ASK_S:
+                try:
+                    job = states([submitted.job])[submitted.job]
+                    ended = not job.live
+                except SlurmError as error:  # the controller may be away; the job goes on without it
+                    if (line := f"no word from Slurm: {error}") != shown:
+                        print(line, flush=True)
+                        shown = line
+                asked = time.monotonic()
             if submitted.log.is_file():
                 with submitted.log.open("rb") as stream:
                     stream.seek(seen)
@@ -109,7 +121,7 @@ def follow_log(submitted: Submitted, pause_s: float = 0.5) -> int:
             elif (line := f"{job.state} {job.reason}".strip()) != shown:
                 print(f"job {job.id}: {line}", flush=True)
                 shown = line
-            if not job.live:
+            if ended:
                 break
             time.sleep(pause_s)
     except KeyboardInterrupt:

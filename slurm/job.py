@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 MISTAKE = 2  # exit code of a user's mistake: starting again would not mend it
 STOPPED = 3  # exit code of a run that was stopped: starting again goes on
 
@@ -50,6 +51,8 @@ def export_ranks() -> None:
     """
     world = int(os.environ.get("SLURM_NTASKS", "1"))
     if world == 1:
+        for key in RANKS:  # of the shell that submitted
+            os.environ.pop(key, None)
         return
     nodes = int(os.environ["SLURM_JOB_NUM_NODES"])
     os.environ |= {

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt
 
 from slurm.errors import SlurmError
+from slurm.job import RANKS
 
 # What Slurm takes as a time limit: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
 TIME = re.compile(r"\d+(:\d\d(:\d\d)?)?|\d+-\d+(:\d\d){0,2}")
@@ -149,11 +150,11 @@ def explained(command: str, message: str) -> str:
 
 @contextmanager
 def outside() -> Iterator[None]:
-    """The environment without what the job around us, if any, set: it would steer sbatch. SLURM_CONF stays."""
+    """The environment without what the job around us, if any, set: it would steer the new one. SLURM_CONF stays."""
     inherited = {
         key: os.environ.pop(key)
         for key in list(os.environ)
-        if key.startswith(("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")) and key != "SLURM_CONF"
+        if key in RANKS or (key.startswith(("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")) and key != "SLURM_CONF")
     }
     try:
         yield

@@ -15,6 +15,7 @@ fgvc_begin() {
     fi
     fgvc_run=$(sed -n "$((${SLURM_ARRAY_TASK_ID:-0} + 1))p" "$fgvc_folder/runs")
     export FGVC_MISTAKE=$fgvc_folder/$fgvc_id.mistake
+    rm -f "$FGVC_MISTAKE" # of a job that was requeued by hand once the mistake was mended
     # Where ranks meet: this first node, on a port where nobody listens now. Below those that Linux hands out itself.
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     MASTER_PORT=$((20000 + RANDOM % 12000))

@@ -148,6 +148,12 @@ def _place(tasks: Sequence[Task]) -> Path:
     return Path(os.path.commonpath(folders)) / "slurm"
 
 
+def _commands(tasks: Sequence[Task]) -> list[str]:
+    """What the job runs, as comments for who reads the script."""
+    shown = [f"# fgvc {shlex.join(task.words)}" for task in tasks[:3]]
+    return shown if len(tasks) <= 3 else [*shown, f"# and {len(tasks) - 3} more"]
+
+
 def _python(profile: Profile) -> str:
     return profile.python or shlex.quote(sys.executable)
 
@@ -178,7 +184,7 @@ def _parameters(
         "additional_parameters": more,
         "array_parallelism": limit,
         "signal_delay_s": profile.signal_seconds,
-        "setup": [*profile.setup, *exports, f"source {shlex.quote(str(RESTART))}", begin],
+        "setup": [*_commands(tasks), *profile.setup, *exports, f"source {shlex.quote(str(RESTART))}", begin],
         "srun_args": ["--kill-on-bad-exit=1", "--open-mode=append", f"--cpus-per-task={profile.cpus_per_task}"],
         "teardown": ["fgvc_end $?"],
         "stderr_to_stdout": True,

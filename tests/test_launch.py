@@ -1,21 +1,35 @@
 """Jobs on the test cluster: profiles are checked, commands submitted, arrays split, states read."""
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from jobs.cli import JOBS
+from jobs.cli import JOBS, main
 from jobs.launch import read_profile, split_words
 from shards.errors import DataError
+from slurm import submit as submission
 from slurm import testbed_daemons as daemons
 from slurm.errors import SlurmError
 from slurm.profile import KEYS, Profile, check, check_cluster
 from slurm.queue import Job, states
 from slurm.submit import Submitted, Task, submit
-from slurm.testbed import Partition, Testbed, down, missing_packages, up
+from slurm.testbed import (
+    Partition,
+    Testbed,
+    client,
+    down,
+    kill_controller,
+    missing_packages,
+    start_controller,
+    up,
+)
+
+ROOT = Path(__file__).parents[1]
+QUICK = Profile(cpus_per_task=1, time="5")
 
 pytestmark = pytest.mark.skipif(
     bool(missing_packages(accounting=False)),
@@ -53,7 +67,7 @@ def ended(submitted: list[Submitted], seconds: float = 60) -> list[Job]:
 
 
 def test_tasks_become_arrays_split_at_the_clusters_limit_and_wait_for_others(tmp_path: Path) -> None:
-    profile = Profile(cpus_per_task=1, time="5")
+    profile = QUICK
     # `fgvc help` ends well at once, an unknown command is the user's mistake.
     tasks = [Task("many", ("--help",), tmp_path / "runs" / str(i)) for i in range(6)]
     first = submit(profile, tasks)
@@ -108,3 +122,100 @@ def test_what_does_not_fit_is_refused_before_anything_is_submitted(monkeypatch: 
     monkeypatch.setenv("PATH", os.path.dirname(os.__file__))
     with pytest.raises(SlurmError, match="sinfo is not installed here: submit from a login node"):
         check_cluster(Profile())
+
+
+def test_vit_large_on_four_h100_nodes_is_accepted_by_slurm(
+    testbed: Testbed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ROOT / "configs/classify/cub200_vit_l16.yaml"
+    assert main(["classify", str(config), "--on", "h100", "nodes=4", "optim.lr=1e-4", "--dry-run"]) == 0
+    script = capsys.readouterr().out
+    for line in (
+        f"# fgvc classify {config} optim.lr=1e-4", "#SBATCH --nodes=4", "#SBATCH --gpus-per-node=8",
+        "#SBATCH --ntasks-per-node=8", "#SBATCH --signal=USR2@180", "#SBATCH --requeue", "export NCCL_DEBUG=WARN",
+    ):  # fmt: skip
+        assert line in script.splitlines()
+    accepted = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
+    assert accepted.returncode == 0, accepted.stderr
+    assert "to start at" in accepted.stderr
+    assert "using 384 processors on nodes h100-[1-4]" in accepted.stderr
+    assert not Path("runs").exists(), "a dry run writes nothing"
+    too_many = script.replace("--gpus-per-node=8", "--gpus-per-node=9")
+    assert subprocess.run(["sbatch", "--test-only"], input=too_many, capture_output=True, text=True).returncode
+
+
+def test_one_job_a_run_folder(testbed: Testbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["classify", "name=one", "--on", "testbed"]
+    client(testbed, "scontrol", "update", "partitionname=normal", "state=down")
+    try:
+        assert main([*words, "cpus_per_task=2"]) == 0
+        shown = capsys.readouterr().out
+        number = shown.split(":")[0].removeprefix("job ")
+        assert f"job {number}: classify/one on testbed, 1 node x 1 rank\n  folder  runs/classify/one\n" in shown
+        assert main(words) == 2
+        assert capsys.readouterr().err == (
+            f"fgvc classify: runs/classify/one: job {number} (PENDING) writes there; wait for it, "
+            f"fgvc cancel {number}, or choose another name=\n"
+        )
+        assert main(["status"]) == 0
+        assert f"classify/one  PENDING (PartitionDown)  {number}" in capsys.readouterr().out
+        assert main(["cancel", "classify/one"]) == 0
+        assert capsys.readouterr().out.startswith(f"cancelled job {number} (classify/one)")
+        assert main(["cancel", number]) == 2
+        assert f"{number}: no job of yours in the queue" in capsys.readouterr().err
+    finally:
+        client(testbed, "scontrol", "update", "partitionname=normal", "state=up")
+    assert states([number])[number].state == "CANCELLED"
+    assert main(["classify", "--on", "testbed", "nodes=3", "name=two"]) == 2
+    assert "nodes=3: partition normal has 2 such nodes" in capsys.readouterr().err
+    assert main(["classify", "--on", "testbed", "optim.rl=3"]) == 2
+    assert "unknown key 'optim.rl'; did you mean 'optim.lr'" in capsys.readouterr().err
+
+
+def test_a_job_that_never_saves_anything_is_not_started_for_ever(tmp_path: Path) -> None:
+    broken = Profile(cpus_per_task=1, time="5", max_restarts=1, python="false")
+    [job] = submit(broken, [Task("broken", ("--help",), tmp_path / "run")])
+    assert ended([job])[0].state == "FAILED"
+    log = job.log.read_text()
+    assert log.count("asking Slurm to start it again") == 1
+    assert "was started 2 times without a new checkpoint (the newest: none): not again" in log
+
+
+def test_a_folder_that_cannot_be_written_or_that_a_node_does_not_see(testbed: Testbed, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SlurmError, match=r"file/run: cannot be written .*set runs_dir= to a folder that can"):
+        submit(QUICK, [Task("a", ("--help",), tmp_path / "file/run")])
+    if os.getuid() != 0:
+        pytest.skip("hiding a folder from a node needs root")
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    # The node has mounts of its own: there, and only there, an empty disk covers the folder.
+    pid = daemons.running(testbed.folder)["n2"]
+    subprocess.run(["nsenter", "-t", str(pid), "-m", "mount", "-t", "tmpfs", "tmpfs", str(hidden)], check=True)
+    two = Profile(cpus_per_task=1, nodes=2, time="5")
+    [job] = submit(two, [Task("hidden", ("--help",), hidden / "run")])
+    assert ended([job])[0].state == "FAILED"
+    assert (
+        f"{job.log.parent} is not there on every node; set runs_dir= to a folder that all nodes share"
+        in job.log.read_text()
+    )
+    assert "asking Slurm" not in job.log.read_text()
+
+
+def test_slurm_down_in_mid_submission_says_what_was_submitted(
+    testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = submission._submit_one
+
+    def dies_after(*arguments: object) -> list[Submitted]:
+        done = real(*arguments)  # type: ignore[arg-type]
+        kill_controller(testbed.folder)
+        return done
+
+    monkeypatch.setattr(submission, "_submit_one", dies_after)
+    tasks = [Task("many", ("--help",), tmp_path / "runs" / str(i)) for i in range(6)]
+    with pytest.raises(SlurmError) as caught:
+        submit(QUICK, tasks)
+    assert "\n" not in str(caught.value)
+    assert "slurmctld is down: try again later; 5 of 6 tasks were submitted before, as" in str(caught.value)
+    start_controller(testbed.folder)
