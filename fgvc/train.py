@@ -182,7 +182,8 @@ def fit(
             if epoch_ends and evaluate is not None:
                 values |= evaluate()
             tracker.log(learner.step, values)
-            stop = signals and learner.step < schedule.steps
+            # After the last step too: what is left, to measure, may take longer than the signal's sender waits.
+            stop = signals
             if epoch_ends or stop or clocks or learner.step == schedule.steps:
                 tracker.sync()
                 learner.save(folder / "checkpoints")

@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 from shards.errors import DataError
 from slurm.errors import SlurmError
 from slurm.job import note_mistake
+from slurm.profile import KEYS
 
 JOBS = {"classify": "jobs.classify", "evaluate": "jobs.evaluate"}  # a config and run(config)
 COMMANDS = {  # their own words, by main(words)
@@ -75,11 +76,15 @@ def _job(name: str, words: list[str]) -> int:
         print(f"\nsettings (key: type = default):\n{describe(module.Config)}")
         return 0
     path, overrides = _split(name, arguments.words)
+    if not arguments.on and (stray := [word for word in overrides if word.partition("=")[0] in KEYS]):
+        raise DataError(f"'{stray[0]}' is a setting of a cluster: it goes with --on CLUSTER")
     if arguments.on == "debug":
         overrides = [*module.DEBUG, *overrides]
     elif arguments.on:
         from jobs.launch import launch
 
+        if arguments.processes > 1:
+            raise DataError("--processes starts ranks on this machine; with --on CLUSTER set nodes= and gpus_per_node=")
         return launch(name, module, arguments.on, path, overrides, arguments.dry_run, arguments.follow)
     config = load(module.Config, path, overrides)
     if not config.name:

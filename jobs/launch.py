@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jobs.config import hashed, load, nearest
+from jobs.config import hashed, load, nearest, walk
 from shards.errors import DataError
 from slurm.errors import SlurmError
 from slurm.profile import KEYS, Profile, check
@@ -54,7 +54,7 @@ def task_of(profile: Profile, job: str, kind: type, path: Path | None, words: li
     config: Any = load(kind, path, words)
     if profile.scratch and config.runs_dir == kind().runs_dir:
         words = [*words, f"runs_dir={_scratch(profile)}/runs"]
-    if profile.cache and not config.data.cache:
+    if profile.cache and "data.cache" in dict(walk(kind)) and not config.data.cache:
         words = [*words, f"data.cache={profile.cache}"]
     config = load(kind, path, words)
     name = str(config.name or (path.stem if path else job))

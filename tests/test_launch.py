@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slurm_helpers import eventually
 
+from jobs.classify import Config
 from jobs.cli import JOBS, main
-from jobs.launch import read_profile, split_words
+from jobs.launch import read_profile, split_words, task_of
 from shards.errors import DataError
 from slurm import submit as submission
 from slurm import testbed_daemons as daemons
@@ -200,6 +202,57 @@ def test_a_folder_that_cannot_be_written_or_that_a_node_does_not_see(testbed: Te
         in job.log.read_text()
     )
     assert "asking Slurm" not in job.log.read_text()
+
+
+def test_cancelled_is_cancelled_though_the_run_saved_and_asked_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As a run does on SIGTERM: it saves, and ends with the code that otherwise means "start me again".
+    saves = "sh -c 'trap \"exit 3\" TERM; echo ready; sleep 100 & wait' sh"
+    [job] = submit(Profile(cpus_per_task=1, time="5", python=saves), [Task("a", ("--help",), tmp_path / "run")])
+    assert eventually(lambda: job.log.exists() and "ready" in job.log.read_text())
+    assert main(["cancel", str(tmp_path / "run")]) == 0
+    assert ended([job])[0].state == "CANCELLED"
+    assert not eventually(lambda: states([job.job])[job.job].state != "CANCELLED", seconds=2)
+    assert "starts again" not in job.log.read_text()
+    assert main(["cancel", str(tmp_path / "run")]) == 2
+    assert "no job of yours in the queue" in capsys.readouterr().err
+
+
+def test_every_rank_sees_all_gpus_of_its_node_as_slurm_gave_them(tmp_path: Path) -> None:
+    shows = "sh -c 'echo saw $CUDA_VISIBLE_DEVICES on $SLURM_NODEID as $SLURM_LOCALID at $MASTER_ADDR' sh"
+    profile = Profile(nodes=2, gpus_per_node=2, cpus_per_task=1, time="5", python=shows)
+    [job] = submit(profile, [Task("gpus", ("--help",), tmp_path / "run")])
+    assert ended([job])[0].state == "COMPLETED"
+    logs = [job.log.with_name(f"{job.job}_{rank}_log.out").read_text() for rank in range(4)]
+    assert [next(line for line in log.splitlines() if line.startswith("saw")) for log in logs] == [
+        f"saw 0,1 on {node} as {local} at n1" for node in (0, 1) for local in (0, 1)
+    ]
+
+
+def test_folders_of_the_profile_reach_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    profile = Profile(scratch="$SCRATCH/fgvc", cache="$TMPDIR/shards")
+    task, config = task_of(profile, "classify", Config, None, ["name=a"])
+    # The cache is the node's: its variable is left for the job to fill in.
+    assert task.words == ("classify", "name=a", f"runs_dir={tmp_path}/fgvc/runs", "data.cache=$TMPDIR/shards")
+    assert task.folder == tmp_path / "fgvc/runs/classify/a"
+    assert config.data.cache == "$TMPDIR/shards"
+    task, _ = task_of(profile, "classify", Config, None, ["name=a", "runs_dir=mine", "data.cache=/here"])
+    assert task.words == ("classify", "name=a", "runs_dir=mine", "data.cache=/here")
+
+
+def test_no_cluster_here_and_words_in_the_wrong_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["classify", "name=a", "nodes=2"]) == 2
+    assert main(["classify", "name=a", "--on", "testbed", "--processes", "2"]) == 2
+    monkeypatch.delenv("SLURM_CONF")
+    assert main(["classify", "name=a", "--on", "testbed"]) == 2
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first == "fgvc classify: 'nodes=2' is a setting of a cluster: it goes with --on CLUSTER"
+    assert second.startswith("fgvc classify: --processes starts ranks on this machine")
+    assert "no cluster is known here: log in to one, or fgvc cluster up and export SLURM_CONF" in third
 
 
 def test_slurm_down_in_mid_submission_says_what_was_submitted(
