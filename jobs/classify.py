@@ -3,6 +3,7 @@
     fgvc classify configs/classify/field_guide.yaml                     here: one GPU, or the CPU
     fgvc classify configs/classify/field_guide.yaml --processes 4       here: 4 ranks (GPUs, or CPU processes)
     fgvc classify configs/classify/field_guide.yaml --on debug          20 steps on 64 images, nothing tracked
+    fgvc classify configs/classify/field_guide.yaml --on h100 nodes=2   on Slurm, 2 nodes (docs/slurm.md)
     fgvc classify CONFIG optim.lr=0.02 train.epochs=20 name=longer      any setting as key=value
     fgvc classify CONFIG data.folds=5 data.fold=0 evaluate_test=false   choose settings by a held-out fold
 

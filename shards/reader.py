@@ -9,6 +9,7 @@ from filelock import FileLock
 
 from shards.errors import DataError
 from shards.manifest import Manifest
+from shards.paths import expand
 
 
 class Reader:
@@ -16,7 +17,7 @@ class Reader:
 
     def __init__(self, manifest: Manifest, cache: str = "") -> None:
         self.manifest = manifest
-        self.cache = Path(cache) if cache else None
+        self.cache = expand(cache, "data.cache") if cache else None
         self._files: dict[int, int] = {}
         self._owner = os.getpid()
 

@@ -1,5 +1,6 @@
 """Submit fgvc commands to Slurm: one as a job, many as arrays, after others or not. Built on submitit."""
 
+import io
 import json
 import os
 import shlex
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +113,9 @@ def _submit_one(
         executor = SlurmExecutor(place, python=_python(profile))
         executor.update_parameters(**_parameters(profile, tasks, place, after, throttle))
         try:
-            jobs = executor.submit_array([Run("jobs.cli:main", task.words) for task in tasks])
+            # submitit repeats sbatch's complaint on stderr; ours is one line.
+            with redirect_stderr(io.StringIO()):
+                jobs = executor.submit_array([Run("jobs.cli:main", task.words) for task in tasks])
         except (FailedJobError, subprocess.SubprocessError, OSError) as error:
             raise SlurmError(explained("sbatch", str(error))) from None
     done = [Submitted(task, job.job_id, Path(str(job.paths.stdout))) for task, job in zip(tasks, jobs, strict=True)]

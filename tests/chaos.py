@@ -3,9 +3,10 @@
     python tests/chaos.py                      all of them, a table in Markdown at the end (make chaos)
     python tests/chaos.py rank_killed requeue  only these
 
-Lost: seconds from the interruption until the run is further than it was. With the class Bench, tests run single kinds.
+Lost: seconds between the last step before the interruption and the first that is new after it.
 """
 
+import itertools
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event, Thread
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -155,6 +157,9 @@ def time_limit(watched: Watched) -> None:
     elapsed = time.time() - (watched.submitted.log.parent / f"{watched.id}.starts").stat().st_mtime
     limit = math.ceil((elapsed + 25) / 60)
     watched.bench.slurm("scontrol", "update", f"jobid={watched.id}", f"timelimit={limit}")
+    watched.until(lambda: watched.restarts() > 0, "the restart at the time limit", 0.5)
+    # The limit stays lowered: on a busy machine a start alone could take as long.
+    watched.bench.slurm("scontrol", "update", f"jobid={watched.id}", "timelimit=30")
 
 
 def preemption(watched: Watched) -> None:
@@ -251,8 +256,8 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """`hit`: the step that was done when it was interrupted; `back`: the step it went on from; `lost_s`: until it was
-    further than that."""
+    """`hit`: the last step before it stopped; `back`: the step it went on from; `lost_s`: until it was further than
+    before."""
 
     kind: Kind
     hit: int
@@ -267,33 +272,47 @@ def interrupt(bench: Bench, name: str) -> Outcome:
     runs = bench.small / "runs" if kind.act is disk_full and bench.small else None
     watched = bench.start(name, *kind.more, profile=replace(PROFILE, partition=kind.partition), runs=runs)
     watched.until(lambda: watched.step() >= kind.hit, f"step {kind.hit}")
-    began, hit, back = time.monotonic(), watched.step(), STEPS
-    kind.act(watched)
-
-    def further() -> bool:
-        nonlocal hit, back
-        now = watched.step()
-        restarted = kind.restarts == 0 and kind.act is not disk_full
-        if not restarted and back == STEPS and not _begun_again(watched, kind):
-            hit = max(hit, now)  # steps that were still done before it stopped
-            return False
-        back = min(back, now)
-        return now > hit or (watched.run / "result.json").is_file()
-
-    watched.until(further, "a step further than before")
-    lost = time.monotonic() - began
-    watched.ends()
+    with Recorder(watched) as recorder:
+        kind.act(watched)
+        watched.ends()
     same_end(bench.calm, watched.run)
     restarts = watched.restarts()
     assert restarts >= kind.restarts, (restarts, watched.log())
-    return Outcome(kind, hit, min(back, hit), lost, restarts)
+    return Outcome(kind, *recorder.gap(), restarts)
 
 
-def _begun_again(watched: Watched, kind: Kind) -> bool:
-    """Whether a later start of the run writes: its tracker has cut the metrics back, or the log says so."""
-    if kind.act is disk_full:
-        return watched.submitted.log.is_file()
-    return "starts again" in watched.submitted.log.read_text()
+class Recorder:
+    """Watches how far a run is, from another thread."""
+
+    def __init__(self, watched: Watched) -> None:
+        self.watched, self.over = watched, Event()
+        self.seen: list[tuple[float, int]] = []
+        self.thread = Thread(target=self._watch)
+
+    def __enter__(self) -> "Recorder":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        while not self.over.wait(0.02):
+            step = self.watched.step()
+            if not self.seen or step != self.seen[-1][1]:
+                self.seen.append((time.monotonic(), step))
+
+    def gap(self) -> tuple[int, int, float]:
+        """(last step before the longest time without a new one, least step it fell back to, that time in seconds)."""
+        first: list[tuple[float, int]] = []
+        for when, step in self.seen:
+            if not first or step > first[-1][1]:
+                first.append((when, step))
+        lost, began, ended, hit = max(
+            (later - now, now, later, step) for (now, step), (later, _) in itertools.pairwise(first)
+        )
+        return hit, min(step for when, step in self.seen if began <= when <= ended), lost
 
 
 def history(run: Path) -> list[dict]:
@@ -353,7 +372,7 @@ def main(names: list[str]) -> int:
         if mounted:
             subprocess.run(["umount", "-l", str(small)], check=True)
     print(
-        "\n| interruption | after step | went on from | restarts | seconds lost | the end |\n|---|---|---|---|---|---|"
+        "\n| interruption | last step | went on from | restarts | seconds lost | the end |\n|---|---|---|---|---|---|"
     )
     print("\n".join(rows))
     return 1 if failed else 0
