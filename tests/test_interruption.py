@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from conftest import small_run
 from safetensors.torch import load_file
 
+from fgvc.run_folder import open_run
+from shards.errors import DataError
 from shards.manifest import Manifest
 
 Start = Callable[..., subprocess.Popen]
@@ -175,3 +178,30 @@ def test_four_ranks_learn_what_one_learns(guide: Manifest, fgvc: Start, tmp_path
     for left, right in zip(one, four, strict=True):
         assert left["loss"] == pytest.approx(right["loss"], rel=2e-4)
         assert left["top1"] == right["top1"]
+
+
+def test_a_job_waits_for_its_former_self_and_for_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = f"""
+from fgvc.run_folder import open_run
+import time
+with open_run({str(tmp_path)!r}, "classify", "one", {{}}, {{}}):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+    environment = os.environ | {"SLURM_JOB_ID": "77"}
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        monkeypatch.setenv("SLURM_JOB_ID", "78")
+        named = rf"classify/one: in use by job 77 \(process {holder.pid} on \S+\); wait for it"
+        with pytest.raises(DataError, match=named), open_run(str(tmp_path), "classify", "one", {}, {}):
+            pass
+        monkeypatch.setenv("SLURM_JOB_ID", "77")  # started again, while its first start is still there
+        Timer(1.5, holder.kill).start()
+        began = time.monotonic()
+        with open_run(str(tmp_path), "classify", "one", {}, {}):
+            assert time.monotonic() - began > 1
+            assert holder.wait() == -signal.SIGKILL
+    finally:
+        holder.kill()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from slurm_helpers import eventually
 
+from jobs import launch as launching
 from jobs.classify import Config
 from jobs.cli import JOBS, main
 from jobs.launch import read_profile, split_words, task_of
@@ -217,6 +218,22 @@ def test_cancelled_is_cancelled_though_the_run_saved_and_asked_to_go_on(
     assert "starts again" not in job.log.read_text()
     assert main(["cancel", str(tmp_path / "run")]) == 2
     assert "no job of yours in the queue" in capsys.readouterr().err
+
+
+def test_following_prints_the_log_and_ends_as_the_job_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launching, "ASK_S", 0.2)
+    [good] = submit(QUICK, [Task("good", ("--help",), tmp_path / "good")])
+    assert launching.follow_log(good, 0.1) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("fgvc: from a folder of images") == 1
+    assert shown.endswith(f"job {good.job}: COMPLETED\n")
+    [bad] = submit(QUICK, [Task("bad", ("no-such",), tmp_path / "bad")])
+    assert launching.follow_log(bad, 0.1) == 1
+    shown = capsys.readouterr().out
+    assert "no such command 'no-such'" in shown
+    assert shown.endswith(f"job {bad.job}: FAILED\n")
 
 
 def test_every_rank_sees_all_gpus_of_its_node_as_slurm_gave_them(tmp_path: Path) -> None:
