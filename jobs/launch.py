@@ -53,7 +53,7 @@ def task_of(profile: Profile, job: str, kind: type, path: Path | None, words: li
     """
     config: Any = load(kind, path, words)
     if profile.scratch and config.runs_dir == kind().runs_dir:
-        words = [*words, f"runs_dir={_scratch(profile)}/runs"]
+        words = [*words, f"runs_dir={scratch_runs(profile)}"]
     if profile.cache and "data.cache" in dict(walk(kind)) and not config.data.cache:
         words = [*words, f"data.cache={profile.cache}"]
     config = load(kind, path, words)
@@ -135,7 +135,8 @@ def follow_log(submitted: Submitted, pause_s: float = 0.5) -> int:
     return 0 if job.state == "COMPLETED" else 1
 
 
-def _scratch(profile: Profile) -> str:
+def scratch_runs(profile: Profile) -> str:
+    """The folder of runs on the file system that a profile's `scratch` names."""
     from shards.paths import expand
 
-    return str(expand(profile.scratch, "scratch"))
+    return f"{expand(profile.scratch, 'scratch')}/runs"

@@ -206,7 +206,7 @@ def test_stopping_is_passed_on_and_says_that_the_same_command_goes_on(guide, fgv
         (["none.yaml"], "none.yaml: rows is empty"),
         (["words.yaml"], "words.yaml: rows[0]: a row is {config: FILE"),
         (["set.yaml"], "unknown key 'optim.lrr'; did you mean 'optim.lr'"),
-        (["a.yaml", "--on", "moon"], "invalid choice: 'moon'"),
+        (["a.yaml", "--on", "moon"], "--on moon: no such cluster"),
     ],
 )
 def test_slips_are_named_in_one_line(words, message, tmp_path, monkeypatch):
