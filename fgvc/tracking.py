@@ -107,7 +107,8 @@ def _start_wandb(config: TrackConfig, mode: Any, folder: Path, job: str, name: s
 
     identity = folder / "wandb_id"
     if not identity.is_file():
-        write_bytes(identity, secrets.token_hex(4).encode())
+        # W&B's agent has chosen the id of a sweep's trial already.
+        write_bytes(identity, (os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)).encode())
     try:
         return wandb.init(
             project=config.project, group=config.group or None, tags=config.tags, job_type=job, name=name,

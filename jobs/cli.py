@@ -4,6 +4,7 @@
   train      fgvc classify CONFIG              fine-tune a classifier, measure it once on the test split
   measure    fgvc evaluate CONFIG              trained weights on any shards
              fgvc compare CONFIG...            several configs x seeds x folds, with paired intervals
+             fgvc sweep FILE                   hyperparameter search, from a W&B sweep file
   machine    fgvc doctor                       what is here, what is missing, how to get it
              fgvc cluster up|down|status       a small real Slurm on this machine, to try things on
   cluster    fgvc JOB CONFIG --on CLUSTER      the same command as a Slurm job (configs/clusters/)
@@ -36,6 +37,7 @@ JOBS = {"classify": "jobs.classify", "evaluate": "jobs.evaluate"}  # a config an
 COMMANDS = {  # their own words, by main(words)
     "shards": "jobs.shards",
     "compare": "jobs.compare",
+    "sweep": "jobs.sweep",
     "doctor": "jobs.doctor",
     "cluster": "jobs.cluster",
     "status": "jobs.status",
@@ -87,6 +89,9 @@ def _job(name: str, words: list[str]) -> int:
             raise DataError("--processes starts ranks on this machine; with --on CLUSTER set nodes= and gpus_per_node=")
         return launch(name, module, arguments.on, path, overrides, arguments.dry_run, arguments.follow)
     config = load(module.Config, path, overrides)
+    if not config.name and os.environ.get("WANDB_SWEEP_ID"):
+        # A trial that `wandb agent` starts: a run folder of its own, or the second one would be refused the first's.
+        config.name = os.environ.get("WANDB_RUN_ID", "")
     if not config.name:
         config.name = (path.stem if path else name) + ("-debug" if arguments.on == "debug" else "")
     if arguments.print_folder:

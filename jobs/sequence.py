@@ -5,6 +5,7 @@ queue on a cluster) can start the same list in another way.
 """
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -67,33 +68,60 @@ def run_all(commands: Sequence[Command], title: str) -> dict[str, str]:
 
 def _run(command: Command, bar: "_Bar", interruption: Interruption) -> str:
     """Run one command to its end; returns why it failed, or nothing."""
-    command.log.parent.mkdir(parents=True, exist_ok=True)
-    _wait_for_lock(command.folder)
-    with command.log.open("ab") as log:
-        start = log.tell()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *command.words],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            # A session of its own: Ctrl-C reaches this process alone, which then asks the run to stop, once.
-            start_new_session=True, preexec_fn=_end_with_parent,
-        )  # fmt: skip
-    asked = False
+    process = Process(command)
     try:
-        while process.poll() is None:
-            if interruption.signal_name and not asked:
-                process.terminate()
-                asked = True
-            try:
-                process.wait(0.5)
-            except subprocess.TimeoutExpired:
-                bar.shows(command.name, last_line(command.log, start))
+        while (ended := process.ended(0.5)) is None:
+            if interruption.signal_name:
+                process.stop()
+            bar.shows(command.name, process.says)
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    if process.returncode == 0 and command.done:
-        return ""
-    return last_line(command.log, start) or f"ended with exit code {process.returncode} and said nothing"
+        process.kill()
+    return ended
+
+
+class Process:
+    """A command that runs in a process of its own, from the moment this is made."""
+
+    def __init__(self, command: Command, environment: dict[str, str] | None = None) -> None:
+        self.command = command
+        self._asked = False
+        command.log.parent.mkdir(parents=True, exist_ok=True)
+        _wait_for_lock(command.folder)
+        with command.log.open("ab") as log:
+            self._start = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "jobs.cli", *command.words], env=os.environ | (environment or {}),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                # A session of its own: Ctrl-C reaches this process alone, which then asks the run to stop, once.
+                start_new_session=True, preexec_fn=_end_with_parent,
+            )  # fmt: skip
+
+    def ended(self, seconds: float = 0) -> str | None:
+        """None while it runs (waits so long for its end); then why it failed, or nothing."""
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        if code == 0 and self.command.done:
+            return ""
+        return self.says or f"ended with exit code {code} and said nothing"
+
+    @property
+    def says(self) -> str:
+        """The last line it printed."""
+        return last_line(self.command.log, self._start)
+
+    def stop(self) -> None:
+        """Ask it, once, to save and end."""
+        if not self._asked:
+            self._process.terminate()
+        self._asked = True
+
+    def kill(self) -> None:
+        """End it now, if it still runs."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
 
 def last_line(log: Path, start: int = 0) -> str:
