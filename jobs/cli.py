@@ -77,6 +77,10 @@ def _job(name: str, words: list[str]) -> int:
         print((module.__doc__ or "").strip())
         print(f"\nsettings (key: type = default):\n{describe(module.Config)}")
         return 0
+    if os.environ.get("WANDB_SWEEP_ID"):
+        from jobs.sweep_file import agent_words
+
+        arguments.words = agent_words(module.Config, arguments.words)
     path, overrides = _split(name, arguments.words)
     if not arguments.on and (stray := [word for word in overrides if word.partition("=")[0] in KEYS]):
         raise DataError(f"'{stray[0]}' is a setting of a cluster: it goes with --on CLUSTER")

@@ -3,9 +3,11 @@
 import importlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from fgvc.search import Method, Parameter
 from jobs.config import flatten, load, nearest, read_yaml, to_dict, walk
@@ -96,6 +98,22 @@ def trial_words_of(words: list[str], values: dict[str, Any], own: dict[str, str]
     """The same, from the words of any sweep's command."""
     searched = [f"{key}={_text(value)}" for key, value in values.items()]
     return [*words, *searched, *(f"{key}={value}" for key, value in own.items())]
+
+
+def agent_words(kind: type, words: list[str]) -> list[str]:
+    """The words that `wandb agent` puts for `${args_no_hyphens}` as a job of config `kind` takes them.
+
+    A nested parameter comes as optim={'lr': 0.1}; a run that is resumed gets a hidden `_wandb=...`, which is left out.
+    """
+    groups = {one.name for one in fields(kind) if is_dataclass(one.default_factory)}
+    out: list[str] = []
+    for word in words:
+        key, _, text = word.partition("=")
+        if key in groups and text.startswith("{"):
+            out += trial_words_of([], flat(yaml.safe_load(text), f"{key}."), {})
+        elif not key.startswith("_wandb"):
+            out.append(word)
+    return out
 
 
 def job_config(job: str) -> Any:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from fgvc.files import write_bytes
 from fgvc.interrupt import Interrupted, Interruption
@@ -79,7 +79,7 @@ def run_trials(plan: Plan, runner: Runner, parallel: int) -> tuple[list[Trial], 
     waiting = deque(trial for trial in trials if trial.score is None)
     running: dict[str, Trial] = {}
     failed: dict[str, str] = {}
-    bar = _Bar(plan, parallel, sum(trial.score is not None for trial in trials))
+    bar = _Bar(plan, sum(trial.score is not None for trial in trials))
     row = 0
     with Interruption() as interruption:
         while True:
@@ -94,10 +94,11 @@ def run_trials(plan: Plan, runner: Runner, parallel: int) -> tuple[list[Trial], 
                 what = runner.stop() if running else "nothing was running"
                 raise Interrupted(f"stopped by {interruption.signal_name}; {what}; the same command goes on")
             fresh = _next(plan, trials, waiting, parallel - len(running)) if row < IN_A_ROW else []
-            if fresh:
-                _start(plan, runner, fresh, bool(running) or bool(bar.here))
+            if fresh and _started(plan, runner, fresh, bool(running) or bool(bar.here)):
                 running |= {plan.command(trial).name: trial for trial in fresh}
-            if not running:
+            else:
+                waiting.extendleft(reversed(fresh))
+            if not running and not fresh:
                 break
             time.sleep(runner.pause)
     if row >= IN_A_ROW:
@@ -177,15 +178,17 @@ def _look(runner: Runner) -> dict[str, str]:
         return {}
 
 
-def _start(plan: Plan, runner: Runner, trials: list[Trial], under_way: bool) -> None:
-    while True:
-        try:
-            return runner.start([plan.command(trial) for trial in trials])
-        except SlurmError as error:
-            if not under_way:  # nothing worked yet: the user's mistake is more likely
-                raise
-            print(f"submission failed, trying again in 30 s: {error}", file=sys.stderr, flush=True)
-            time.sleep(30)
+def _started(plan: Plan, runner: Runner, trials: list[Trial], under_way: bool) -> bool:
+    """Start trials; False when the cluster does not take them for now. Raises SlurmError when it never took any."""
+    try:
+        runner.start([plan.command(trial) for trial in trials])
+    except SlurmError as error:
+        if not under_way:  # the user's mistake is more likely
+            raise
+        print(f"submission failed, trying again: {error}", file=sys.stderr, flush=True)
+        time.sleep(10)
+        return False
+    return True
 
 
 class Processes:
@@ -296,8 +299,8 @@ def gpus() -> list[str]:
 class _Bar:
     """A line for every trial that ends: its score, the best so far, the time left."""
 
-    def __init__(self, plan: Plan, parallel: int, done: int) -> None:
-        self._plan, self._parallel, self._done = plan, parallel, done
+    def __init__(self, plan: Plan, done: int) -> None:
+        self._plan, self._done = plan, done
         self._began, self.here = time.monotonic(), 0
 
     def ended(self, trials: list[Trial], trial: Trial, reason: str) -> None:
@@ -313,8 +316,3 @@ class _Bar:
         print(
             f"sweep {self._plan.folder.name} {count}/{cap} {name} {said}, ETA {left:.0f} s", file=sys.stderr, flush=True
         )
-
-
-def settings_of(trial: Trial) -> dict[str, Any]:
-    """A trial's searched settings, floats to four digits, for people."""
-    return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in trial.values.items()}

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +97,7 @@ def test_killed_driver_goes_on(sweep, fgvc, tmp_path, monkeypatch, capsys):
     before = kill_after(fgvc("sweep", "s.yaml", "parallel=2"), folder, done=1, begun=2)
     assert 1 <= len(before) < 3
     was_asked = asked(folder)
-    output, errors = fgvc("sweep", "s.yaml", "parallel=2").communicate(timeout=300)
+    output, errors = fgvc("sweep", "s.yaml", "parallel=2").communicate(timeout=500)
     assert asked(folder)[: len(was_asked)] == was_asked
     scores = assert_whole(folder, 3, before)
     best = f"trial-{scores.index(max(scores)):03}, val_top1 {max(scores):.4f}"
@@ -198,7 +200,7 @@ def test_on_a_cluster_the_trials_outlive_the_driver(sweep, fgvc, tmp_path, testb
     before = kill_after(fgvc(*words, **testbed.env), folder, done=0, begun=2)
     jobs = {name: read_record(folder / f"classify/{name}") for name in ("trial-000", "trial-001")}
     client(testbed, "scontrol", "requeue", str(jobs["trial-000"]["job"]))  # type: ignore[index]
-    _, errors = fgvc(*words, **testbed.env).communicate(timeout=300)
+    _, errors = fgvc(*words, **testbed.env).communicate(timeout=500)
     assert (folder / "result.json").is_file(), errors
     assert_whole(folder, 2, before)
     assert {name: read_record(folder / f"classify/{name}") for name in jobs} == jobs, "no second job for a trial"
@@ -215,7 +217,7 @@ def test_trials_of_wandbs_server_are_jobs_of_two_nodes_whose_first_rank_owns_the
     with serve(config, trials) as (environment, reported):
         words = ("sweep", "agent", "me/birds/abcd1234", "--on", "testbed", "nodes=2")
         process = fgvc(*words, **testbed.env, **environment)
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=500)
     folder = tmp_path / "runs/sweep/abcd1234/classify"
     for number, trial in enumerate(trials):
         run = folder / f"run-{number}"
@@ -231,3 +233,19 @@ def test_trials_of_wandbs_server_are_jobs_of_two_nodes_whose_first_rank_owns_the
         assert "NumNodes=2" in shown
     assert process.returncode == 0
     assert {key for states in reported for key in states} == {"run-0", "run-1"}
+
+
+@pytest.mark.slow
+def test_plain_wandb_agent_gives_every_trial_a_run_folder(sweep, tmp_path):
+    sweep()
+    config = yaml.safe_load((tmp_path / "s.yaml").read_text()) | {"program": "fgvc"}
+    config["command"].insert(-1, "track.wandb=offline")
+    with serve(config, [{"optim.lr": 0.02}, {"optim": {"lr": 0.05}}]) as (environment, _):
+        here = os.environ | environment | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        command = [sys.executable, "-m", "wandb", "agent", "me/birds/abcd1234"]
+        ended = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True, timeout=900)
+    for number, lr in enumerate((0.02, 0.05)):
+        run = tmp_path / f"runs/classify/run-{number}"
+        assert (run / "result.json").is_file(), ended.stdout + ended.stderr
+        assert yaml.safe_load((run / "config.yaml").read_text())["optim"]["lr"] == lr
+        assert (run / "wandb_id").read_text() == f"run-{number}"

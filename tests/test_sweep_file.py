@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from jobs.cli import main
-from jobs.sweep_file import read_sweep, split_command, trial_words
+from jobs.sweep_file import agent_words, read_sweep, split_command, trial_words
 from shards.errors import DataError
 
 COMMAND = ["fgvc", "classify", "a.yaml", "data.folds=3", "evaluate_test=false", "${args_no_hyphens}"]
@@ -168,3 +168,16 @@ def test_sweeps_of_this_repository_are_sound(monkeypatch, capsys):
         shown = capsys.readouterr().out.splitlines()
         assert [line.split()[0] for line in shown[:5]] == ["new"] * 5
         assert all("evaluate_test=false" in line for line in shown[:5])
+
+
+def test_words_of_wandbs_agent_are_taken_as_they_come():
+    from jobs.classify import Config
+
+    words = ["a.yaml", "seed=1", "optim={'lr': 1e-05, 'method': 'adamw'}", "_wandb={'t': 1}", "model.kwargs={a: 1}"]
+    assert agent_words(Config, words) == [
+        "a.yaml",
+        "seed=1",
+        "optim.lr=1e-05",
+        "optim.method=adamw",
+        "model.kwargs={a: 1}",
+    ]

@@ -37,9 +37,11 @@ def serve(config: dict[str, Any], trials: list[dict[str, Any]]) -> Iterator[tupl
             return {"agentHeartbeat": {"agent": {"id": "agent-1"}, "commands": json.dumps(commands)}}
         sweep = {
             "id": "1", "name": "abcd1234", "method": config["method"], "state": "RUNNING", "description": None,
-            "displayName": None, "config": yaml.safe_dump(config), "createdAt": "2026-01-01T00:00:00", "bestLoss": None,
+            "displayName": None, "config": yaml.safe_dump(config),
+            "createdAt": "2026-01-01T00:00:00", "bestLoss": None,
             "heartbeatAt": None, "updatedAt": None, "earlyStopJobRunning": False, "controller": None, "scheduler": None,
-            "runCount": 0, "runCountExpected": len(trials), "priorRuns": {"edges": []}, "user": {"id": "1"},
+            "runCount": 0, "runCountExpected": len(trials), "priorRuns": {"edges": []}, "runs": {"edges": []},
+            "user": {"id": "1"},
         }  # fmt: skip
         return {"project": {"sweep": sweep}}
 
