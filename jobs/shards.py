@@ -1,10 +1,12 @@
-"""`fgvc shards`: build shards from a raw dataset, verify them, show them.
+"""`fgvc shards`: build shards from a raw dataset, verify them, show them, write them as COCO.
 
 fgvc shards build cub200 CUB_200_2011 data/cub200            real birds, bytes as they came
 fgvc shards build image_folder photos data/mine shrink=512   any folder with one folder a class
 fgvc shards build field_guide - data/field_guide             drawn here, nothing to download
 fgvc shards verify data/cub200                               read every byte, decode every image
 fgvc shards show data/cub200                                 table, and a contact sheet with the boxes
+fgvc shards coco data/cub200 cub200_coco                     as COCO: annotations/SPLIT.json and images/
+fgvc shards build coco cub200_coco data/again                and back, or any other COCO data set
 """
 
 import argparse
@@ -30,7 +32,7 @@ def main(argv: list[str]) -> int:
     Raises DataError in one line for everything a user can mend.
     """
     words = _parser(argv).parse_args(argv)
-    return {"build": _build, "verify": _verify, "show": _show}[words.command](words)
+    return {"build": _build, "verify": _verify, "show": _show, "coco": _coco}[words.command](words)
 
 
 def build_from(
@@ -96,6 +98,16 @@ def _show(words: argparse.Namespace) -> int:
     return 0
 
 
+def _coco(words: argparse.Namespace) -> int:
+    from shards.coco import export
+    from shards.manifest import read_manifest
+
+    manifest = read_manifest(words.folder)
+    for split, file in export(manifest, Path(words.out), images=not words.no_images).items():
+        print(f"{file}: {manifest.counts[split]} images")
+    return 0
+
+
 def _module(source: str) -> Any:
     if source not in SOURCES:
         raise DataError(f"{source}: no such source; there are {', '.join(SOURCES)}")
@@ -129,7 +141,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
     style: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = _Parser("fgvc shards", description=__doc__, **style)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | show")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | show | coco")
 
     about = "Check a raw dataset and write it as shards. Interrupted builds go on where they stopped."
     build = commands.add_parser("build", description=about, epilog=_settings_help(argv), help=about, **style)
@@ -146,6 +158,12 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     show = commands.add_parser("show", description=about, help=about, **style)
     show.add_argument("folder", metavar="FOLDER")
     show.add_argument("picture", metavar="PICTURE.png", nargs="?", help="FOLDER/contact_sheet.png; - draws none")
+
+    about = "Write shards as COCO: OUT/annotations/SPLIT.json and OUT/images/KEY.jpg. The way back: build coco OUT."
+    coco = commands.add_parser("coco", description=about, help=about, **style)
+    coco.add_argument("folder", metavar="FOLDER")
+    coco.add_argument("out", metavar="OUT", help="folder for the COCO data set")
+    coco.add_argument("--no-images", action="store_true", help="the annotation files only")
     return parser
 
 

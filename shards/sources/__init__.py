@@ -5,5 +5,6 @@ SOURCES = {
     "stanford_dogs": "shards.sources.stanford_dogs",
     "image_folder": "shards.sources.image_folder",
     "crops": "shards.sources.crops",
+    "coco": "shards.sources.coco",
     "field_guide": "shards.sources.field_guide",
 }
