@@ -49,24 +49,9 @@ def create_model(config: ModelConfig, classes: int) -> nn.Module:
 def load_weights(model: nn.Module, path: Path, head: bool = False) -> None:
     """Load a local state dict. A classifier of another shape is left out unless `head` asks for it.
 
-    Only safetensors and torch.load(weights_only=True) are used: nothing in the file can run code.
-    Raises DataError when the file is missing, unreadable or made for another model.
+    Raises DataError as `read_state` does, and when the file was made for another model.
     """
-    if not path.is_file():
-        raise DataError(f"model.weights={path}: no such file; give hub, none or a path to safetensors or pth")
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state.get("model", state))
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    except (SafetensorError, RuntimeError, ValueError, AttributeError, EOFError, OSError) as error:
-        raise DataError(f"model.weights={path}: not readable as weights ({_one_line(error)})") from error
-    except Exception as error:  # weights_only raises pickle.UnpicklingError and others for files that hold code
-        raise DataError(
-            f"model.weights={path}: holds more than tensors and is not opened; convert it to safetensors"
-        ) from error
+    state = read_state(path, "model.weights")
     own = model.state_dict()
     prefixes = () if head else tuple(f"{name}." for name in classifier_names(model))
     if not head:
@@ -83,6 +68,29 @@ def load_weights(model: nn.Module, path: Path, head: bool = False) -> None:
                 f"first '{keys[0]}'; choose the model.name these weights were made for"
             )
     model.load_state_dict(state, strict=False)
+
+
+def read_state(path: Path, key: str) -> dict[str, torch.Tensor]:
+    """The tensors of a local weights file, for the setting `key`.
+
+    Only safetensors and torch.load(weights_only=True) are used: nothing in the file can run code.
+    Raises DataError when the file is missing, unreadable or holds more than tensors and plain values.
+    """
+    if not path.is_file():
+        raise DataError(f"{key}={path}: no such file; give a path to safetensors or pth")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state.get("model", state))
+        return {name.removeprefix("module."): value for name, value in state.items()}
+    except (SafetensorError, RuntimeError, ValueError, AttributeError, EOFError, OSError) as error:
+        raise DataError(f"{key}={path}: not readable as weights ({_one_line(error)})") from error
+    except Exception as error:  # weights_only raises pickle.UnpicklingError and others for files that hold code
+        raise DataError(
+            f"{key}={path}: holds more than tensors and is not opened; convert it to safetensors"
+        ) from error
 
 
 def classifier_names(model: nn.Module) -> list[str]:

@@ -1,0 +1,334 @@
+"""mmdet 3.3 detectors, each built whole in Python from a DetectorConfig and checked to be what was asked for."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # mmengine imports DeepSpeed, which warns where it has to find out
+
+import fgvc.mmcv_kernels  # noqa: F401  before anything of mmdet
+from fgvc.config import ModelConfig
+from fgvc.detector_config import DetectorConfig
+from fgvc.models import BATCH_NORMS, create_model, read_state
+from shards.errors import DataError
+from shards.paths import expand
+
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import ConfigDict
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModule
+
+CAFFE_MEAN = [123.68, 116.779, 103.939]  # RGB, without division: the original ResNets' input
+RESNETS = {"resnet50": 50, "resnet101": 101}
+CSPNEXTS = {
+    "cspnext_tiny": (0.167, 0.375),
+    "cspnext_s": (0.33, 0.5),
+    "cspnext_m": (0.67, 0.75),
+    "cspnext_l": (1.0, 1.0),
+}
+CSPNEXT_MEAN, CSPNEXT_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+PREDICTORS = ("bbox_head.rtm_cls", "roi_head.bbox_head.fc_cls", "roi_head.bbox_head.fc_reg")  # shaped by the classes
+
+register_all_modules()  # and make "mmdet" the scope in which names are looked up
+warnings.filterwarnings("ignore", message="torch.meshgrid")  # mmdet's, of a keyword to come
+MMLogger.get_current_instance().setLevel("WARNING")  # it tells of every tensor it initialises
+
+
+@MODELS.register_module()
+class TimmBackbone(BaseModule):
+    """The last `levels` feature maps of any timm model, as an mmdet backbone: (N, 3, H, W) -> levels x (N, C, h, w)."""
+
+    def __init__(self, name: str, levels: int, frozen_stages: int, norm_eval: bool) -> None:
+        super().__init__()
+        indices = tuple(range(-levels, 0))
+        self.features = timm.create_model(name, features_only=True, out_indices=indices)
+        self.norm_eval = norm_eval
+        if frozen_stages:
+            self._freeze(frozen_stages)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.features(images))
+
+    def train(self, mode: bool = True) -> "TimmBackbone":
+        super().train(mode)
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, BATCH_NORMS):
+                    module.eval()
+        return self
+
+    def _freeze(self, stages: int) -> None:
+        """Everything up to the end of the stage that makes the feature map of stride 2 ** (stages + 1)."""
+        info: Any = self.features.feature_info
+        last = [one["module"] for one in info.info if one["reduction"] <= 2 ** (stages + 1)][-1]
+        names = [name.replace("_", ".") for name, _ in self.features.named_parameters()]
+        end = max(i for i, name in enumerate(names) if name.startswith(last.replace("_", ".") + "."))
+        for parameter in list(self.features.parameters())[: end + 1]:
+            parameter.requires_grad_(False)
+
+
+def create_detector(config: DetectorConfig, classes: int, backbone_weights: bool = True) -> nn.Module:
+    """An mmdet model for `classes` classes. `backbone_weights=False` leaves them random (they are loaded after).
+
+    Raises DataError for unknown backbones and unfit weights.
+    """
+    name = config.backbone.split(".")[0]
+    if config.backbone not in CSPNEXTS and not timm.is_model(config.backbone):
+        raise DataError(f"model.backbone={config.backbone}: neither mmdet's nor timm's; see fgvc detect --help")
+    if config.style == "caffe" and name not in RESNETS:
+        raise DataError(
+            f"model.style=caffe: only for {' and '.join(RESNETS)}, not for model.backbone={config.backbone}"
+        )
+    source = _load_backbone(config) if backbone_weights else None
+    mean, std = _statistics(config, source)
+    make = {"faster_rcnn": _faster_rcnn, "rtmdet": _rtmdet}[config.architecture]
+    description = make(config, classes) | {
+        "data_preprocessor": {
+            "type": "DetDataPreprocessor", "mean": mean, "std": std, "bgr_to_rgb": False, "pad_size_divisor": 32,
+        }
+    }  # fmt: skip
+    model = MODELS.build(ConfigDict(description))
+    model.init_weights()
+    if source is not None:
+        _copy_backbone(model.backbone, source)
+    if config.start and backbone_weights:
+        load_detector(model, expand(config.start, "model.start"), other_classes=True)
+    check(model, config, classes, mean, std)
+    # timm's word for what is new in a network: optim.head_multiplier applies to all but the backbone.
+    model.pretrained_cfg = {"classifier": [one for one, _ in model.named_children() if one != "backbone"]}
+    return model
+
+
+def check(model: Any, config: DetectorConfig, classes: int, mean: list[float], std: list[float]) -> None:
+    """Raise AssertionError where the built model is not what the config says: a half-set model trains, and is wrong."""
+    head = model.roi_head.bbox_head if config.architecture == "faster_rcnn" else model.bbox_head
+    assert head.num_classes == classes, (head.num_classes, classes)
+    if config.architecture == "faster_rcnn":
+        assert head.fc_cls.out_features == classes + 1
+        assert head.fc_reg.out_features == 4 * classes
+        assert model.rpn_head.num_classes == 1
+        assert model.test_cfg.rcnn.score_thr == config.score
+    else:
+        assert all(one.out_channels == classes for one in head.rtm_cls)
+        assert model.test_cfg.score_thr == config.score
+    own = model.data_preprocessor
+    assert torch.allclose(own.mean.flatten(), torch.tensor(mean))
+    assert torch.allclose(own.std.flatten(), torch.tensor(std))
+    model.train()  # some backbones freeze their stages here
+    frozen = [not parameter.requires_grad for parameter in model.backbone.parameters()]
+    assert any(frozen) == (config.frozen_stages > 0)
+    assert not all(frozen)
+
+
+def load_detector(model: nn.Module, path: Path, other_classes: bool = False) -> None:
+    """Load a whole detector's state dict; with `other_classes`, layers whose shape the classes decide may differ.
+
+    Raises DataError when the file is of another model.
+    """
+    state = read_state(path, "weights")
+    own = model.state_dict()
+    if other_classes:
+        state = {
+            key: value
+            for key, value in state.items()
+            if not (key.startswith(PREDICTORS) and key in own and own[key].shape != value.shape)
+        }
+    wanted = {key for key in own if not (other_classes and key.startswith(PREDICTORS))}
+    missing, unknown = sorted(wanted - state.keys()), sorted(state.keys() - own.keys())
+    shapes = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)
+    for kind, keys in (("lacks", missing), ("has unknown", unknown), ("has other shapes for", shapes)):
+        if keys:
+            raise DataError(
+                f"{path}: does not fit this detector: it {kind} {len(keys)} of {len(own)} tensors, first '{keys[0]}'; "
+                "give weights of the same architecture, backbone and channels"
+            )
+    model.load_state_dict(state, strict=False)
+
+
+def _faster_rcnn(config: DetectorConfig, classes: int) -> dict[str, Any]:
+    """Faster R-CNN with FPN (https://arxiv.org/abs/1506.01497, 1612.03144), settings of mmdet's faster-rcnn_r50_fpn."""
+    backbone, channels = _backbone(config, levels=4)
+    width = config.channels
+    cross_entropy = {"type": "CrossEntropyLoss", "loss_weight": 1.0}
+    l1 = {"type": "L1Loss", "loss_weight": 1.0}
+    proposals = {
+        "nms_pre": 2 * config.proposals, "max_per_img": config.proposals, "min_bbox_size": 0,
+        "nms": {"type": "nms", "iou_threshold": 0.7},
+    }  # fmt: skip
+    return {
+        "type": "FasterRCNN",
+        "backbone": backbone,
+        "neck": {"type": "FPN", "in_channels": channels, "out_channels": width, "num_outs": 5},
+        "rpn_head": {
+            "type": "RPNHead", "in_channels": width, "feat_channels": width,
+            "anchor_generator": {
+                "type": "AnchorGenerator", "scales": [8], "ratios": [0.5, 1.0, 2.0], "strides": [4, 8, 16, 32, 64],
+            },
+            "bbox_coder": _coder([1.0, 1.0, 1.0, 1.0]),
+            "loss_cls": cross_entropy | {"use_sigmoid": True}, "loss_bbox": l1,
+        },
+        "roi_head": {
+            "type": "StandardRoIHead",
+            "bbox_roi_extractor": {
+                "type": "SingleRoIExtractor", "out_channels": width, "featmap_strides": [4, 8, 16, 32],
+                "roi_layer": {"type": "RoIAlign", "output_size": 7, "sampling_ratio": 0},
+            },
+            "bbox_head": {
+                "type": "Shared2FCBBoxHead", "in_channels": width, "fc_out_channels": config.fc_channels,
+                "roi_feat_size": 7, "num_classes": classes, "reg_class_agnostic": False,
+                "bbox_coder": _coder([0.1, 0.1, 0.2, 0.2]),
+                "loss_cls": cross_entropy | {"use_sigmoid": False}, "loss_bbox": l1,
+            },
+        },
+        "train_cfg": {
+            "rpn": {
+                "assigner": _assigner(0.7, 0.3, 0.3, True), "sampler": _sampler(256, 0.5, False),
+                "allowed_border": -1, "pos_weight": -1, "debug": False,
+            },
+            "rpn_proposal": proposals,
+            "rcnn": {
+                "assigner": _assigner(0.5, 0.5, 0.5, False), "sampler": _sampler(config.samples, 0.25, True),
+                "pos_weight": -1, "debug": False,
+            },
+        },
+        "test_cfg": {
+            "rpn": proposals | {"nms_pre": config.proposals},
+            "rcnn": {
+                "score_thr": config.score, "max_per_img": config.per_image,
+                "nms": {"type": "nms", "iou_threshold": config.overlap},
+            },
+        },
+    }  # fmt: skip
+
+
+def _rtmdet(config: DetectorConfig, classes: int) -> dict[str, Any]:
+    """RTMDet (https://arxiv.org/abs/2212.07784), settings of mmdet's rtmdet_l_8xb32-300e_coco."""
+    backbone, channels = _backbone(config, levels=3)
+    width, norm = config.channels, {"type": "BN"}
+    return {
+        "type": "RTMDet",
+        "use_syncbn": torch.cuda.is_available(),  # with several ranks only; there is none for the CPU
+        "backbone": backbone,
+        "neck": {
+            "type": "CSPNeXtPAFPN", "in_channels": channels, "out_channels": width, "num_csp_blocks": config.blocks,
+            "expand_ratio": 0.5, "norm_cfg": norm, "act_cfg": {"type": "SiLU", "inplace": True},
+        },
+        "bbox_head": {
+            "type": "RTMDetSepBNHead", "num_classes": classes, "in_channels": width, "feat_channels": width,
+            "stacked_convs": 2, "with_objectness": False, "exp_on_reg": True, "share_conv": True,
+            "pred_kernel_size": 1, "norm_cfg": norm, "act_cfg": {"type": "SiLU", "inplace": True},
+            "anchor_generator": {"type": "MlvlPointGenerator", "offset": 0, "strides": [8, 16, 32]},
+            "bbox_coder": {"type": "DistancePointBBoxCoder"},
+            "loss_cls": {"type": "QualityFocalLoss", "use_sigmoid": True, "beta": 2.0, "loss_weight": 1.0},
+            "loss_bbox": {"type": "GIoULoss", "loss_weight": 2.0},
+        },
+        "train_cfg": {
+            "assigner": {"type": "DynamicSoftLabelAssigner", "topk": 13},
+            "allowed_border": -1, "pos_weight": -1, "debug": False,
+        },
+        "test_cfg": {
+            "nms_pre": 30000, "min_bbox_size": 0, "score_thr": config.score, "max_per_img": config.per_image,
+            "nms": {"type": "nms", "iou_threshold": config.overlap},
+        },
+    }  # fmt: skip
+
+
+def _coder(stds: list[float]) -> dict[str, Any]:
+    return {"type": "DeltaXYWHBBoxCoder", "target_means": [0.0] * 4, "target_stds": stds}
+
+
+def _assigner(positive: float, negative: float, smallest: float, low_quality: bool) -> dict[str, Any]:
+    return {
+        "type": "MaxIoUAssigner", "pos_iou_thr": positive, "neg_iou_thr": negative, "min_pos_iou": smallest,
+        "match_low_quality": low_quality, "ignore_iof_thr": -1,
+    }  # fmt: skip
+
+
+def _sampler(count: int, positive: float, with_truth: bool) -> dict[str, Any]:
+    return {
+        "type": "RandomSampler", "num": count, "pos_fraction": positive, "neg_pos_ub": -1,
+        "add_gt_as_proposals": with_truth,
+    }  # fmt: skip
+
+
+def _backbone(config: DetectorConfig, levels: int) -> tuple[dict[str, Any], list[int]]:
+    """The backbone's description and the channels of its last `levels` feature maps."""
+    name = config.backbone.split(".")[0]
+    last = (0, 1, 2, 3)[-levels:]
+    if name in RESNETS:
+        description = {
+            "type": "ResNet", "depth": RESNETS[name], "num_stages": 4, "out_indices": last, "style": config.style,
+            "frozen_stages": config.frozen_stages or -1, "norm_eval": config.norm_eval,
+            "norm_cfg": {"type": "BN", "requires_grad": True},
+        }  # fmt: skip
+        return description, [256, 512, 1024, 2048][-levels:]
+    if config.backbone in CSPNEXTS:
+        deep, wide = CSPNEXTS[config.backbone]
+        description = {
+            "type": "CSPNeXt", "arch": "P5", "expand_ratio": 0.5, "deepen_factor": deep, "widen_factor": wide,
+            "channel_attention": True, "norm_cfg": {"type": "BN"}, "act_cfg": {"type": "SiLU", "inplace": True},
+            "out_indices": (1, 2, 3, 4)[-levels:], "frozen_stages": config.frozen_stages or -1,
+            "norm_eval": config.norm_eval,
+        }  # fmt: skip
+        return description, [round(wide * one) for one in (128, 256, 512, 1024)][-levels:]
+    description = {
+        "type": "TimmBackbone", "name": config.backbone, "levels": levels,
+        "frozen_stages": config.frozen_stages, "norm_eval": config.norm_eval,
+    }  # fmt: skip
+    probe: Any = timm.create_model(config.backbone, features_only=True, out_indices=tuple(range(-levels, 0)))
+    if probe.feature_info.reduction() != [4, 8, 16, 32][-levels:]:
+        raise DataError(f"model.backbone={config.backbone}: its maps have strides {probe.feature_info.reduction()}")
+    return description, probe.feature_info.channels()
+
+
+def _load_backbone(config: DetectorConfig) -> nn.Module | None:
+    """The backbone's pretrained weights as a classifier of timm's (its keys are mmdet's too); None for random ones."""
+    name = config.backbone.split(".")[0]
+    if config.weights == "none":
+        return None
+    if config.backbone in CSPNEXTS:
+        if config.weights == "hub":
+            raise DataError(
+                f"model.weights=hub: no hub has {config.backbone}; download mmdet's cspnext file and give its path, or "
+                "none"
+            )
+        path = expand(config.weights, "model.weights")
+        holder = nn.Module()
+        holder.tensors = read_state(path, "model.weights")  # type: ignore[assignment]
+        return holder
+    wanted = f"{name}.tv_in1k" if config.backbone in RESNETS and config.weights == "hub" else config.backbone
+    return create_model(ModelConfig(wanted, config.weights), 1000 if config.weights == "hub" else 0)
+
+
+def _copy_backbone(backbone: nn.Module, source: nn.Module) -> None:
+    """Give the backbone every tensor of its own from `source`. Raises DataError when one is missing or misshapen."""
+    found = getattr(source, "tensors", None) or source.state_dict()
+    found = {key.removeprefix("backbone.").replace(".", "_"): value for key, value in found.items()}
+    own = backbone.state_dict()
+    state = {}
+    for key, tensor in own.items():
+        value = found.get(key.removeprefix("features.").replace(".", "_"))
+        if value is None or value.shape != tensor.shape:
+            raise DataError(f"model.weights: do not fit model.backbone: '{key}' is missing or of another shape")
+        state[key] = value
+    backbone.load_state_dict(state)
+
+
+def _statistics(config: DetectorConfig, source: nn.Module | None) -> tuple[list[float], list[float]]:
+    """Mean and std of the input, 0-255, RGB: the config's, or what the backbone's weights were trained with."""
+    if config.style == "caffe":
+        mean, std = CAFFE_MEAN, [1.0, 1.0, 1.0]
+    elif config.backbone in CSPNEXTS:
+        mean, std = CSPNEXT_MEAN, CSPNEXT_STD
+    else:
+        settings: Any = getattr(source, "pretrained_cfg", None) or timm.get_pretrained_cfg(config.backbone)
+        own = settings if isinstance(settings, dict) else settings.to_dict()
+        mean, std = [255 * one for one in own["mean"]], [255 * one for one in own["std"]]
+    return config.mean or list(mean), config.std or list(std)
