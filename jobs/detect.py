@@ -92,6 +92,8 @@ class _Task:
         for key, side in (("size", config.image.size), ("eval_size", config.image.eval_size)):
             if side % 32:
                 raise DataError(f"image.{key}={side}: not a multiple of 32, the coarsest stride; try {side // 32 * 32}")
+        if config.train.freeze_layers:
+            raise DataError("train.freeze_layers: of classifiers only; a detector has model.frozen_stages")
         splits = open_splits(manifest, config.data)
         if config.evaluate_test and not splits.test:
             raise DataError(f"{manifest.folder}: no split '{config.data.test_split}'; set evaluate_test=false")

@@ -129,6 +129,7 @@ def test_two_dogs_an_image_per_class(tmp_path: Path) -> None:
         ("model.backbone=cspnext_tinny", "neither mmdet's nor timm's"),
         ("model.architecture=yolo", "model.architecture='yolo'"),
         ("data.test_split=nowhere", "no split 'nowhere'"),
+        ("train.freeze_layers=1", "a detector has model.frozen_stages"),
         ("train.batch=100", "train.batch=100 is more than the 24 training images"),
     ],
 )
