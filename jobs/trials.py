@@ -235,7 +235,7 @@ class Processes:
 class Jobs:
     """Trials as Slurm jobs, in throttled arrays. They outlive the driver."""
 
-    pause = 1.0
+    pause = 3.0
 
     def __init__(self, profile: Profile, name: str, throttle: int) -> None:
         self._profile, self._name, self._throttle = profile, name, throttle
