@@ -47,7 +47,7 @@ STEPS = 40
 HIT = 13  # the interruption comes after this step: three steps after a checkpoint
 TIMES = {"images_per_second", "data_wait", "mfu", "memory_mb"}  # what may differ between two equal runs
 PROFILE = Profile(
-    partition="normal", nodes=2, tasks_per_node=2, cpus_per_task=1, time="30", signal_seconds=20, timeout_minutes=0.75,
+    partition="normal", nodes=2, tasks_per_node=2, cpus_per_task=1, time="30", signal_seconds=20, timeout_minutes=1,
     env={"OMP_NUM_THREADS": "1"},
 )  # fmt: skip
 PATIENCE_S = 900

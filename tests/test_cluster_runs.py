@@ -88,6 +88,7 @@ def bench(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["rank_killed", "node_fails", "preemption_at_once"])
 def test_an_interrupted_run_ends_in_the_same_bits(bench: Bench, kind: str) -> None:
     """Three of the twelve kinds; `make chaos` runs them all."""
@@ -97,6 +98,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(bench: Bench, kind: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_batch_script_of_ones_own_does_the_same(guide: Manifest, bench: Bench, tmp_path: Path) -> None:
     more = ["train.deterministic=true", "train.freeze_bn=statistics", "train.epochs=4"]
     words = small_run(guide, tmp_path / "runs", "own", *more)[1:]
