@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -117,8 +118,13 @@ def check_cluster(profile: Profile) -> None:
 def ask(*command: str) -> str:
     """What a Slurm command prints. Raises SlurmError in one line: not installed, no cluster, or its own message."""
     try:
-        with outside():
-            result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+        for _ in range(3):
+            with outside():
+                result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+            # A busy controller drops connections now and then; what is asked here may be asked twice.
+            if not (result.returncode and "socket" in result.stderr.lower()):
+                break
+            time.sleep(1)
     except FileNotFoundError:
         raise SlurmError(
             f"{command[0]} is not installed here: submit from a login node of the cluster; to try it on this machine: "
