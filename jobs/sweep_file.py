@@ -213,6 +213,8 @@ def _check_trials(sweep: Sweep) -> None:
     kind, where = job_config(sweep.job), str(sweep.file)
     known = [key for key, _ in walk(kind)]
     fixed = {word.partition("=")[0]: word.partition("=")[2] for word in sweep.words}
+    if "evaluate_test" not in known:
+        raise DataError(f"{where}: command: fgvc {sweep.job} trains nothing; a sweep searches the settings of training")
     for parameter in sweep.parameters:
         if parameter.key in OWN:
             raise DataError(f"{where}: '{parameter.key}' is set by the sweep, for every trial its own")

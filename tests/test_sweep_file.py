@@ -81,6 +81,7 @@ def test_the_command_may_be_written_as_wandb_writes_it(monkeypatch):
         ({"command": ["fgvc", "clasify", "a.yaml", "${args_no_hyphens}"]}, "fgvc clasify is no job; did you mean"),
         ({"command": [*COMMAND, "evaluate_test=true"]}, "'evaluate_test=true': a sweep never measures the test split"),
         ({"command": [*COMMAND, "name=x"]}, "'name=x': the sweep sets it itself"),
+        ({"command": ["fgvc", "evaluate", "a.yaml", "${args_no_hyphens}"]}, "command: fgvc evaluate trains nothing"),
         ({"command": [*COMMAND, "optim.lrr=1"]}, "unknown key 'optim.lrr'; did you mean 'optim.lr"),
         ({"command": [word for word in COMMAND if "folds" not in word]}, "needs a held-out fold: add data.folds=5"),
         ({"command": [*COMMAND, "optim.lr=0.1"]}, "'optim.lr' is searched, and also set to 0.1; remove one"),
