@@ -3,6 +3,7 @@
   data       fgvc shards build|verify|show     raw images to shards
   train      fgvc classify CONFIG              fine-tune a classifier, measure it once on the test split
              fgvc detect CONFIG                train a detector on shards with boxes
+             fgvc crop CONFIG                  find the object in every image: a boxes layer to crop by
   measure    fgvc evaluate CONFIG              trained weights on any shards
              fgvc compare CONFIG...            several configs x seeds x folds, with paired intervals
              fgvc sweep FILE                   hyperparameter search, from a W&B sweep file
@@ -34,7 +35,12 @@ from slurm.errors import SlurmError
 from slurm.job import note_mistake
 from slurm.profile import KEYS
 
-JOBS = {"classify": "jobs.classify", "evaluate": "jobs.evaluate", "detect": "jobs.detect"}  # a config and run(config)
+JOBS = {  # a config and run(config)
+    "classify": "jobs.classify",
+    "evaluate": "jobs.evaluate",
+    "detect": "jobs.detect",
+    "crop": "jobs.crop",
+}
 COMMANDS = {  # their own words, by main(words)
     "shards": "jobs.shards",
     "compare": "jobs.compare",

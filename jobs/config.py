@@ -152,7 +152,7 @@ def _field_type(kind: type, key: str, where: str) -> Any:
     current: Any = kind
     for part in key.split("."):
         hints = typing.get_type_hints(current, include_extras=True) if dataclasses.is_dataclass(current) else {}
-        if typing.get_origin(current) is dict:
+        if current is dict or typing.get_origin(current) is dict:
             return Any
         if part not in hints:
             valid = [name for name, _ in walk(kind)]
