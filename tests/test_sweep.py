@@ -236,6 +236,7 @@ def test_trials_of_wandbs_server_are_jobs_of_two_nodes_whose_first_rank_owns_the
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_plain_wandb_agent_gives_every_trial_a_run_folder(sweep, tmp_path):
     sweep()
     config = yaml.safe_load((tmp_path / "s.yaml").read_text()) | {"program": "fgvc"}
