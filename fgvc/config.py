@@ -53,6 +53,15 @@ class LoopConfig:
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "of the forward pass")
     channels_last: bool = option(True, "memory layout of convolutions", affects_result=False)
     compile: bool = option(False, "torch.compile the model", affects_result=False)
+    strategy: Literal["ddp", "fsdp", "zero1", "zero2", "zero3"] = option(
+        "ddp", "several ranks hold: everything each | all in parts (FSDP2) | the optimizer's state in parts, gradients "
+        "too, weights too (DeepSpeed's ZeRO); a resumed run may take another", False,
+    )  # fmt: skip
+    timeout_minutes: Annotated[float, Ge(0)] = option(
+        0.0,
+        "a rank that waits so long for another ends the run with an error (0: FGVC_TIMEOUT_MINUTES, or 30)",
+        False,
+    )
     deterministic: bool = option(False, "same bits every time on the same hardware, ranks and threads; slower")
     checkpoint_minutes: Annotated[float, Ge(0)] = option(5.0, "save at every epoch's end and this often", False)
     checkpoint_keep: Annotated[int, Gt(1)] = option(2, "how many checkpoints to keep", False)

@@ -1,32 +1,54 @@
 """The machine: device and ranks through accelerate, determinism, memory allocation, and what it can do at most."""
 
 import ctypes
+import datetime
 import os
 import random
 import time
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 
-from fgvc.distributed import TIMEOUT, check_world
+from fgvc.distributed import TIMEOUT, check_world, world_size
+from shards.errors import DataError
 
 
-def create_accelerator(precision: str, deterministic: bool) -> Accelerator:
-    """Join the ranks that the environment announces (RANK, WORLD_SIZE, ...) or run alone; check that all are there."""
-    handlers = [
+def create_accelerator(
+    precision: str, deterministic: bool, strategy: str = "ddp", timeout_minutes: float = 0
+) -> Accelerator:
+    """Join the ranks that the environment announces (RANK, WORLD_SIZE, ...) or run alone.
+
+    Raises DataError where ranks, their numbers or the strategy came out otherwise than asked for: accelerate and
+    DeepSpeed fall back to one rank, or to ddp, without a word.
+    """
+    timeout = datetime.timedelta(minutes=timeout_minutes) if timeout_minutes else TIMEOUT
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    on_cpu = not torch.cuda.is_available()
+    arguments: dict[str, Any] = {"cpu": on_cpu, "mixed_precision": {"fp32": "no"}.get(precision, precision)}
+    # Without a backend, every DeepSpeed rank on a CPU is rank 0 of 1; with cpu=True, DeepSpeed is ddp.
+    backend = {"backend": "gloo"} if on_cpu and not alone else {}
+    if strategy.startswith("zero") and not alone:
+        from fgvc.zero import create_plugin
+
+        os.environ.pop("ACCELERATE_USE_CPU", None)
+        arguments = {"deepspeed_plugin": create_plugin(int(strategy[-1]))}
+    arguments["kwargs_handlers"] = [
         # DDP rebuilds its buckets after the first step, which changes the order of summation; with
         # find_unused_parameters it never does, so that a resumed run adds in the same order.
         DistributedDataParallelKwargs(find_unused_parameters=deterministic),
-        InitProcessGroupKwargs(timeout=TIMEOUT),
+        InitProcessGroupKwargs(timeout=timeout, **backend),
     ]
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision={"fp32": "no"}.get(precision, precision),
-        kwargs_handlers=handlers,
-    )
+    accelerator = Accelerator(**arguments)
     check_world()
-    if accelerator.device.type == "cpu":
+    is_zero = accelerator.distributed_type == DistributedType.DEEPSPEED
+    if is_zero != ("deepspeed_plugin" in arguments) or accelerator.num_processes != world_size():
+        raise DataError(
+            f"train.strategy={strategy} came out as {accelerator.distributed_type.value} on "
+            f"{accelerator.num_processes} rank(s); unset the ACCELERATE_ variables of the environment"
+        )
+    if on_cpu:
         tune_cpu_memory()
     return accelerator
 

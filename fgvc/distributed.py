@@ -43,13 +43,41 @@ def sync_buffers(module: torch.nn.Module) -> None:
             dist.broadcast(buffer, 0)
 
 
+def sync_module(module: torch.nn.Module) -> None:
+    """Give every rank rank 0's parameters and buffers (ddp does it by itself)."""
+    if dist.is_initialized():
+        for parameter in module.parameters():
+            dist.broadcast(parameter.data, 0)
+    sync_buffers(module)
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """The elementwise sum of every rank's tensor, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
 def check_world() -> None:
     """Raise DataError when the environment promises other ranks than were started (a silent failure otherwise)."""
-    promised = int(os.environ.get("WORLD_SIZE", "1"))
-    if promised != world_size():
+    promised, number = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if (promised, number) != (world_size(), rank()):
         raise DataError(
-            f"WORLD_SIZE={promised} but {world_size()} rank(s) joined; start ranks with fgvc ... --processes N or --on"
+            f"WORLD_SIZE={promised} RANK={number}, but this is rank {rank()} of {world_size()}; start ranks with "
+            "fgvc ... --processes N or --on"
         )
+
+
+def lost_peer(error: Exception) -> str:
+    """One line for an error that says that another rank is gone or answers no more; empty for any other error."""
+    text = " ".join(str(error).split())
+    signs = ("gloo", "Connection closed by peer", "Timed out waiting", "NCCL")
+    if not dist.is_initialized() or not isinstance(error, RuntimeError) or not any(sign in text for sign in signs):
+        return ""
+    return (
+        f"rank {rank()} of {world_size()} lost another rank, which died or did not answer within train.timeout_minutes:"
+        f" see that rank's log; the same command goes on from the last checkpoint. {text[:160]}"
+    )
 
 
 def broadcast_object(value: T) -> T:

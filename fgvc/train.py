@@ -3,25 +3,26 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc import checkpoint
+from fgvc.average import Average
 from fgvc.config import LoopConfig, OptimConfig
 from fgvc.device import matmul_rate, peak_memory_mb
-from fgvc.distributed import rank, sync_buffers, world_size
+from fgvc.distributed import rank, sum_over_ranks, sync_buffers, world_size
 from fgvc.interrupt import Interrupted, Interruption
 from fgvc.models import freeze_batch_norm, freeze_layers
-from fgvc.optim import create_optimizer, lr_factor, set_lr
+from fgvc.optim import lr_factor, set_lr
 from fgvc.progress import Progress
+from fgvc.strategy import Twin, create_strategy
 from fgvc.tracking import Tracker
 from shards.errors import DataError
 
@@ -65,37 +66,36 @@ class Learner:
         dropout's draws change)."""
         self.objective, self.optim, self.config, self.accelerator = objective, optim, config, accelerator
         self.step, self.flops = 0, 0.0
+        state = checkpoint.load(found, "shared") if found is not None else None
+        if state is not None:  # before they are spread over the ranks
+            network.load_state_dict(state["network"])
         self.network = network.to(accelerator.device)
         network.train()
         freeze_batch_norm(network, config.freeze_bn)
         freeze_layers(network, config.freeze_layers)
-        self.ema = ModelEmaV3(network, decay=config.ema, use_warmup=True, warmup_power=0.75) if config.ema else None
-        whole = whole.to(accelerator.device)
-        if config.compile:
-            whole = torch.compile(whole)  # type: ignore[assignment]
-        self.model, self.optimizer = accelerator.prepare(whole, create_optimizer(network, optim))
-        if found is not None:
-            self._restore(found)
+        self.twin = Twin(network)
+        self.strategy = create_strategy(accelerator, config, optim)
+        self.model = self.strategy.wrap(network, whole.to(accelerator.device))
+        self.average = Average(self.strategy.local(), config.ema) if config.ema else None
+        if found is not None and state is not None:
+            self._restore(found, state)
 
     def learn(self, micro_batches: list[Any], schedule: Schedule) -> dict[str, torch.Tensor]:
         """One optimizer step on this rank's micro-batches; returns their mean loss and figures."""
-        set_lr(self.optimizer, self.lr(schedule))
+        set_lr(self.strategy.optimizer, self.lr(schedule))
         sums: dict[str, torch.Tensor] = {}
         for turn, batch in enumerate(micro_batches):
             last = turn == len(micro_batches) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with self.strategy.forward_and_backward(last):
                 with self._counted():
                     loss, figures = self.objective(self.model, batch)
-                self.accelerator.backward(loss / len(micro_batches))
+                self.strategy.backward(loss / len(micro_batches), last)
             for name, value in ({"loss": loss} | figures).items():
                 sums[name] = sums.get(name, 0) + value.detach()
-        if self.optim.clip:
-            self.accelerator.clip_grad_norm_(self.network.parameters(), self.optim.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.strategy.step()
         self.step += 1
-        if self.ema is not None:
-            self.ema.update(self.network, self.step)
+        if self.average is not None:
+            self.average.update(self.strategy.local(), self.step)
         return {name: value / len(micro_batches) for name, value in sums.items()}
 
     def lr(self, schedule: Schedule) -> float:
@@ -103,32 +103,35 @@ class Learner:
         return self.optim.lr * lr_factor(self.optim, self.step, schedule.per_epoch, self.config.epochs)
 
     def best(self) -> nn.Module:
-        """The plain network to evaluate and export: the average if one is kept. All ranks call it: they take over
-        rank 0's BatchNorm statistics."""
-        best = self.ema.module if self.ema is not None else self.network
-        sync_buffers(best)
-        return best
+        """The plain network to evaluate and export, whole on every rank: the average if one is kept. All ranks call
+        it: they take over rank 0's BatchNorm statistics."""
+        local = self.average.tensors if self.average is not None else self.strategy.local()
+        return self.twin.filled(self.strategy.full(local))
 
     def save(self, folder: Path) -> None:
+        """All ranks call it. Weights, average and optimizer state are saved whole, by name, by rank 0: so that any
+        number of ranks and any strategy can go on from them."""
         sync_buffers(self.network)
+        main, strategy = rank() == 0, self.strategy
+        network = strategy.full(strategy.local(), keep=main)
+        average = strategy.full(self.average.tensors, keep=main) if self.average is not None else None
+        optimizer = strategy.optimizer_state(keep=main)
         parts: dict[str, Any] = {f"rank-{rank()}": {"torch": torch.get_rng_state(), "cuda": _cuda_rng()}}
-        if rank() == 0:
+        if main:
             parts["shared"] = {
-                "network": self.network.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "ema": self.ema.module.state_dict() if self.ema is not None else None,
+                "network": network,
+                "optimizer": optimizer,
+                "ema": average,
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
                 "step": self.step,
                 "ranks": world_size(),
             }
         checkpoint.save(folder, self.step, parts, self.config.checkpoint_keep)
 
-    def _restore(self, found: Path) -> None:
-        state = checkpoint.load(found, "shared")
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
+    def _restore(self, found: Path, state: dict[str, Any]) -> None:
+        self.strategy.load_optimizer_state(state["optimizer"])
+        if self.average is not None:
+            self.average.load(self.strategy.part(state["ema"]))
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
@@ -170,7 +173,7 @@ def fit(
             lr = learner.lr(schedule)
             means = learner.learn(micro_batches, schedule)
             due = rank() == 0 and time.monotonic() - saved > config.checkpoint_minutes * 60
-            figures, signals, clocks = _over_ranks(learner.accelerator, means, bool(interruption.signal_name), due)
+            figures, signals, clocks = _over_ranks(means, bool(interruption.signal_name), due)
             if not math.isfinite(figures["loss"]):
                 raise DataError(
                     f"the loss is {figures['loss']} at step {learner.step}; lower optim.lr or set optim.clip=1"
@@ -196,13 +199,11 @@ def fit(
                 profiler.step()
 
 
-def _over_ranks(
-    accelerator: Accelerator, means: dict[str, torch.Tensor], signal: bool, due: bool
-) -> tuple[dict[str, float], bool, bool]:
+def _over_ranks(means: dict[str, torch.Tensor], signal: bool, due: bool) -> tuple[dict[str, float], bool, bool]:
     """Every figure's mean over the ranks, and whether any rank had a signal or a checkpoint due."""
-    flags = torch.tensor([float(signal), float(due)], device=accelerator.device)
+    flags = torch.tensor([float(signal), float(due)], device=means["loss"].device)
     together = torch.cat([torch.stack([value.float() for value in means.values()]), flags])
-    *sums, signals, clocks = accelerator.reduce(together, "sum").tolist()
+    *sums, signals, clocks = sum_over_ranks(together).tolist()
     return {name: one / world_size() for name, one in zip(means, sums, strict=True)}, signals > 0, clocks > 0
 
 

@@ -59,7 +59,8 @@ def run(config: Config) -> dict[str, Any]:
     from jobs.data import boxes_hashes, file_hash, open_shards
 
     began = time.monotonic()
-    accelerator = create_accelerator(config.train.precision, config.train.deterministic)
+    loop = config.train
+    accelerator = create_accelerator(loop.precision, loop.deterministic, loop.strategy, loop.timeout_minutes)
     manifest = open_shards(config.data)
     inputs = {"shards": manifest.fingerprint, "weights": file_hash(config.model.weights, "model.weights")}
     inputs |= boxes_hashes(config.data)

@@ -132,8 +132,14 @@ def _run(module: Any, name: str, config: Any) -> int:
     except DataError as error:
         print(f"fgvc {name}: {error}", file=sys.stderr)
         return _leave(2)
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        from fgvc.distributed import lost_peer
+
+        lost = lost_peer(error)
+        if lost:
+            print(f"fgvc {name}: {lost}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         return _leave(1)
     if _rank() == 0:
         print(module.report(result, Path(config.runs_dir) / name / config.name))
