@@ -90,14 +90,14 @@ class Zero(Strategy):
     def local(self) -> Tensors:
         if self.stage < 3:
             return self.network.state_dict()
-        slices = {name: one.ds_tensor.data for name, one in self.network.named_parameters()}  # type: ignore[attr-defined]
+        slices = {name: one.ds_tensor.data for name, one in self._parameters()}
         return self.network.state_dict() | slices
 
     def full(self, local: Tensors, keep: bool = True) -> Tensors:
         if self.stage < 3:
             return local if keep else {}
         whole = {name: one for name, one in local.items() if keep}
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self._parameters():
             one = _joined(local[name], parameter)
             if keep:
                 whole[name] = one
@@ -106,7 +106,11 @@ class Zero(Strategy):
     def part(self, full: Tensors) -> Tensors:
         if self.stage < 3:
             return full
-        return full | {name: _slice(full[name], parameter) for name, parameter in self.network.named_parameters()}
+        return full | {name: _slice(full[name], parameter) for name, parameter in self._parameters()}
+
+    def _parameters(self) -> list[tuple[str, Any]]:
+        """Every name of the state_dict that is a parameter: a shared one has several."""
+        return list(self.network.named_parameters(remove_duplicate=False))
 
     def optimizer_state(self, keep: bool) -> dict[str, dict[str, Any]]:
         from deepspeed.utils import safe_get_full_optimizer_state, safe_get_local_optimizer_state

@@ -64,7 +64,8 @@ def run(config: Config) -> dict[str, Any]:
     from jobs.data import file_hash, open_shards
 
     began = time.monotonic()
-    accelerator = create_accelerator(config.train.precision, config.train.deterministic)
+    loop = config.train
+    accelerator = create_accelerator(loop.precision, loop.deterministic, loop.strategy, loop.timeout_minutes)
     manifest = open_shards(config.data)
     inputs = {"shards": manifest.fingerprint, "weights": file_hash(config.model.weights, "model.weights")}
     if config.model.start:
