@@ -172,7 +172,7 @@ def test_the_full_configs_train(name: str, guide: Manifest, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_on_the_test_cluster(guide: Manifest, tmp_path: Path) -> None:
+def test_cluster(guide: Manifest, tmp_path: Path) -> None:
     """Two ranks on two nodes, stopped by a signal on the way; then a batch script of one's own."""
     from test_cluster_runs import ROOT, command, rows, wait_until
 
@@ -182,7 +182,7 @@ def test_on_the_test_cluster(guide: Manifest, tmp_path: Path) -> None:
     if missing_packages(accounting=False):
         pytest.skip("Slurm's packages are missing")
     try:
-        testbed = up(tmp_path / "slurm")
+        testbed = up(tmp_path / "s")
     except SlurmError as error:
         pytest.skip(str(error))
     try:
