@@ -110,7 +110,7 @@ def test_a_run_waits_for_shards_that_another_builds(guide: Manifest, fgvc: Start
         process = fgvc(*words, f"data.shards={shards}")
         assert "another run is building these shards; waiting for it" in process.stderr.readline()
         assert process.poll() is None
-    assert process.wait(60) == 0
+    assert process.wait(240) == 0
     assert json.loads((tmp_path / "classify/waits/result.json").read_text())["train_count"] == 40
 
 

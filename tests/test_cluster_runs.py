@@ -43,6 +43,7 @@ def command(testbed: Testbed, folder: Path, *words: str, code: int = 0) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_two_nodes_with_two_ranks_learn_what_one_process_learns(
     guide: Manifest, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -193,6 +193,7 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
     down(cluster.folder)
 
 
+@pytest.mark.slow
 def test_on_a_cluster_the_trials_outlive_the_driver(sweep, fgvc, tmp_path, testbed):
     """Two nodes a trial, the driver killed, the job of a trial requeued: the same jobs go on, every trial ran once."""
     sweep(run_cap=2)
@@ -208,6 +209,7 @@ def test_on_a_cluster_the_trials_outlive_the_driver(sweep, fgvc, tmp_path, testb
     assert "starts again" in log
 
 
+@pytest.mark.slow
 def test_trials_of_wandbs_server_are_jobs_of_two_nodes_whose_first_rank_owns_the_run(sweep, fgvc, tmp_path, testbed):
     """W&B's own agent against a stub of its server; the runs themselves are offline ones."""
     sweep()
