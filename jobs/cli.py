@@ -60,19 +60,28 @@ def main(words: list[str] | None = None) -> int:
         return 0
     name, *rest = words
     try:
-        if name in COMMANDS:
-            return int(importlib.import_module(COMMANDS[name]).main(rest))
-        if name in JOBS:
-            return _job(name, rest)
-        import difflib
-
-        near = difflib.get_close_matches(name, [*JOBS, *COMMANDS], n=1)
-        raise DataError(f"no such command '{name}'" + (f"; did you mean {near[0]}?" if near else "; see fgvc --help"))
+        code = _command(name, rest)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `fgvc ... | head` has seen enough; nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (DataError, SlurmError) as error:
         print(f"fgvc {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _command(name: str, words: list[str]) -> int:
+    if name in COMMANDS:
+        return int(importlib.import_module(COMMANDS[name]).main(words))
+    if name in JOBS:
+        return _job(name, words)
+    import difflib
+
+    near = difflib.get_close_matches(name, [*JOBS, *COMMANDS], n=1)
+    raise DataError(f"no such command '{name}'" + (f"; did you mean {near[0]}?" if near else "; see fgvc --help"))
 
 
 def _job(name: str, words: list[str]) -> int:
@@ -91,14 +100,18 @@ def _job(name: str, words: list[str]) -> int:
     path, overrides = _split(name, arguments.words)
     if not arguments.on and (stray := [word for word in overrides if word.partition("=")[0] in KEYS]):
         raise DataError(f"'{stray[0]}' is a setting of a cluster: it goes with --on CLUSTER")
+    if arguments.follow and arguments.on in ("", "debug"):
+        raise DataError("--follow prints a cluster job's log: it goes with --on CLUSTER; here the run prints by itself")
     if arguments.on == "debug":
         overrides = [*module.DEBUG, *overrides]
     elif arguments.on:
-        from jobs.launch import launch
+        from jobs.launch import launch, split_words
 
         if arguments.processes > 1:
             raise DataError("--processes starts ranks on this machine; with --on CLUSTER set nodes= and gpus_per_node=")
-        return launch(name, module, arguments.on, path, overrides, arguments.dry_run, arguments.follow)
+        if not arguments.print_config and not arguments.print_folder:
+            return launch(name, module, arguments.on, path, overrides, arguments.dry_run, arguments.follow)
+        overrides = split_words(overrides)[1]
     config = load(module.Config, path, overrides)
     if not config.name and os.environ.get("WANDB_SWEEP_ID"):
         # A trial that `wandb agent` starts: a run folder of its own, or the second one would be refused the first's.

@@ -59,7 +59,7 @@ def main(words: list[str]) -> int:
         if profile is not None and (missing := [one for one in runs if not one.command.done]):
             from slurm.submit import sbatch_script
 
-            print("\n" + sbatch_script(profile, _tasks(config, missing, profile)), end="")
+            print("\n" + sbatch_script(profile, _tasks(config, missing, profile)))
         return 0
     from fgvc.interrupt import Interrupted
 

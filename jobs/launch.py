@@ -76,7 +76,7 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
     profile = read_profile(cluster, for_profile)
     task, _ = task_of(profile, job, module.Config, path, own)
     if dry:
-        print(sbatch_script(profile, [task]), end="")
+        print(sbatch_script(profile, [task]))
         return 0
     if (task.folder / "result.json").is_file():
         print(f"{task.folder}: this run is done; nothing was submitted. Its figures: {task.folder / 'result.json'}")

@@ -137,7 +137,7 @@ def _dry_run(plan: Any, profile: Any, parallel: int) -> int:
 
         tasks = [Task(f"sweep/{plan.folder.name}", one.words, one.folder) for one in commands if not one.done]
         if tasks:
-            print("\n" + sbatch_script(profile, tasks, throttle=parallel), end="")
+            print("\n" + sbatch_script(profile, tasks, throttle=parallel))
     return 0
 
 
@@ -170,9 +170,22 @@ def _write_results(plan: Any, folder: Any, trials: list[Any], seconds: float) ->
     images = f" of {result['val']['count']} held-out images" if "count" in result["val"] else ""
     return (
         f"{text}\n\nbest: {command.name}, {metric.name} {metric.sign * best.score:.4f}{images}, with {settings}\n"
-        f"The best of {len(done)} on one fold looks better than it is; measure it on all folds before relying on it:\n"
-        f"  fgvc compare {plan.sweep.config} folds=5 {settings}\n"
+        f"The best of {len(done)} on one fold looks better than it is{_on_all_folds(plan, command)}\n"
         f"look at {folder.path}: table.md, sweep.png, result.json, trials.jsonl, {plan.sweep.job}/"
+    )
+
+
+def _on_all_folds(plan: Any, command: Any) -> str:
+    """The comparison that measures a trial as it was, on every fold; nothing for jobs that cannot be compared."""
+    if plan.sweep.job != "classify":
+        return "."
+    from jobs.compare_rows import OWN
+
+    of_trial = {*OWN, "track.group"}
+    words = [word for word in command.words[2:] if "=" in word and word.partition("=")[0] not in of_trial]
+    return (
+        "; measure it on all folds before relying on it:\n"
+        f"  fgvc compare {shlex.join([str(plan.sweep.config), 'folds=5', *words])}"
     )
 
 

@@ -1,6 +1,7 @@
 # Sourced by the batch scripts of jobs: starts again what was interrupted, and knows when to stop.
 #
 #   fgvc_begin FOLDER MAX_RESTARTS   before srun. FOLDER/runs names the run folder, one a line for the tasks of an array.
+#   fgvc_record RUN                  for batch scripts of one's own, before fgvc_begin
 #   fgvc_end CODE                    after srun, with its exit code; ends the script.
 #
 # A job is requeued whenever it ends with an error, unless the error is the user's mistake (exit code 2) or MAX_RESTARTS
@@ -55,6 +56,14 @@ fgvc_end() {
         sleep 10
     done
     exit "$1"
+}
+
+# Note in a run folder which job writes there, for fgvc status and fgvc cancel; `--on` has done so when it submitted.
+fgvc_record() {
+    local log
+    log=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *StdOut=//p')
+    printf '{"job": "%s", "name": "%s", "log": "%s", "submitted": %s}\n' \
+        "$SLURM_JOB_ID" "$SLURM_JOB_NAME" "$log" "$(date +%s)" > "$1/slurm.json"
 }
 
 # The name of the run's newest checkpoint, or none.

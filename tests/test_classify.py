@@ -1,6 +1,7 @@
 """fgvc classify and evaluate, through the command line's main: results, files, W&B, bad input."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -203,6 +204,15 @@ def test_help_is_quick_and_names_every_field() -> None:
         return time.perf_counter() - began
 
     assert min(seconds() for _ in range(3)) < 2  # half a second on a machine at rest
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as `fgvc ... | head` does, once it has its lines
+    words = [sys.executable, "-m", "jobs.cli", "classify", "--help"]
+    left = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (left.returncode, left.stderr) == (141, "")
 
 
 def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture) -> None:

@@ -115,6 +115,9 @@ def test_a_batch_script_of_ones_own_does_the_same(guide: Manifest, bench: Bench,
     job = sbatch(*words)
     run, metrics = tmp_path / "runs/classify/own", tmp_path / "runs/classify/own/metrics.jsonl"
     wait_until(lambda: metrics.is_file() and metrics.read_bytes().count(b"\n") >= chaos.HIT)
+    # fgvc status and fgvc cancel know the job by its run, as they do one that --on submitted.
+    record = json.loads((run / "slurm.json").read_text())
+    assert (record["job"], record["name"], record["log"]) == (job, "classify", f"{tmp_path}/log")
     client(bench.testbed, "scancel", "--signal=USR2", job)
     wait_until((run / "result.json").is_file)
     chaos.same_end(bench.calm, run)

@@ -69,6 +69,18 @@ def ended(submitted: list[Submitted], seconds: float = 60) -> list[Job]:
     return list(states(one.job for one in submitted).values())
 
 
+def test_looking_at_a_config_submits_nothing(testbed: Testbed, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["classify", str(ROOT / "configs/classify/field_guide.yaml"), "--on", "testbed", "nodes=2", "seed=7"]
+    assert main([*words, "--print-config"]) == 0
+    assert "\nseed: 7\n" in capsys.readouterr().out
+    assert main([*words, "--print-folder"]) == 0
+    assert capsys.readouterr().out == "runs/classify/field_guide\n"
+    assert client(testbed, "squeue", "-h") == ""
+    assert list(tmp_path.iterdir()) == []
+    assert main([*words[:2], "--follow"]) == 2
+    assert "it goes with --on CLUSTER" in capsys.readouterr().err
+
+
 def test_tasks_become_arrays_split_at_the_clusters_limit_and_wait_for_others(tmp_path: Path) -> None:
     profile = QUICK
     # `fgvc help` ends well at once, an unknown command is the user's mistake.

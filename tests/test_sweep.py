@@ -35,7 +35,10 @@ def sweep(guide, tmp_path):
         }  # fmt: skip
         (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
         file = {
-            "command": ["fgvc", "classify", "tiny.yaml", "data.folds=2", "evaluate_test=false", "${args_no_hyphens}"],
+            "command": [
+                "fgvc", "classify", "tiny.yaml", "train.ema=0.5", "data.folds=2", "evaluate_test=false",
+                "${args_no_hyphens}",
+            ],
             "method": method, "metric": {"name": "val_top1", "goal": "maximize"}, "run_cap": 4,
             "parameters": {
                 "optim.lr": {"distribution": "log_uniform_values", "min": 0.001, "max": 0.3},
@@ -103,6 +106,11 @@ def test_killed_driver_goes_on(sweep, fgvc, tmp_path, monkeypatch, capsys):
     best = f"trial-{scores.index(max(scores)):03}, val_top1 {max(scores):.4f}"
     assert f"best: {best} of 40 held-out images" in output, errors
     assert "sweep s 3/3 trial-" in errors
+    # What to run next is the best trial as it was: the sweep file's own settings too.
+    advice = next(line for line in output.splitlines() if line.startswith("  fgvc compare tiny.yaml folds=5 "))
+    assert f"optim.lr={asked(folder)[scores.index(max(scores))]['values']['optim.lr']}" in advice
+    assert "train.ema=0.5" in advice
+    assert "data.fold" not in advice
 
     # Done: the same command says so at once; a larger cap goes on; another file of the same name is refused.
     monkeypatch.chdir(tmp_path)
