@@ -186,7 +186,7 @@ def test_many_small_tasks_as_throttled_arrays_and_only_what_failed_again(
     submitted = submit_graph(profile, nodes(False))
     in_queue = time.monotonic() - began
     arrays = {one.job.split("_")[0] for one in submitted["many"]}
-    assert len(arrays) == -(-count // 29), "an array takes 29 tasks: indices below MaxArraySize=30"
+    assert len(arrays) == -(-count // 30), "an array takes 30 tasks: indices below MaxArraySize=30"
     most, deadline = 0, time.monotonic() + 1500
     while (state := graph_states(nodes(False))[0]).live:
         assert time.monotonic() < deadline, state

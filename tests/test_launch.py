@@ -42,7 +42,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
-    """Two nodes of 4 CPUs and 2 GPUs, four of 8 GPUs, arrays of at most 4 tasks."""
+    """Two nodes of 4 CPUs and 2 GPUs, four of 8 GPUs, arrays of at most 5 tasks (MaxArraySize)."""
     try:
         daemons.unshare()
     except SlurmError as error:
