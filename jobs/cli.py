@@ -28,8 +28,9 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from jobs.words import Parser
 from shards.errors import DataError
 from slurm.errors import SlurmError
 from slurm.job import note_mistake
@@ -194,7 +195,7 @@ def _launch(processes: int, words: list[str]) -> int:
 
 
 def _parse(name: str, words: list[str]) -> argparse.Namespace:
-    parser = _Parser(f"fgvc {name}", add_help=False)
+    parser = Parser(f"fgvc {name}", add_help=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--on", default="")
@@ -219,12 +220,6 @@ def _split(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
 
 def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of argparse's usage block, as for every other mistake."""
-        raise DataError(f"{message}; see {self.prog} --help")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ import difflib
 import shlex
 import time
 from pathlib import Path
-from typing import NoReturn
 
+from jobs.words import Parser
 from slurm import testbed
 from slurm.errors import SlurmError
 
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     kind = argparse.RawDescriptionHelpFormatter
-    parser = _Parser("fgvc cluster", description=__doc__, epilog=EXAMPLES, formatter_class=kind)
+    parser = Parser("fgvc cluster", description=__doc__, epilog=EXAMPLES, formatter_class=kind)
     commands = parser.add_subparsers(dest="command", required=True, metavar="up|down|status")
     up = commands.add_parser("up", help="start a cluster", description="Start a cluster.", epilog=EXAMPLES,
                              formatter_class=kind)  # fmt: skip
@@ -150,9 +150,3 @@ def _setting(word: str, where: str = "") -> tuple[str, str]:
     if not (key and sign and value):
         raise SlurmError(f"{where}{word!r} is not of the form KEY=VALUE")
     return key, value
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of argparse's usage block, as for every other mistake."""
-        raise SlurmError(f"{message}; see {self.prog} --help")

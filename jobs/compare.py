@@ -22,11 +22,12 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from jobs.compare_rows import Config, Run, check, fold_count, list_runs, read
 from jobs.config import describe, to_dict
 from jobs.sequence import run_all
+from jobs.words import Parser
 from shards.errors import DataError
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def _check_queue(runs: list[Run]) -> None:
 
 
 def _job_says(one: Run) -> str:
-    from jobs.trials import job_says
+    from jobs.runners import job_says
 
     return job_says(one.command.folder)
 
@@ -243,7 +244,7 @@ def notes(touched: dict[str, int], failed: dict[str, str]) -> str:
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
-    parser = _Parser("fgvc compare", add_help=False)
+    parser = Parser("fgvc compare", add_help=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--on", default="")
@@ -251,9 +252,3 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--follow", action="store_true")
     parser.add_argument("--print-config", action="store_true")
     return parser.parse_intermixed_args(words)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of argparse's usage block, as for every other mistake."""
-        raise DataError(f"{message}; see {self.prog} --help")

@@ -15,9 +15,10 @@ import importlib
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jobs.config import describe, from_dict, load
+from jobs.words import Parser
 from shards.config import BuildOptions
 from shards.errors import DataError
 from shards.sources import SOURCES
@@ -132,15 +133,9 @@ def _full_key(kind: Any, word: str) -> str:
     return word
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of argparse's usage block, as for every other mistake."""
-        raise DataError(f"{self.prog}: {message}; see {self.prog} --help")
-
-
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
     style: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = _Parser("fgvc shards", description=__doc__, **style)
+    parser = Parser("fgvc shards", description=__doc__, **style)
     commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | show | coco")
 
     about = "Check a raw dataset and write it as shards. Interrupted builds go on where they stopped."

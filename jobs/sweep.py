@@ -21,12 +21,13 @@ import sys
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from annotated_types import Ge
 
 from jobs.config import describe, hashed, load, nearest, walk
 from jobs.sweep_file import Sweep, job_config, read_sweep
+from jobs.words import Parser
 from shards.errors import DataError
 from shards.options import option
 
@@ -77,7 +78,8 @@ def main(words: list[str]) -> int:
 def _sweep(sweep: Sweep, config: Config, given: "_Words", arguments: argparse.Namespace) -> int:
     from fgvc.interrupt import Interrupted
     from fgvc.run_folder import open_run
-    from jobs.trials import Jobs, Plan, Processes, Runner, run_trials
+    from jobs.runners import Jobs, Processes
+    from jobs.trials import Plan, Runner, run_trials
 
     profile, more = None, []
     if arguments.on and arguments.on != "debug":
@@ -256,16 +258,10 @@ def _text(value: Any) -> str:
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
-    parser = _Parser("fgvc sweep", add_help=False)
+    parser = Parser("fgvc sweep", add_help=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--on", default="")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--print-config", action="store_true")
     return parser.parse_intermixed_args(words)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of argparse's usage block, as for every other mistake."""
-        raise DataError(f"{message}; see {self.prog} --help")

@@ -17,12 +17,13 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from annotated_types import Ge
 
 from jobs.config import describe, load, read_yaml
 from jobs.sweep_file import flat, job_config, split_command, trial_words_of
+from jobs.words import Parser
 from shards.errors import DataError
 from shards.options import option
 from slurm.graph import Node, submit_graph
@@ -115,7 +116,7 @@ def trial_task(job: str, words: list[str], values: dict[str, Any], folder: Path,
 
 def run_job(profile: Profile, task: Task) -> None:
     """Submit a trial, unless it is done or in the queue, and return when it has ended; RuntimeError when it failed."""
-    from jobs.trials import job_says
+    from jobs.runners import job_says
 
     submit_graph(profile, [Node("trial", (task,))])
     missed = 0
@@ -138,14 +139,8 @@ def _several(count: int, words: list[str]) -> int:
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
-    parser = _Parser("fgvc sweep agent", add_help=False)
+    parser = Parser("fgvc sweep agent", add_help=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--on", default="")
     return parser.parse_intermixed_args(words)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of argparse's usage block, as for every other mistake."""
-        raise DataError(f"{message}; see {self.prog} --help")

@@ -28,6 +28,7 @@ from slurm_helpers import job as shown_by_slurm
 
 from jobs.shards import build_from
 from shards.manifest import Manifest, read_manifest
+from slurm.errors import SlurmError
 from slurm.profile import Profile
 from slurm.queue import states
 from slurm.submit import Submitted, Task, submit
@@ -117,7 +118,7 @@ class Watched:
             self._asked = now
             try:
                 self._alive = states([self.id])[self.id].live
-            except Exception:
+            except SlurmError:
                 self._alive = True
         return self._alive
 

@@ -14,8 +14,9 @@ import yaml
 from wandb_stub import serve
 
 from jobs.cli import main
+from jobs.runners import Processes
 from jobs.sweep_file import read_sweep
-from jobs.trials import Plan, Processes, read_trials
+from jobs.trials import Plan, read_trials
 from shards.errors import DataError
 from slurm import testbed_daemons as daemons
 from slurm.errors import SlurmError
@@ -182,7 +183,7 @@ def test_parallel_trials_have_a_gpu_and_a_share_of_the_cores_each(monkeypatch, t
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     seen = []
-    monkeypatch.setattr("jobs.trials.Process", lambda command, environment: seen.append(environment))
+    monkeypatch.setattr("jobs.runners.Process", lambda command, environment: seen.append(environment))
     Processes(3).start([None, None, None])  # type: ignore[list-item]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in seen] == ["2", "5", "2"]
     assert {one["OMP_NUM_THREADS"] for one in seen} == {str(max(1, len(os.sched_getaffinity(0)) // 3))}
