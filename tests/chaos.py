@@ -7,7 +7,6 @@ Lost: seconds between the last step before the interruption and the first that i
 """
 
 import itertools
-import json
 import math
 import os
 import signal
@@ -23,7 +22,7 @@ from threading import Event, Thread
 sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import small_run
-from safetensors.torch import load_file
+from same_run import same_end
 from slurm_helpers import job as shown_by_slurm
 
 from jobs.shards import build_from
@@ -46,7 +45,6 @@ from slurm.testbed import (
 
 STEPS = 40
 HIT = 13  # the interruption comes after this step: three steps after a checkpoint
-TIMES = {"images_per_second", "data_wait", "mfu", "memory_mb"}  # what may differ between two equal runs
 PROFILE = Profile(
     partition="normal", nodes=2, tasks_per_node=2, cpus_per_task=1, time="30", signal_seconds=20, timeout_minutes=1,
     env={"OMP_NUM_THREADS": "1"},
@@ -276,7 +274,7 @@ def interrupt(bench: Bench, name: str) -> Outcome:
     with Recorder(watched) as recorder:
         kind.act(watched)
         watched.ends()
-    same_end(bench.calm, watched.run)
+    same_end(bench.calm, watched.run, STEPS)
     restarts = watched.restarts()
     assert restarts >= kind.restarts, (restarts, watched.log())
     return Outcome(kind, *recorder.gap(), restarts)
@@ -314,22 +312,6 @@ class Recorder:
             (later - now, now, later, step) for (now, step), (later, _) in itertools.pairwise(first)
         )
         return hit, min(step for when, step in self.seen if began <= when <= ended), lost
-
-
-def history(run: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
-
-
-def same_end(one: Path, other: Path) -> None:
-    """Weights bit for bit, every metric of every step, and the test figures."""
-    left, right = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    assert left.keys() == right.keys()
-    assert [key for key in left if not left[key].equal(right[key])] == []
-    assert [row["step"] for row in history(other)] == list(range(1, STEPS + 1))
-    assert history(one) == history(other)
-    results = [json.loads((run / "result.json").read_text())["test"] for run in (one, other)]
-    assert results[0] == results[1]
 
 
 def open_bench(base: Path, manifest: Manifest, small: Path | None = None) -> Bench:

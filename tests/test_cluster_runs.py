@@ -12,6 +12,7 @@ import chaos
 import pytest
 from chaos import Bench, interrupt, open_bench
 from conftest import small_run
+from same_run import same_end
 
 from shards.manifest import Manifest
 from slurm import testbed_daemons as daemons
@@ -120,7 +121,7 @@ def test_a_batch_script_of_ones_own_does_the_same(guide: Manifest, bench: Bench,
     assert (record["job"], record["name"], record["log"]) == (job, "classify", f"{tmp_path}/log")
     client(bench.testbed, "scancel", "--signal=USR2", job)
     wait_until((run / "result.json").is_file)
-    chaos.same_end(bench.calm, run)
+    same_end(bench.calm, run, chaos.STEPS)
     log = (tmp_path / "log").read_text()
     assert "stopped by SIGUSR2 at step" in log
     assert f"job {job} starts again" in log

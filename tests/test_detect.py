@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from made_trees import make_dogs
 from safetensors.torch import load_file
-from test_interruption import finish, history, kill_when, steps_done
+from same_run import history
+from test_interruption import finish, kill_when, steps_done
 
 from fgvc.detector import open_detector
 from jobs.cli import main

@@ -25,7 +25,7 @@ MANIFEST = "shards/manifest.json"
 
 @pytest.fixture(scope="module")
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
-    """Two nodes of 4 CPUs, arrays of at most 29 tasks."""
+    """Two nodes of 4 CPUs, arrays of at most 30 tasks (MaxArraySize)."""
     try:
         daemons.unshare()
     except SlurmError as error:

@@ -1,6 +1,5 @@
 """Runs that are killed, stopped, short of disk or given damaged checkpoints end as if nothing had happened."""
 
-import json
 import os
 import random
 import shutil
@@ -14,7 +13,7 @@ from threading import Timer
 
 import pytest
 from conftest import small_run
-from safetensors.torch import load_file
+from same_run import history, same_end
 
 from fgvc.run_folder import open_run
 from shards.errors import DataError
@@ -23,29 +22,12 @@ from shards.manifest import Manifest
 Start = Callable[..., subprocess.Popen]
 EVERY_STEP = ["train.deterministic=true", "train.checkpoint_minutes=0"]
 KILLS = int(os.environ.get("FGVC_KILLS", "3"))  # FGVC_KILLS=20 pytest tests/test_interruption.py -k sigkills_change
-TIMES = {"images_per_second", "data_wait", "mfu", "memory_mb"}  # what may differ between two equal runs
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
     output, errors = process.communicate(timeout=300)
     assert process.returncode == code, (output, errors)
     return output, errors
-
-
-def history(run: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
-
-
-def same_end(one: Path, other: Path) -> None:
-    """Weights bit for bit, every metric of every step, and the test figures."""
-    left, right = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    assert left.keys() == right.keys()
-    assert [key for key in left if not left[key].equal(right[key])] == []
-    assert [row["step"] for row in history(one)] == list(range(1, 31))
-    assert history(one) == history(other)
-    results = [json.loads((run / "result.json").read_text())["test"] for run in (one, other)]
-    assert results[0] == results[1]
 
 
 def kill_when(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
@@ -89,7 +71,7 @@ def calm(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sigkills_change_no_bit(guide: Manifest, fgvc: Start, tmp_path: Path, calm: Path) -> None:
     words = small_run(guide, tmp_path / "runs", "killed", *EVERY_STEP)
     torture(fgvc, words, tmp_path / "runs/classify/killed", kills=KILLS, seed=1)
-    same_end(calm, tmp_path / "runs/classify/killed")
+    same_end(calm, tmp_path / "runs/classify/killed", 30)
 
 
 @pytest.mark.slow
@@ -98,7 +80,7 @@ def test_sigkills_on_four_ranks_change_no_bit(guide: Manifest, fgvc: Start, tmp_
     finish(fgvc(*small_run(guide, runs, "calm", *EVERY_STEP), *four))
     killed = [*small_run(guide, runs, "killed", *EVERY_STEP), *four]
     torture(fgvc, killed, runs / "classify/killed", kills=max(2, KILLS - 1), seed=2)
-    same_end(runs / "classify/calm", runs / "classify/killed")
+    same_end(runs / "classify/calm", runs / "classify/killed", 30)
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
@@ -129,7 +111,7 @@ def test_damaged_checkpoint_is_passed_over(guide: Manifest, fgvc: Start, tmp_pat
     (newest / "shared.pt").write_bytes(damaged)
     _, errors = finish(fgvc(*words))
     assert f"{newest.name} is damaged (shared.pt differs from its checksum)" in errors
-    same_end(calm, run)
+    same_end(calm, run, 30)
 
 
 def test_full_disk_ends_in_one_line(guide: Manifest, fgvc: Start, tmp_path: Path, calm: Path) -> None:
@@ -148,7 +130,7 @@ def test_full_disk_ends_in_one_line(guide: Manifest, fgvc: Start, tmp_path: Path
         assert 0 < before < 30
         subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
         finish(fgvc(*words))
-        same_end(calm, small / "runs/classify/full")
+        same_end(calm, small / "runs/classify/full", 30)
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
 
