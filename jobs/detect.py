@@ -64,6 +64,7 @@ def run(config: Config) -> dict[str, Any]:
     from jobs.data import file_hash, open_shards
 
     began = time.monotonic()
+    _check(config)
     loop = config.train
     accelerator = create_accelerator(loop.precision, loop.deterministic, loop.strategy, loop.timeout_minutes)
     manifest = open_shards(config.data)
@@ -80,6 +81,18 @@ def run(config: Config) -> dict[str, Any]:
         return finish(folder, figures, inputs, time.monotonic() - began) if main else figures
 
 
+def _check(config: Config) -> None:
+    """Raise DataError for settings that no data could make right, before the run's folder is there."""
+    for key, side in (("size", config.image.size), ("eval_size", config.image.eval_size)):
+        if side % 32:
+            raise DataError(f"image.{key}={side}: not a multiple of 32, the coarsest stride; try {side // 32 * 32}")
+    if config.train.freeze_layers:
+        raise DataError("train.freeze_layers: of classifiers only; a detector has model.frozen_stages")
+    if config.train.strategy == "zero3":
+        # It gathers weights in the order in which modules run, which for a detector depends on the images of a rank.
+        raise DataError("train.strategy=zero3: not for detectors; take zero2 or fsdp")
+
+
 class _Task:
     """One run, opened: what its steps share."""
 
@@ -90,11 +103,6 @@ class _Task:
         from jobs.data import loader_workers
 
         self.config, self.manifest, self.folder, self.accelerator = config, manifest, folder, accelerator
-        for key, side in (("size", config.image.size), ("eval_size", config.image.eval_size)):
-            if side % 32:
-                raise DataError(f"image.{key}={side}: not a multiple of 32, the coarsest stride; try {side // 32 * 32}")
-        if config.train.freeze_layers:
-            raise DataError("train.freeze_layers: of classifiers only; a detector has model.frozen_stages")
         splits = open_splits(manifest, config.data)
         if config.evaluate_test and not splits.test:
             raise DataError(f"{manifest.folder}: no split '{config.data.test_split}'; set evaluate_test=false")

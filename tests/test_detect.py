@@ -131,6 +131,7 @@ def test_two_dogs_an_image_per_class(tmp_path: Path) -> None:
         ("model.architecture=yolo", "model.architecture='yolo'"),
         ("data.test_split=nowhere", "no split 'nowhere'"),
         ("train.freeze_layers=1", "a detector has model.frozen_stages"),
+        ("train.strategy=zero3", "zero3: not for detectors; take zero2 or fsdp"),
         ("train.batch=100", "train.batch=100 is more than the 24 training images"),
     ],
 )
@@ -144,11 +145,12 @@ def test_mistakes_are_one_line(
 
 
 @pytest.mark.slow
-def test_two_ranks_see_what_one_sees(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero1", "zero2"])
+def test_two_ranks_see_what_one_sees(strategy: str, guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
     """RTMDet with frozen BatchNorm divides by all ranks' positives: two ranks learn what one learns."""
     more = ["model.architecture=rtmdet", "model.norm_eval=true", "train.freeze_bn=statistics", "train.max_steps=8"]
     finish(fgvc(*words(guide, tmp_path, "one", *more)))
-    finish(fgvc(*words(guide, tmp_path, "two", *more), "--processes", "2"))
+    finish(fgvc(*words(guide, tmp_path, "two", *more, f"train.strategy={strategy}"), "--processes", "2"))
     one, two = history(tmp_path / "detect/one"), history(tmp_path / "detect/two")
     assert len(one) == len(two) == 8
     for left, right in zip(one, two, strict=True):
