@@ -82,9 +82,11 @@ def find_in_slices(model: SahiDetector, image: torch.Tensor, side: int, overlap:
 
     overlap: share of a slice that the next one repeats; an object should fit into it to be seen whole in one slice.
     """
+    # SAHI's own choice, made here because it warns of it for every image: merging makes chains of many weak boxes.
+    join, metric = ("NMS", "IOU") if model.confidence_threshold < 0.1 else ("GREEDYNMM", "IOS")
     result = get_sliced_prediction(
         image.permute(1, 2, 0).numpy(), model, slice_height=side, slice_width=side, overlap_height_ratio=overlap,
-        overlap_width_ratio=overlap, verbose=0, batch_size=8,
+        overlap_width_ratio=overlap, postprocess_type=join, postprocess_match_metric=metric, verbose=0, batch_size=8,
     )  # fmt: skip
     found = sorted(result.object_prediction_list, key=lambda one: -one.score.value)
     return Detections(
@@ -96,13 +98,13 @@ def find_in_slices(model: SahiDetector, image: torch.Tensor, side: int, overlap:
 
 def find_boxes_in_slices(
     weights: Path, manifest: Manifest, members: Sequence[int], *, device: torch.device, side: int, overlap: float = 0.2,
-    score: float = 0.05, cache: str = "",
+    score: float = 0.05, cache: str = "", title: str = "slices",
 ) -> dict[str, list[tuple[float, float, float, float, float]]]:  # fmt: skip
     """As `fgvc.detector.find_boxes`, but every image is looked at in slices of `side` pixels and as a whole."""
     detector, about = open_detector(weights)
     model = SahiDetector(detector, about["classes"], about["size"], device, score)
     reader, mine = Reader(manifest, cache), dict[str, list[tuple[float, float, float, float, float]]]()
-    for index in tqdm(members[rank() :: world_size()], desc="slices", unit="image", disable=rank() != 0 or None):
+    for index in tqdm(members[rank() :: world_size()], desc=title, unit="image", disable=rank() != 0 or None):
         image = decode(reader.read(index), manifest.entries[index].key)
         mine[manifest.entries[index].key] = find_in_slices(model, image, side, overlap).rows(score)
     return {key: rows for part in gather_objects(mine) for key, rows in part.items()}

@@ -4,6 +4,7 @@
     fgvc crop configs/crop/cub200.yaml --on CLUSTER                  the same as a Slurm job
     fgvc crop configs/crop/field_guide.yaml --on debug               20 steps a detector, 64 images
     fgvc crop CONFIG set.train.epochs=4 folds=5 name=longer          `set` goes to every detector run
+    fgvc crop CONFIG slice=512 name=sliced                           small objects in large images, through SAHI
     fgvc crop CONFIG detectors='[f0.safetensors, f1.safetensors, f2.safetensors, all.safetensors]'
     fgvc classify CONFIG data.crop=square data.boxes=FILE            then: classify what was found
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 
 from fgvc.config import TrackConfig
 from shards.data import DataConfig, Score
@@ -54,6 +55,10 @@ class Config:
         False,
     )
     min_score: Score = option(0.05, "keep boxes from this score on")
+    slice: Annotated[int, Ge(0)] = option(
+        0, "for small objects in large images: look in slices of so many pixels and at the whole (0: only at the whole)"
+    )
+    slice_overlap: Annotated[float, Ge(0), Lt(1)] = option(0.2, "share of a slice that the next one repeats")
     layer: str = option("", "file to write (empty: boxes-<name>.jsonl beside the shards)", affects_result=False)
     processes: Annotated[int, Gt(0)] = option(1, "ranks of every detector run", affects_result=False)
     data: DataConfig = field(default_factory=DataConfig)
@@ -168,6 +173,7 @@ def _find(config: Config, manifest: "Manifest", folder: "RunFolder", weights: li
 
     from fgvc.classifier import limited, open_splits
     from fgvc.detector import find_boxes
+    from fgvc.sliced import find_boxes_in_slices
     from jobs.data import file_hash, loader_workers
     from shards.boxes import write_layer
 
@@ -181,13 +187,18 @@ def _find(config: Config, manifest: "Manifest", folder: "RunFolder", weights: li
     found: dict[str, Any] = {}
     for number, (members, file) in enumerate(zip(parts, weights, strict=True)):
         title = f"boxes of fold {number}" if number < config.folds else "boxes of all other images"
-        if members:
+        if members and config.slice:
+            found |= find_boxes_in_slices(
+                file, manifest, members, device=device, side=config.slice, overlap=config.slice_overlap,
+                score=config.min_score, cache=config.data.cache, title=title,
+            )  # fmt: skip
+        elif members:
             found |= find_boxes(
                 file, manifest, members, device=device, data=config.data, score=config.min_score,
                 workers=loader_workers(config.data), title=title,
             )  # fmt: skip
     made_by = {
-        "job": "crop", "run": config.name, "folds": config.folds, "min_score": config.min_score,
+        "job": "crop", "run": config.name, "folds": config.folds, "min_score": config.min_score, "slice": config.slice,
         "detectors": [file_hash(str(path), "detectors") for path in weights],
     }  # fmt: skip
     return write_layer(folder.path / "boxes.jsonl", manifest, found, made_by)

@@ -16,6 +16,7 @@ from fgvc.boxes_quality import box_quality
 from fgvc.detector import find_boxes, save_detector
 from fgvc.detector_config import DetectorConfig
 from fgvc.detector_models import create_detector
+from fgvc.sliced import find_boxes_in_slices
 from jobs.cli import main
 from jobs.config import load
 from jobs.crop import Config, commands_of, run
@@ -105,6 +106,21 @@ def test_every_training_image_is_looked_at_by_the_detector_of_its_fold(
     assert "holds a run of another config: inputs.detectors.1" in capsys.readouterr().err
     assert main([*words, "name=other"]) == 2
     assert "holds the boxes of run 'found'; set layer= to another file" in capsys.readouterr().err
+
+
+def test_in_slices_the_layer_holds_what_sahi_finds(guide: Manifest, tmp_path: Path, detectors: list[Path]) -> None:
+    given = f"detectors={json.dumps([str(path) for path in detectors])}"
+    words = words_of(guide.folder, tmp_path, "min_score=0", given, "data.limit=4")
+    assert main([*words, "slice=32", "slice_overlap=0"]) == 0
+    assert main([*words, "name=whole", f"layer={tmp_path / 'whole.jsonl'}"]) == 0
+    sliced, whole = (read_layer(tmp_path / f"{name}.jsonl", guide).boxes for name in ("boxes", "whole"))
+    test = [index for index in guide.split("test") if guide.entries[index].key in sliced]
+    expected = find_boxes_in_slices(detectors[2], guide, test, device=torch.device("cpu"), side=32, overlap=0, score=0)
+    assert len(expected) == 4
+    for key, rows in expected.items():
+        assert {box[4] for box in sliced[key]} == {round(row[4], 5) for row in rows}
+    assert sliced.keys() == whole.keys()
+    assert all(sliced[key] != whole[key] for key in expected)
 
 
 @pytest.mark.slow
@@ -212,6 +228,7 @@ def test_quality_is_that_counted_by_hand(guide: Manifest) -> None:
         (["DETECT", "set.train.epoch=3"], "unknown key 'train.epoch'; did you mean 'train.epochs'?"),
         (["DETECT", "set.data.fold=1"], "set: 'data.fold' is set by fgvc crop"),
         (["DETECT", "folds=1"], "folds=1: Input should be greater than or equal to 2"),
+        (["DETECT", "slice=-1"], "slice=-1: Input should be greater than or equal to 0"),
         (["DETECT", "data.folds=3"], "data.folds: the folds of fgvc crop are set by folds="),
         (["DETECT", "layer=/proc/none/boxes.jsonl"], "/proc/none/boxes.jsonl: cannot be written"),
         (["detectors=[WEIGHTS,WEIGHTS,WEIGHTS]"], "says nothing of its detector"),
