@@ -19,6 +19,8 @@ from fgvc.files import write_bytes, write_json
 from shards.errors import DataError
 
 RESULT = "result.json"
+IDENTITY = "identity.json"
+METRICS = "metrics.jsonl"
 FORMER_SELF_S = 300  # less than ranks wait for one another (fgvc.distributed.TIMEOUT)
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "deepspeed", "numpy", "webdataset", "wandb")
 
@@ -36,7 +38,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     @property
     def weights(self) -> Path:
@@ -64,10 +66,16 @@ def open_run(
         lock = _lock(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
+    begun = (path / IDENTITY).is_file()
     try:
         _claim(path, config, identity)
         (path / "checkpoints").mkdir(exist_ok=True)
         yield RunFolder(path, _read_result(path))
+    except DataError:
+        # A mistake that shows only now does not keep the name for the config that was wrong.
+        if not begun and not (path / METRICS).exists() and not any(path.glob("checkpoints/*")):
+            (path / IDENTITY).unlink(missing_ok=True)
+        raise
     finally:
         lock.release()
 
@@ -135,7 +143,7 @@ def hardware() -> dict[str, Any]:
 
 def _claim(path: Path, config: dict[str, Any], identity: dict[str, Any]) -> None:
     """Write config and environment on the first start; compare identities on later ones."""
-    record = path / "identity.json"
+    record = path / IDENTITY
     if record.is_file():
         before = json.loads(record.read_text())
         now = json.loads(json.dumps(identity))

@@ -142,6 +142,7 @@ def test_mistakes_are_one_line(
     errors = capsys.readouterr().err
     assert message in errors
     assert "Traceback" not in errors
+    assert not (tmp_path / "detect/bad/identity.json").exists()  # the name is free for the config that is right
 
 
 @pytest.mark.slow
