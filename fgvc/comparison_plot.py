@@ -1,42 +1,61 @@
-"""The picture of a comparison: accuracy with its interval against what it costs, in training time and parameters."""
+"""Picture of a comparison: how accurate every row is, how surely better than the first, and what it costs."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")  # no screen on a cluster
+matplotlib.use("Agg")  # no display
 
 from matplotlib import pyplot
 
 from fgvc.comparison import RowFigures
 
 
-def accuracy_against_cost(path: Path, rows: Sequence[RowFigures], title: str) -> None:
-    """Two panels that share the top-1 axis; a point a row, its bar the 95 % bootstrap interval over images.
+def accuracy_and_cost(path: Path, rows: Sequence[RowFigures], title: str) -> None:
+    """A line a row, as in the table: top-1, its difference from the first row, accuracy against cost.
 
-    Rows without a finished run are left out; without any, nothing is drawn.
+    Bars are 95 % bootstrap intervals over images. Cost is wall time, and parameters where rows differ in them. Rows
+    without a finished run are left out; without any, nothing is drawn.
     """
     shown = [row for row in rows if row.top1 is not None]
     if not shown:
         return
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-    costs = (
-        ("wall time of a run, minutes", [(row.seconds or 0) / 60 for row in shown]),
-        ("parameters, millions", [(row.parameters or 0) / 1e6 for row in shown]),
+    costs = [("wall time of a run, minutes", [(row.seconds or 0) / 60 for row in shown])]
+    if len({row.parameters for row in shown}) > 1:
+        costs.append(("parameters, millions", [(row.parameters or 0) / 1e6 for row in shown]))
+    figure, axes = pyplot.subplots(
+        1, 2 + len(costs), figsize=(7 + 3.5 * len(costs), 1.8 + 0.32 * len(shown)), layout="constrained"
     )
-    for axis, (name, values) in zip(axes, costs, strict=True):
-        for position, (row, cost) in enumerate(zip(shown, values, strict=True)):
-            top1, low, high = (100 * float(value or 0) for value in (row.top1, row.low, row.high))
-            bars = [[max(top1 - low, 0)], [max(high - top1, 0)]]
-            axis.errorbar(cost, top1, yerr=bars, fmt="o", capsize=3, color=f"C{position % 10}", label=row.label)
+    colors = pyplot.get_cmap("viridis")
+    for position, row in enumerate(shown):
+        color = colors(0.9 * position / max(len(shown) - 1, 1))
+        top1, low, high = (100 * float(value or 0) for value in (row.top1, row.low, row.high))
+        axes[0].errorbar(top1, position, xerr=_bars(top1, low, high), fmt="o", capsize=3, color=color)
+        if row.difference is not None:
+            middle, below, above = (100 * value for value in row.difference)
+            axes[1].errorbar(middle, position, xerr=_bars(middle, below, above), fmt="o", capsize=3, color=color)
+        for axis, (_, values) in zip(axes[2:], costs, strict=True):
+            axis.plot(values[position], top1, "o", color=color)
+            axis.annotate(str(position + 1), (values[position], top1), xytext=(5, 3), textcoords="offset points")
+    names = [f"{row.label}  {position + 1}" for position, row in enumerate(shown)]
+    axes[0].set_yticks(range(len(shown)), names)
+    axes[1].set_yticks(range(len(shown)), [str(position + 1) for position in range(len(shown))])
+    axes[1].axvline(0, color="black", linewidth=1)
+    axes[0].set_xlabel("top-1, %")
+    axes[1].set_xlabel("against 1, points")
+    for axis in axes[:2]:
+        axis.set_ylim(len(shown) - 0.5, -0.5)
+    for axis, (name, _) in zip(axes[2:], costs, strict=True):
         axis.set_xlabel(name)
-        axis.margins(x=0.15)
+        axis.set_ylabel("top-1, %")
+        axis.margins(0.15)
+    for axis in axes:
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("top-1, %")
-    # Rows of one architecture lie on one vertical line: labels at the points would cover each other.
-    axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(title, fontsize=10)
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _bars(middle: float, low: float, high: float) -> list[list[float]]:
+    return [[max(middle - low, 0)], [max(high - middle, 0)]]

@@ -189,7 +189,7 @@ def write_results(config: Config, runs: list[Run], folder: Path, failed: dict[st
     """Write table.md and comparison.png from the runs' folders, and result.json unless runs failed; returns the text
     for the terminal."""
     from fgvc.comparison import Measured, as_record, figures, read_run, table
-    from fgvc.comparison_plot import accuracy_against_cost
+    from fgvc.comparison_plot import accuracy_and_cost
     from fgvc.files import write_bytes
     from fgvc.run_folder import RunFolder, finish
 
@@ -204,7 +204,7 @@ def write_results(config: Config, runs: list[Run], folder: Path, failed: dict[st
     headline = _headline(config, max(row.images for row in rows))
     text = "\n\n".join([headline, table(rows), notes(touched, failed)])
     write_bytes(folder / "table.md", f"# {config.name}\n\n{text}\n".encode())
-    accuracy_against_cost(folder / "comparison.png", rows, headline)
+    accuracy_and_cost(folder / "comparison.png", rows, headline)
     look = f"{text}\n\nlook at {folder}: table.md, comparison.png, result.json, logs/"
     if failed:
         return look.replace("result.json, ", "")
