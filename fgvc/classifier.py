@@ -89,7 +89,7 @@ def split_loader(
     workers: int,
 ) -> DataLoader:
     """This rank's part of `members` in one view with the evaluation transform at `size` pixels."""
-    samples = Samples(manifest, eval_transform(image, size), [view], cache=data.cache)
+    samples = Samples(manifest, eval_transform(image, size, cut=bool(view.regions)), [view], cache=data.cache)
     return eval_loader(members, samples, batch=batch, place=Place(rank(), world_size()), workers=workers)
 
 
@@ -118,7 +118,8 @@ def about(
     policy = eval_policy(data)
     return {
         "model": model, "classes": list(manifest.classes), "size": size, "fit": image.eval_fit,
-        "eval_crop": image.eval_crop, "eval_flip": image.eval_flip, "interpolation": image.interpolation,
+        "crop_fit": image.crop_fit, "eval_crop": image.eval_crop, "eval_flip": image.eval_flip,
+        "interpolation": image.interpolation,
         "crop": policy.crop, "margin": policy.margin, "boxes": TRUTH if policy.boxes == TRUTH else "layer",
         "min_score": policy.min_score, "mean": mean.flatten().tolist(), "std": std.flatten().tolist(),
     }  # fmt: skip

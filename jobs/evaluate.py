@@ -134,7 +134,7 @@ def _predictions(
     shape = (1, 3, 1, 1)
     model = Normalised(network, torch.tensor(about["mean"]).view(shape), torch.tensor(about["std"]).view(shape))
     image = ImageConfig(
-        eval_fit=about["fit"], eval_crop=config.eval_crop or about["eval_crop"],
+        eval_fit=about["fit"], crop_fit=about.get("crop_fit"), eval_crop=config.eval_crop or about["eval_crop"],
         eval_flip=about["eval_flip"] if config.flip is None else config.flip, interpolation=about["interpolation"],
     )  # fmt: skip
     return evaluate_split(

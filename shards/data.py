@@ -60,5 +60,8 @@ class ImageConfig:
     interpolation: Literal["bilinear", "bicubic"] = option("bilinear", "of every resize")
     eval_size: Annotated[int, Ge(0)] = option(0, "side of the evaluation input (0: as in training)")
     eval_fit: Literal["center_crop", "squash", "pad"] = option("center_crop", "evaluation: as `fit`, without chance")
+    crop_fit: Literal["center_crop", "squash", "pad"] | None = option(
+        None, "evaluation: eval_fit of views that a box cut out, such as squash (null: the same)"
+    )
     eval_crop: Annotated[float, Gt(0), Le(1)] = option(0.875, "center_crop: side of the crop by the resized short side")
     eval_flip: bool = option(False, "evaluation: average the logits of the image and its mirror image")

@@ -34,9 +34,10 @@ def train_transform(config: ImageConfig, size: int) -> Transform:
     return v2.Compose(steps)
 
 
-def eval_transform(config: ImageConfig, size: int) -> Transform:
-    """(3, H, W) uint8 -> (3, size, size) uint8, without chance."""
-    return _fitted(config.eval_fit, size, InterpolationMode(config.interpolation), config.eval_crop)
+def eval_transform(config: ImageConfig, size: int, cut: bool = False) -> Transform:
+    """(3, H, W) uint8 -> (3, size, size) uint8, without chance. cut: for a view that a box cut out."""
+    fit = config.crop_fit if cut and config.crop_fit else config.eval_fit
+    return _fitted(fit, size, InterpolationMode(config.interpolation), config.eval_crop)
 
 
 def seeded(transform: Transform, image: torch.Tensor, seed: int) -> torch.Tensor:

@@ -51,7 +51,10 @@ def test_probe_takes_every_policy(guide: Manifest, layer: Path, tmp_path: Path, 
 def test_two_views_are_the_mean_of_logits_and_evaluate_gives_them_again(
     guide: Manifest, layer: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    policy = ["data.crop=whole+square", "data.margin=0.2", f"data.boxes={layer}", "data.min_score=0.5"]
+    policy = [
+        "data.crop=whole+square", "data.margin=0.2", f"data.boxes={layer}", "data.min_score=0.5",
+        "image.crop_fit=squash",
+    ]  # fmt: skip
     assert main(small_run(guide, tmp_path, "two", *policy, "train.epochs=1")) == 0
     weights = tmp_path / "classify/two/model.safetensors"
     before = result_of(tmp_path / "classify/two")
@@ -70,13 +73,13 @@ def test_two_views_are_the_mean_of_logits_and_evaluate_gives_them_again(
     assert evaluate("truth", "data.test_boxes=truth") == 0
     assert result_of(tmp_path / "evaluate/truth")["crops"]["test"]["without_box"] == 0
 
-    def logits(crop: str) -> np.ndarray:
-        same = [*policy, f"data.test_crop={crop}", "train.epochs=1"]
+    def logits(crop: str, fit: str) -> np.ndarray:
+        same = [*policy[:-1], f"image.eval_fit={fit}", f"data.test_crop={crop}", "train.epochs=1"]
         assert main(small_run(guide, tmp_path, crop, *same)) == 0
         return Predictions.load(tmp_path / f"classify/{crop}/predictions_test.npz").logits
 
     both = Predictions.load(tmp_path / "classify/two/predictions_test.npz").logits
-    assert both == pytest.approx((logits("whole") + logits("square")) / 2, abs=1e-5)
+    assert both == pytest.approx((logits("whole", "center_crop") + logits("square", "squash")) / 2, abs=1e-5)
 
 
 def test_another_layer_is_another_run_and_what_does_not_fit_is_one_line(
