@@ -45,7 +45,7 @@ test: install
 	$(BIN)/python -m pytest
 
 chaos: install
-	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/helpers/chaos.py
 
 check: install
 	$(BIN)/ruff check .

@@ -25,12 +25,12 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from jobs.shards import build_from
-from shards.data import ImageConfig
-from shards.decode import decode
-from shards.loader import Samples, train_loader
 from shards.manifest import Manifest
-from shards.reader import Reader
-from shards.transforms import train_transform
+from shards.reading.config import ImageConfig
+from shards.reading.decode import decode
+from shards.reading.loader import Samples, train_loader
+from shards.reading.reader import Reader
+from shards.reading.transforms import train_transform
 
 BATCH, SIZE = 32, 224
 IMAGE = ImageConfig()

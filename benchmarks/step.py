@@ -1,4 +1,4 @@
-"""Milliseconds a training step: our loop (`fgvc.train.fit`, metrics.jsonl written) against a bare torch loop.
+"""Milliseconds a training step: our loop (`fgvc.training.loop.fit`, metrics.jsonl written) against a bare torch loop.
 
     .venv/bin/python benchmarks/step.py                                     resnet18, 128 px, batch 16
     .venv/bin/python benchmarks/step.py --model tf_efficientnet_lite0 --size 224 --steps 20 --threads 1
@@ -25,14 +25,20 @@ from timm import create_model
 from torch import nn
 from torch.nn import functional
 
-from fgvc.config import ModelConfig, OptimConfig, TrackConfig, TrainConfig
-from fgvc.device import tune_cpu_memory
-from fgvc.models import Normalised, input_statistics
-from fgvc.objective import classification
-from fgvc.optim import create_optimizer
-from fgvc.tracking import Tracker
-from fgvc.train import Learner, Schedule, fit
-from shards.loader import Batch
+from fgvc.classification.config import TrainConfig
+from fgvc.classification.objective import classification
+from fgvc.models.config import ModelConfig
+from fgvc.models.normalised import Normalised
+from fgvc.models.timm import input_statistics
+from fgvc.runtime.config import TrackConfig
+from fgvc.runtime.device import tune_cpu_memory
+from fgvc.runtime.tracking import Tracker
+from fgvc.training.config import OptimConfig
+from fgvc.training.learner import Learner
+from fgvc.training.loop import fit
+from fgvc.training.optim import create_optimizer
+from fgvc.training.schedule import Schedule
+from shards.reading.loader import Batch
 
 CLASSES, WARM_UP = 50, 3
 OPTIM = OptimConfig(head_multiplier=1.0, warmup_epochs=0.0, schedule="constant")

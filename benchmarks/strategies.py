@@ -23,13 +23,18 @@ def rank_main(options: argparse.Namespace) -> None:
     import torch
     from timm import create_model
 
-    from fgvc.config import ModelConfig, OptimConfig, TrainConfig
-    from fgvc.device import create_accelerator, peak_memory_mb, seed_everything
-    from fgvc.distributed import gather_objects, rank, sum_over_ranks
-    from fgvc.models import Normalised, input_statistics
-    from fgvc.objective import classification
-    from fgvc.train import Learner, Schedule
-    from shards.loader import Batch
+    from fgvc.classification.config import TrainConfig
+    from fgvc.classification.objective import classification
+    from fgvc.models.config import ModelConfig
+    from fgvc.models.normalised import Normalised
+    from fgvc.models.timm import input_statistics
+    from fgvc.runtime.device import peak_memory_mb, seed_everything
+    from fgvc.runtime.distributed import gather_objects, rank, sum_over_ranks
+    from fgvc.training.config import OptimConfig
+    from fgvc.training.learner import Learner
+    from fgvc.training.schedule import Schedule
+    from fgvc.training.strategies.create import create_accelerator
+    from shards.reading.loader import Batch
 
     train = TrainConfig(
         batch=options.batch, epochs=1, ema=0.99, precision=options.precision, strategy=options.alone, accumulation=2

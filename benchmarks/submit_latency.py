@@ -20,7 +20,7 @@ from pathlib import Path
 from jobs.shards import build_from
 from slurm.profile import Profile
 from slurm.submit import Task, submit
-from slurm.testbed import Testbed, client, down, up
+from slurm.testbed.cluster import Testbed, client, down, up
 
 PROFILE = Profile(partition="normal", cpus_per_task=1, time="30", env={"OMP_NUM_THREADS": "1"})
 PATIENCE_S = 600

@@ -6,12 +6,12 @@ fgvc cancel runs/classify/cub200_resnet50    the job of a run, by its folder or 
 
 from pathlib import Path
 
-from shards.errors import DataError
+from shards.errors import UserError
 from slurm.queue import cancel, live_job, queue
 
 
 def main(words: list[str]) -> int:
-    """`fgvc cancel WORDS`. Raises DataError for what is neither a job in the queue nor a run with one."""
+    """`fgvc cancel WORDS`. Raises UserError for what is neither a job in the queue nor a run with one."""
     if not words or any(word in ("-h", "--help", "help") for word in words):
         print((__doc__ or "").strip())
         return 0
@@ -23,12 +23,12 @@ def main(words: list[str]) -> int:
         else:
             folder = next((one for one in (Path(word), Path("runs") / word) if one.is_dir()), None)
             if folder is None:
-                raise DataError(f"{word}: neither a job's number nor a run's folder; fgvc status lists both")
+                raise UserError(f"{word}: neither a job's number nor a run's folder; fgvc status lists both")
             job = live_job(folder, queued)
             found = [job] if job else []
         live = [job for job in found if job.live]
         if not live:
-            raise DataError(f"{word}: no job of yours in the queue; fgvc status shows how it ended")
+            raise UserError(f"{word}: no job of yours in the queue; fgvc status shows how it ended")
         wanted += live
     cancel(job.id for job in wanted)
     for job in wanted:

@@ -17,19 +17,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgvc.config import ModelConfig, OptimConfig, TrackConfig, TrainConfig
-from shards.data import DataConfig, ImageConfig
-from shards.errors import DataError
+from fgvc.classification.config import TrainConfig
+from fgvc.models.config import ModelConfig
+from fgvc.runtime.config import TrackConfig
+from fgvc.training.config import OptimConfig
+from shards.errors import UserError
 from shards.options import option
+from shards.reading.config import DataConfig, ImageConfig
 
 if TYPE_CHECKING:
     import torch
 
-    from fgvc.classifier import Splits
-    from fgvc.run_folder import RunFolder
-    from fgvc.tracking import Tracker
-    from fgvc.train import Learner
+    from fgvc.runtime.run_folder import RunFolder
+    from fgvc.runtime.tracking import Tracker
+    from fgvc.training.learner import Learner
     from shards.manifest import Manifest
+    from shards.reading.splits import Splits
 
 DEBUG = ["data.workers=0", "data.limit=64", "train.max_steps=20", "track.wandb=disabled"]
 
@@ -51,12 +54,13 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, evaluate, export; returns what result.json holds. Raises DataError for a user's mistake."""
-    from fgvc.device import create_accelerator, seed_everything
-    from fgvc.distributed import rank
-    from fgvc.run_folder import open_run
+    """Train, evaluate, export; returns what result.json holds. Raises UserError for a user's mistake."""
+    from fgvc.runtime.device import seed_everything
+    from fgvc.runtime.distributed import rank
+    from fgvc.runtime.run_folder import open_run
+    from fgvc.training.strategies.create import create_accelerator
     from jobs.config import hashed, to_dict
-    from jobs.data import boxes_hashes, file_hash, open_shards
+    from jobs.tasks.data import boxes_hashes, file_hash, open_shards
 
     began = time.monotonic()
     loop = config.train
@@ -74,7 +78,7 @@ def run(config: Config) -> dict[str, Any]:
         figures = task.train_and_measure()
         if not main:
             return figures
-        from fgvc.run_folder import finish
+        from fgvc.runtime.run_folder import finish
 
         return finish(folder, figures, inputs, time.monotonic() - began)
 
@@ -83,14 +87,16 @@ class _Task:
     """One run, opened: what its steps share."""
 
     def __init__(self, config: Config, manifest: "Manifest", folder: "RunFolder", accelerator: Any) -> None:
-        from fgvc.classifier import image_sizes, open_crops, open_splits
-        from fgvc.models import create_model, input_size, input_statistics
-        from jobs.data import loader_workers
+        from fgvc.classification.evaluation import image_sizes
+        from fgvc.models.timm import create_model, input_size, input_statistics
+        from jobs.tasks.data import loader_workers
+        from shards.reading.splits import open_splits
+        from shards.reading.views import open_crops
 
         self.config, self.manifest, self.folder, self.accelerator = config, manifest, folder, accelerator
         self.splits: Splits = open_splits(manifest, config.data)
         if config.evaluate_test and not self.splits.test:
-            raise DataError(f"{manifest.folder}: no split '{config.data.test_split}'; set evaluate_test=false")
+            raise UserError(f"{manifest.folder}: no split '{config.data.test_split}'; set evaluate_test=false")
         self.crops = open_crops(manifest, self.splits, config.data)
         self.workers = loader_workers(config.data, accelerator.num_processes)
         self.network = create_model(config.model, len(manifest.classes))
@@ -98,11 +104,12 @@ class _Task:
         self.mean, self.std = input_statistics(self.network, config.model)
 
     def train_and_measure(self) -> dict[str, Any]:
-        from fgvc.checkpoint import newest_sound, step_of
-        from fgvc.distributed import broadcast_object, rank
-        from fgvc.objective import classification
-        from fgvc.tracking import Tracker
-        from fgvc.train import Learner, Schedule
+        from fgvc.classification.objective import classification
+        from fgvc.runtime.distributed import broadcast_object, rank
+        from fgvc.runtime.tracking import Tracker
+        from fgvc.training.checkpoint import newest_sound, step_of
+        from fgvc.training.learner import Learner
+        from fgvc.training.schedule import Schedule
         from jobs.config import to_dict
 
         config = self.config
@@ -130,10 +137,10 @@ class _Task:
         return figures
 
     def _fit(self, learner: "Learner", schedule: Any, tracker: "Tracker") -> None:
-        from fgvc.distributed import rank, world_size
-        from fgvc.train import fit
-        from shards.loader import Place, Samples, train_loader
-        from shards.transforms import train_transform
+        from fgvc.runtime.distributed import rank, world_size
+        from fgvc.training.loop import fit
+        from shards.reading.loader import Place, Samples, train_loader
+        from shards.reading.transforms import train_transform
 
         config = self.config
         transform = train_transform(config.image, self.size)
@@ -154,8 +161,8 @@ class _Task:
         """Put a probe's head on the network: features of the training images are computed once, then solved for."""
         import torch
 
-        from fgvc.classifier import split_loader
-        from fgvc.probe import features_of, fit_probe, set_head
+        from fgvc.classification.evaluation import split_loader
+        from fgvc.classification.probe import features_of, fit_probe, set_head
 
         config, device = self.config, self.accelerator.device
         model = self._normalised(self.network)
@@ -172,11 +179,12 @@ class _Task:
 
     def _measure(self, learner: "Learner", tracker: "Tracker") -> dict[str, Any]:
         """Evaluate what was asked for, write weights, predictions and pictures; the figures of result.json."""
-        from fgvc.classifier import about, save_pictures
-        from fgvc.distributed import rank
-        from fgvc.metrics import summary
-        from fgvc.models import export
-        from fgvc.pictures import training_course
+        from fgvc.classification.evaluation import about
+        from fgvc.classification.metrics import summary
+        from fgvc.classification.pictures import save_pictures
+        from fgvc.models.export import export
+        from fgvc.runtime.distributed import rank
+        from fgvc.training.curves import Panel, plot_training_curves
 
         config, pictures = self.config, {}
         figures: dict[str, Any] = {}
@@ -203,8 +211,8 @@ class _Task:
                 predictions.save(self.folder.path / f"predictions_{split}.npz")
                 pictures = save_pictures(self.folder.path, self.manifest, predictions)
         if rank() == 0:
-            if self.folder.metrics.is_file() and learner.step:
-                training_course(self.folder.path / "training.png", self.folder.metrics)
+            panels = [Panel("loss", ["loss"]), Panel("top-1", ["top1"], ["top1"])]
+            if plot_training_curves(self.folder.path / "training.png", self.folder.metrics, panels):
                 pictures["training"] = self.folder.path / "training.png"
             tracker.pictures(learner.step, {name: path for name, path in pictures.items() if path.is_file()})
             tracker.summary({f"{split}/top1": one["top1"] for split, one in figures.items()})
@@ -216,12 +224,12 @@ class _Task:
 
     def _normalised(self, network: "torch.nn.Module") -> "torch.nn.Module":
         """`network` as a model of uint8 images on this rank's device."""
-        from fgvc.models import Normalised
+        from fgvc.models.normalised import Normalised
 
         return Normalised(network, self.mean, self.std, self.config.train.channels_last).to(self.accelerator.device)
 
     def _predict(self, model: "torch.nn.Module", members: list[int], title: str) -> Any:
-        from fgvc.classifier import evaluate_split
+        from fgvc.classification.evaluation import evaluate_split
 
         return evaluate_split(
             model, self.manifest, members, self.config.data, self.config.image, self.eval_size,

@@ -30,27 +30,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from jobs.registry import COMMANDS, JOBS
 from jobs.words import Parser
-from shards.errors import DataError
+from shards.errors import UserError
 from slurm.errors import SlurmError
 from slurm.job import note_mistake
 from slurm.profile import KEYS
-
-JOBS = {  # a config and run(config)
-    "classify": "jobs.classify",
-    "evaluate": "jobs.evaluate",
-    "detect": "jobs.detect",
-    "crop": "jobs.crop",
-}
-COMMANDS = {  # their own words, by main(words)
-    "shards": "jobs.shards",
-    "compare": "jobs.compare",
-    "sweep": "jobs.sweep",
-    "doctor": "jobs.doctor",
-    "cluster": "jobs.cluster",
-    "status": "jobs.status",
-    "cancel": "jobs.cancel",
-}
 
 
 def main(words: list[str] | None = None) -> int:
@@ -67,7 +52,7 @@ def main(words: list[str] | None = None) -> int:
     except BrokenPipeError:  # `fgvc ... | head` has seen enough; nothing may be written at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (DataError, SlurmError) as error:
+    except (UserError, SlurmError) as error:
         print(f"fgvc {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -82,7 +67,7 @@ def _command(name: str, words: list[str]) -> int:
     import difflib
 
     near = difflib.get_close_matches(name, [*JOBS, *COMMANDS], n=1)
-    raise DataError(f"no such command '{name}'" + (f"; did you mean {near[0]}?" if near else "; see fgvc --help"))
+    raise UserError(f"no such command '{name}'" + (f"; did you mean {near[0]}?" if near else "; see fgvc --help"))
 
 
 def _job(name: str, words: list[str]) -> int:
@@ -95,21 +80,21 @@ def _job(name: str, words: list[str]) -> int:
         print(f"\nsettings (key: type = default):\n{describe(module.Config)}")
         return 0
     if os.environ.get("WANDB_SWEEP_ID"):
-        from jobs.sweep_file import agent_words
+        from jobs.experiments.sweep_file import agent_words
 
         arguments.words = agent_words(module.Config, arguments.words)
     path, overrides = _split(name, arguments.words)
     if not arguments.on and (stray := [word for word in overrides if word.partition("=")[0] in KEYS]):
-        raise DataError(f"'{stray[0]}' is a setting of a cluster: it goes with --on CLUSTER")
+        raise UserError(f"'{stray[0]}' is a setting of a cluster: it goes with --on CLUSTER")
     if arguments.follow and arguments.on in ("", "debug"):
-        raise DataError("--follow prints a cluster job's log: it goes with --on CLUSTER; here the run prints by itself")
+        raise UserError("--follow prints a cluster job's log: it goes with --on CLUSTER; here the run prints by itself")
     if arguments.on == "debug":
         overrides = [*module.DEBUG, *overrides]
     elif arguments.on:
         from jobs.launch import launch, split_words
 
         if arguments.processes > 1:
-            raise DataError("--processes starts ranks on this machine; with --on CLUSTER set nodes= and gpus_per_node=")
+            raise UserError("--processes starts ranks on this machine; with --on CLUSTER set nodes= and gpus_per_node=")
         if not arguments.print_config and not arguments.print_folder:
             return launch(name, module, arguments.on, path, overrides, arguments.dry_run, arguments.follow)
         overrides = split_words(overrides)[1]
@@ -133,7 +118,7 @@ def _job(name: str, words: list[str]) -> int:
 
 
 def _run(module: Any, name: str, config: Any) -> int:
-    from fgvc.interrupt import Interrupted
+    from fgvc.runtime.interrupt import Interrupted
 
     # Rank 0 speaks for all; the others' warnings would say the same again.
     logging.basicConfig(format="%(message)s", level=logging.WARNING if _rank() == 0 else logging.ERROR)
@@ -143,11 +128,11 @@ def _run(module: Any, name: str, config: Any) -> int:
         if _rank() == 0:
             print(f"fgvc {name}: {stop}", file=sys.stderr)
         return _leave(3)
-    except DataError as error:
+    except UserError as error:
         print(f"fgvc {name}: {error}", file=sys.stderr)
         return _leave(2)
     except Exception as error:
-        from fgvc.distributed import lost_peer
+        from fgvc.runtime.distributed import lost_peer
 
         lost = lost_peer(error)
         if lost:
@@ -212,9 +197,9 @@ def _split(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
     overrides = [word for word in words if "=" in word]
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
-        raise DataError(f"one config file at a time, here are {' and '.join(files)}; settings are written key=value")
+        raise UserError(f"one config file at a time, here are {' and '.join(files)}; settings are written key=value")
     if not words:
-        raise DataError(f"which config? fgvc {name} configs/{name}/NAME.yaml, or settings as key=value")
+        raise UserError(f"which config? fgvc {name} configs/{name}/NAME.yaml, or settings as key=value")
     return (Path(files[0]) if files else None), overrides
 
 

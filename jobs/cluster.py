@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from jobs.words import Parser
-from slurm import testbed
 from slurm.errors import SlurmError
+from slurm.testbed import cluster as testbed
 
 EXAMPLES = """examples:
   fgvc cluster up

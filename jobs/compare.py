@@ -24,11 +24,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.compare_rows import Config, Run, check, fold_count, list_runs, read
 from jobs.config import describe, to_dict
-from jobs.sequence import run_all
+from jobs.experiments.compare_rows import Config, Run, check, fold_count, list_runs, read
+from jobs.experiments.sequence import run_all
 from jobs.words import Parser
-from shards.errors import DataError
+from shards.errors import UserError
 
 if TYPE_CHECKING:
     from slurm.profile import Profile
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def main(words: list[str]) -> int:
-    """`fgvc compare WORDS`; the exit code: 0 done, 1 runs failed, 3 stopped. Raises DataError for a user's mistake."""
+    """`fgvc compare WORDS`; the exit code: 0 done, 1 runs failed, 3 stopped. Raises UserError for a user's mistake."""
     arguments = _parse(words)
     if arguments.help:
         print(f"{(__doc__ or '').strip()}\n\nsettings (key: type = default):\n{describe(Config)}")
@@ -62,7 +62,7 @@ def main(words: list[str]) -> int:
 
             print("\n" + sbatch_script(profile, _tasks(config, missing, profile)))
         return 0
-    from fgvc.interrupt import Interrupted
+    from fgvc.runtime.interrupt import Interrupted
 
     try:
         if profile is not None:
@@ -85,11 +85,11 @@ def run(config: Config, runs: list[Run], make: bool = True) -> dict[str, str]:
 
     make=False: those that are not done were made elsewhere, and have failed.
 
-    Raises Interrupted after a signal, DataError when the comparison's folder is in use.
+    Raises Interrupted after a signal, UserError when the comparison's folder is in use.
     """
     from filelock import FileLock, Timeout
 
-    from fgvc.run_folder import RESULT
+    from fgvc.runtime.run_folder import RESULT
 
     folder = Path(config.runs_dir) / "compare" / config.name
     began = time.monotonic()
@@ -98,11 +98,11 @@ def run(config: Config, runs: list[Run], make: bool = True) -> dict[str, str]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise DataError(
+        raise UserError(
             f"{folder}: in use by another comparison; wait for it, end it, or choose another name="
         ) from None
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
     with lock:
         if not all(one.command.done for one in runs):
             # It would tell others that the comparison is done, when it has only grown since.
@@ -160,7 +160,7 @@ def _tasks(config: Config, runs: list[Run], profile: "Profile") -> list["Task"]:
 
 
 def _check_queue(runs: list[Run]) -> None:
-    """Raise DataError when a run is in a cluster's queue: made here too, it would be made twice."""
+    """Raise UserError when a run is in a cluster's queue: made here too, it would be made twice."""
     from slurm.errors import SlurmError
     from slurm.queue import live_job, queue, read_record
 
@@ -173,14 +173,14 @@ def _check_queue(runs: list[Run]) -> None:
         return
     live = [job for folder in missing if (job := live_job(folder, queued)) is not None]
     if live:
-        raise DataError(
+        raise UserError(
             f"{len(live)} runs are in the queue, such as job {live[0].id} ({live[0].state}); wait for them, or use "
             "--on CLUSTER --follow"
         )
 
 
 def _job_says(one: Run) -> str:
-    from jobs.runners import job_says
+    from jobs.experiments.runners import job_says
 
     return job_says(one.command.folder)
 
@@ -188,10 +188,10 @@ def _job_says(one: Run) -> str:
 def write_results(config: Config, runs: list[Run], folder: Path, failed: dict[str, str], seconds: float) -> str:
     """Write table.md and comparison.png from the runs' folders, and result.json unless runs failed; returns the text
     for the terminal."""
-    from fgvc.comparison import Measured, as_record, figures, read_run, table
-    from fgvc.comparison_plot import accuracy_and_cost
-    from fgvc.files import write_bytes
-    from fgvc.run_folder import RunFolder, finish
+    from fgvc.runtime.run_folder import RunFolder, finish
+    from fgvc.study.comparison import Measured, as_record, figures, read_run, table
+    from fgvc.study.comparison_plot import accuracy_and_cost
+    from shards.files import write_bytes
 
     measured: dict[str, list[Measured]] = {row.label: [] for row in config.rows}
     for one in runs:

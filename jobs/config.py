@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 C = TypeVar("C")
 
@@ -20,7 +20,7 @@ C = TypeVar("C")
 def load(kind: type[C], path: str | Path | None = None, overrides: list[str] | None = None) -> C:
     """A validated `kind` (a dataclass) from its defaults, a YAML file and `a.b=value` words, the last one winning.
 
-    Raises DataError with one line that names the key, the value and the nearest valid one.
+    Raises UserError with one line that names the key, the value and the nearest valid one.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -29,14 +29,14 @@ def load(kind: type[C], path: str | Path | None = None, overrides: list[str] | N
     for word in overrides or []:
         key, sign, text = word.partition("=")
         if not sign or not key:
-            raise DataError(f"'{word}': settings are written key=value, such as seed=1")
+            raise UserError(f"'{word}': settings are written key=value, such as seed=1")
         declared = _field_type(kind, key, f"'{word}'")
         _set(values, key, text if declared is str else _parse(text, word))
     return from_dict(kind, values, str(path) if path else "command line")
 
 
 def from_dict(kind: type[C], values: dict[str, Any], where: str) -> C:
-    """A validated `kind` from nested plain values. Raises DataError as `load` does."""
+    """A validated `kind` from nested plain values. Raises UserError as `load` does."""
     from pydantic import TypeAdapter, ValidationError
 
     _check_keys(kind, values, where)
@@ -47,7 +47,7 @@ def from_dict(kind: type[C], values: dict[str, Any], where: str) -> C:
         key = ".".join(str(part) for part in first["loc"])
         hint = nearest(str(first["input"]), _choices(kind, key))
         message = first["msg"].removeprefix("Value error, ")
-        raise DataError(f"{where}: {key}={first['input']!r}: {message}{hint}") from None
+        raise UserError(f"{where}: {key}={first['input']!r}: {message}{hint}") from None
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -120,16 +120,16 @@ def flatten(values: dict[str, Any], kind: type, prefix: str = "") -> dict[str, A
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's top-level mapping. Raises DataError when it is missing (naming the nearest) or not readable."""
+    """A YAML file's top-level mapping. Raises UserError when it is missing (naming the nearest) or not readable."""
     if not path.is_file():
         near = sorted(str(p) for p in Path("configs").rglob("*.yaml")) if Path("configs").is_dir() else []
-        raise DataError(f"{path}: no such config file{nearest(str(path), near)}")
+        raise UserError(f"{path}: no such config file{nearest(str(path), near)}")
     try:
         values = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise DataError(f"{path}: a config is a list of 'key: value' lines, this is a {type(values).__name__}")
+        raise UserError(f"{path}: a config is a list of 'key: value' lines, this is a {type(values).__name__}")
     return values
 
 
@@ -137,7 +137,7 @@ def _parse(text: str, word: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise DataError(f"'{word}': the value is not readable as YAML; quote it for the shell") from None
+        raise UserError(f"'{word}': the value is not readable as YAML; quote it for the shell") from None
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
@@ -148,7 +148,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _field_type(kind: type, key: str, where: str) -> Any:
-    """The declared type of a dotted key. Raises DataError naming the nearest key when there is none."""
+    """The declared type of a dotted key. Raises UserError naming the nearest key when there is none."""
     current: Any = kind
     for part in key.split("."):
         hints = typing.get_type_hints(current, include_extras=True) if dataclasses.is_dataclass(current) else {}
@@ -156,7 +156,7 @@ def _field_type(kind: type, key: str, where: str) -> Any:
             return Any
         if part not in hints:
             valid = [name for name, _ in walk(kind)]
-            raise DataError(f"{where}: unknown key '{key}'{nearest(key, valid)}")
+            raise UserError(f"{where}: unknown key '{key}'{nearest(key, valid)}")
         current = hints[part]
     return current
 
@@ -165,7 +165,7 @@ def _check_keys(kind: type, values: dict[str, Any], where: str) -> None:
     for key in flatten(values, kind):
         declared = _field_type(kind, key, where)
         if dataclasses.is_dataclass(declared):
-            raise DataError(
+            raise UserError(
                 f"{where}: '{key}' is a group of settings; set one of them, such as "
                 f"{key}.{dataclasses.fields(declared)[0].name}=..."
             )
@@ -174,7 +174,7 @@ def _check_keys(kind: type, values: dict[str, Any], where: str) -> None:
 def _choices(kind: type, key: str) -> list[str]:
     try:
         hint = _field_type(kind, key, key)
-    except DataError:
+    except UserError:
         return []
     hints = [hint, *typing.get_args(hint)]  # a Literal, or one of the choices of `X | None`
     return [str(arg) for one in hints if typing.get_origin(one) is typing.Literal for arg in typing.get_args(one)]

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
-from fgvc.config import TrackConfig
-from shards.data import DataConfig, Score
-from shards.errors import DataError
+from fgvc.runtime.config import TrackConfig
+from shards.errors import UserError
 from shards.options import option
 from shards.paths import expand
+from shards.reading.config import DataConfig, Score
 
 if TYPE_CHECKING:
-    from fgvc.run_folder import RunFolder
-    from jobs.sequence import Command
-    from shards.boxes import BoxesLayer
+    from fgvc.runtime.run_folder import RunFolder
+    from jobs.experiments.sequence import Command
+    from shards.boxes_layer import BoxesLayer
     from shards.manifest import Manifest
 
 DEBUG = ["data.workers=0", "data.limit=64", "folds=2", "set.train.max_steps=20", "track.wandb=disabled"]
@@ -68,11 +68,11 @@ class Config:
 def run(config: Config) -> dict[str, Any]:
     """Train what is missing, find boxes, write the layer; returns what result.json holds.
 
-    Raises DataError for a user's mistake, Interrupted after a signal.
+    Raises UserError for a user's mistake, Interrupted after a signal.
     """
-    from fgvc.run_folder import finish, open_run
+    from fgvc.runtime.run_folder import finish, open_run
     from jobs.config import hashed, to_dict
-    from jobs.data import open_shards
+    from jobs.tasks.data import open_shards
 
     began = time.monotonic()
     _check(config)
@@ -93,27 +93,27 @@ def run(config: Config) -> dict[str, Any]:
 
 def _check(config: Config) -> None:
     if bool(config.detect) == bool(config.detectors):
-        raise DataError("give either detect=CONFIG, to train the detectors, or detectors=[FILE, ...], trained ones")
+        raise UserError("give either detect=CONFIG, to train the detectors, or detectors=[FILE, ...], trained ones")
     if config.detectors and len(config.detectors) != config.folds + 1:
-        raise DataError(
+        raise UserError(
             f"detectors: {len(config.detectors)} files for folds={config.folds}; it takes {config.folds + 1}: one a "
             "fold in order, and one that was trained on all of train"
         )
     if config.data.folds:
-        raise DataError("data.folds: the folds of fgvc crop are set by folds=")
+        raise UserError("data.folds: the folds of fgvc crop are set by folds=")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise DataError(
+        raise UserError(
             "fgvc crop is one process: on a cluster ask for one GPU, here give detectors ranks: processes=N"
         )
     if config.processes > 1 and "RANK" in os.environ:
-        raise DataError(f"processes={config.processes}: not in a cluster job, where a detector has the job's one GPU")
+        raise UserError(f"processes={config.processes}: not in a cluster job, where a detector has the job's one GPU")
 
 
 def commands_of(config: Config) -> list["Command"]:
     """The detector runs, one for every fold and one on all of train; none when trained detectors are given."""
     from jobs import detect
     from jobs.config import flatten, load
-    from jobs.sequence import Command
+    from jobs.experiments.sequence import Command
 
     if config.detectors:
         return []
@@ -131,7 +131,7 @@ def commands_of(config: Config) -> list["Command"]:
             "data.fold": fold if folds else 0,
         }  # fmt: skip
         for key in settings.keys() & own.keys():
-            raise DataError(f"set: '{key}' is set by fgvc crop; data.*, seed, folds and track.* are its own settings")
+            raise UserError(f"set: '{key}' is set by fgvc crop; data.*, seed, folds and track.* are its own settings")
         # JSON is YAML too; text stays as it is because a word like model.weights=none needs no quotes.
         words = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in (settings | own).items()]
         load(detect.Config, config.detect, words)  # a mistake shows now and not hours later
@@ -145,7 +145,7 @@ def _detectors_identity(config: Config, commands: list["Command"]) -> dict[str, 
     """What the detectors are: a hash of each file that was given, or of the settings they are trained with."""
     from jobs import detect
     from jobs.config import config_hash, load
-    from jobs.data import file_hash
+    from jobs.tasks.data import file_hash
 
     if config.detectors:
         return {f"detectors.{i}": file_hash(path, "detectors") for i, path in enumerate(config.detectors)}
@@ -155,15 +155,15 @@ def _detectors_identity(config: Config, commands: list["Command"]) -> dict[str, 
 
 def _train(config: Config, commands: list["Command"]) -> list[Path]:
     """The weights of the detectors: a fold each, then the one for all other images."""
-    from fgvc.run_folder import RunFolder
-    from jobs.sequence import run_all
+    from fgvc.runtime.run_folder import RunFolder
+    from jobs.experiments.sequence import run_all
 
     if config.detectors:
         return [expand(path, "detectors") for path in config.detectors]
     failed = run_all(commands, f"crop {config.name}")
     if failed:
         name, reason = next(iter(failed.items()))
-        raise DataError(f"detector {name}: {reason}; its log: {commands[0].log.parent / name}.log")
+        raise UserError(f"detector {name}: {reason}; its log: {commands[0].log.parent / name}.log")
     return [RunFolder(command.folder, None).weights for command in commands]
 
 
@@ -171,11 +171,11 @@ def _find(config: Config, manifest: "Manifest", folder: "RunFolder", weights: li
     """Boxes of every sample by the detector that has not seen it, written into the run folder."""
     import torch
 
-    from fgvc.classifier import limited, open_splits
-    from fgvc.detector import find_boxes
-    from fgvc.sliced import find_boxes_in_slices
-    from jobs.data import file_hash, loader_workers
-    from shards.boxes import write_layer
+    from fgvc.detection.detector import find_boxes
+    from fgvc.detection.sliced import find_boxes_in_slices
+    from jobs.tasks.data import file_hash, loader_workers
+    from shards.boxes_layer import write_layer
+    from shards.reading.splits import limited, open_splits
 
     train = set(manifest.split(config.data.train_split))
     parts = [
@@ -206,8 +206,8 @@ def _find(config: Config, manifest: "Manifest", folder: "RunFolder", weights: li
 
 def _measure(config: Config, manifest: "Manifest", layer: "BoxesLayer", folder: "RunFolder") -> dict[str, Any]:
     """How good the boxes of every split are, told to the tracker too, with a picture."""
-    from fgvc.boxes_quality import box_quality, draw_boxes
-    from fgvc.tracking import Tracker
+    from fgvc.detection.layer_quality import box_quality, draw_boxes
+    from fgvc.runtime.tracking import Tracker
     from jobs.config import to_dict
 
     figures: dict[str, dict[str, Any]] = {}
@@ -232,13 +232,13 @@ def _target(config: Config, manifest: "Manifest") -> Path:
 
 
 def _refuse_anothers(target: Path, config: Config) -> None:
-    """Raise DataError before hours of work when the file to write is another run's, or cannot be written."""
+    """Raise UserError before hours of work when the file to write is another run's, or cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{target}: cannot be written ({error.strerror}); set layer= to another file") from None
+        raise UserError(f"{target}: cannot be written ({error.strerror}); set layer= to another file") from None
     if not os.access(target.parent, os.W_OK):
-        raise DataError(f"{target}: cannot be written (permission denied); set layer= to another file")
+        raise UserError(f"{target}: cannot be written (permission denied); set layer= to another file")
     if not target.is_file():
         return
     with target.open() as stream:
@@ -249,12 +249,12 @@ def _refuse_anothers(target: Path, config: Config) -> None:
         owner = None
     if owner != config.name:
         whose = f"the boxes of run '{owner}'" if owner else "something else"
-        raise DataError(f"{target}: holds {whose}; set layer= to another file")
+        raise UserError(f"{target}: holds {whose}; set layer= to another file")
 
 
 def _publish(layer: Path, target: Path) -> None:
     """Copy the layer to where it is read from, unless the same bytes are there."""
-    from fgvc.files import write_bytes
+    from shards.files import write_bytes
 
     data = layer.read_bytes()
     if not target.is_file() or target.read_bytes() != data:
@@ -262,7 +262,7 @@ def _publish(layer: Path, target: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, data)
         except OSError as error:
-            raise DataError(f"{target}: cannot be written ({error.strerror}); the layer is {layer}") from None
+            raise UserError(f"{target}: cannot be written ({error.strerror}); the layer is {layer}") from None
 
 
 def report(result: dict[str, Any], folder: Path) -> str:

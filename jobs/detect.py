@@ -21,18 +21,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from fgvc.config import LoopConfig, OptimConfig, TrackConfig
-from fgvc.detector_config import DetectorConfig
-from shards.boxed_config import BoxedImageConfig
-from shards.data import DataConfig
-from shards.errors import DataError
+from fgvc.detection.config import DetectorConfig
+from fgvc.runtime.config import TrackConfig
+from fgvc.training.config import LoopConfig, OptimConfig
+from shards.errors import UserError
 from shards.options import option
+from shards.reading.config import DataConfig
+from shards.reading.detection_config import BoxedImageConfig
 
 if TYPE_CHECKING:
-    from fgvc.detector import Detections
-    from fgvc.run_folder import RunFolder
-    from fgvc.tracking import Tracker
-    from fgvc.train import Learner
+    from fgvc.detection.detector import Detections
+    from fgvc.runtime.run_folder import RunFolder
+    from fgvc.runtime.tracking import Tracker
+    from fgvc.training.learner import Learner
     from shards.manifest import Manifest
 
 DEBUG = ["data.workers=0", "data.limit=64", "train.max_steps=20", "track.wandb=disabled"]
@@ -56,12 +57,13 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, measure, export; returns what result.json holds. Raises DataError for a user's mistake."""
-    from fgvc.device import create_accelerator, seed_everything
-    from fgvc.distributed import rank
-    from fgvc.run_folder import finish, open_run
+    """Train, measure, export; returns what result.json holds. Raises UserError for a user's mistake."""
+    from fgvc.runtime.device import seed_everything
+    from fgvc.runtime.distributed import rank
+    from fgvc.runtime.run_folder import finish, open_run
+    from fgvc.training.strategies.create import create_accelerator
     from jobs.config import hashed, to_dict
-    from jobs.data import file_hash, open_shards
+    from jobs.tasks.data import file_hash, open_shards
 
     began = time.monotonic()
     _check(config)
@@ -82,34 +84,34 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _check(config: Config) -> None:
-    """Raise DataError for settings that no data could make right, before the run's folder is there."""
+    """Raise UserError for settings that no data could make right, before the run's folder is there."""
     for key, side in (("size", config.image.size), ("eval_size", config.image.eval_size)):
         if side % 32:
-            raise DataError(f"image.{key}={side}: not a multiple of 32, the coarsest stride; try {side // 32 * 32}")
+            raise UserError(f"image.{key}={side}: not a multiple of 32, the coarsest stride; try {side // 32 * 32}")
     if config.train.freeze_layers:
-        raise DataError("train.freeze_layers: of classifiers only; a detector has model.frozen_stages")
+        raise UserError("train.freeze_layers: of classifiers only; a detector has model.frozen_stages")
     if config.train.strategy == "zero3":
         # It gathers weights in the order in which modules run, which for a detector depends on the images of a rank.
-        raise DataError("train.strategy=zero3: not for detectors; take zero2 or fsdp")
+        raise UserError("train.strategy=zero3: not for detectors; take zero2 or fsdp")
 
 
 class _Task:
     """One run, opened: what its steps share."""
 
     def __init__(self, config: Config, manifest: "Manifest", folder: "RunFolder", accelerator: Any) -> None:
-        from fgvc.classifier import open_splits
-        from fgvc.detector import class_names
-        from fgvc.detector_models import create_detector
-        from jobs.data import loader_workers
+        from fgvc.detection.detector import class_names
+        from fgvc.detection.models import create_detector
+        from jobs.tasks.data import loader_workers
+        from shards.reading.splits import open_splits
 
         self.config, self.manifest, self.folder, self.accelerator = config, manifest, folder, accelerator
         splits = open_splits(manifest, config.data)
         if config.evaluate_test and not splits.test:
-            raise DataError(f"{manifest.folder}: no split '{config.data.test_split}'; set evaluate_test=false")
+            raise UserError(f"{manifest.folder}: no split '{config.data.test_split}'; set evaluate_test=false")
         # An image without boxes was not annotated; that nothing is in it was not said.
         self.train = [member for member in splits.train if manifest.entries[member].boxes]
         if not self.train:
-            raise DataError(f"{manifest.folder}: no boxes in split '{config.data.train_split}'; a detector needs some")
+            raise UserError(f"{manifest.folder}: no boxes in split '{config.data.train_split}'; a detector needs some")
         self.left_out = len(splits.train) - len(self.train)
         self.measured = {"val": splits.held_out, "test": splits.test if config.evaluate_test else []}
         self.workers = loader_workers(config.data, accelerator.num_processes)
@@ -118,11 +120,12 @@ class _Task:
         self.size = config.image.eval_size or config.image.size
 
     def train_and_measure(self) -> dict[str, Any]:
-        from fgvc.checkpoint import newest_sound, step_of
-        from fgvc.detector import Detector, objective
-        from fgvc.distributed import broadcast_object, rank
-        from fgvc.tracking import Tracker
-        from fgvc.train import Learner, Schedule
+        from fgvc.detection.detector import Detector, objective
+        from fgvc.runtime.distributed import broadcast_object, rank
+        from fgvc.runtime.tracking import Tracker
+        from fgvc.training.checkpoint import newest_sound, step_of
+        from fgvc.training.learner import Learner
+        from fgvc.training.schedule import Schedule
         from jobs.config import to_dict
 
         config = self.config
@@ -146,11 +149,11 @@ class _Task:
         return figures
 
     def _fit(self, learner: "Learner", schedule: Any, tracker: "Tracker") -> None:
-        from fgvc.detection_metrics import summary
-        from fgvc.distributed import rank, world_size
-        from fgvc.train import fit
-        from shards.boxed import BoxedSamples, collate_boxed
-        from shards.loader import Place, train_loader
+        from fgvc.detection.metrics import summary
+        from fgvc.runtime.distributed import rank, world_size
+        from fgvc.training.loop import fit
+        from shards.reading.detection import BoxedSamples, collate_boxed
+        from shards.reading.loader import Place, train_loader
 
         config = self.config
         samples = BoxedSamples(
@@ -174,11 +177,12 @@ class _Task:
 
     def _measure(self, learner: "Learner", tracker: "Tracker") -> dict[str, Any]:
         """Measure what was asked for, write weights, boxes and pictures; the figures of result.json."""
-        from fgvc.detection_metrics import summary
-        from fgvc.detection_pictures import save_pictures, training_course
-        from fgvc.detector import save_detector
-        from fgvc.distributed import rank
-        from fgvc.files import write_json
+        from fgvc.detection.detector import save_detector
+        from fgvc.detection.metrics import summary
+        from fgvc.detection.pictures import save_pictures
+        from fgvc.runtime.distributed import rank
+        from fgvc.training.curves import Panel, plot_training_curves
+        from shards.files import write_json
 
         config, folder, pictures = self.config, self.folder.path, {}
         figures: dict[str, Any] = {}
@@ -198,7 +202,8 @@ class _Task:
                 write_json(folder / f"boxes_{split}.json", rows)
                 pictures = save_pictures(folder, self.manifest, found)
         if rank() == 0:
-            if training_course(folder / "training.png", self.folder.metrics):
+            panels = [Panel("loss", ["loss*"], log=True), Panel("share of 1", held_out=["AP50", "top_right"])]
+            if plot_training_curves(folder / "training.png", self.folder.metrics, panels):
                 pictures["training"] = folder / "training.png"
             tracker.pictures(learner.step, pictures)
             tracker.summary(
@@ -211,7 +216,7 @@ class _Task:
     def _detect(self, learner: "Learner", members: list[int], title: str) -> dict[int, "Detections"]:
         from dataclasses import replace
 
-        from fgvc.detector import Detector, detect
+        from fgvc.detection.detector import Detector, detect
 
         config, device = self.config, self.accelerator.device
         return detect(

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 REINSTALL = "make install, or pip install -r requirements.lock"
 
@@ -36,7 +36,7 @@ class Finding:
 
 
 def main(words: list[str]) -> int:
-    """Print the table; 1 when something needed is missing. Raises DataError for a word it does not know."""
+    """Print the table; 1 when something needed is missing. Raises UserError for a word it does not know."""
     if any(word in ("-h", "--help", "help") for word in words):
         print((__doc__ or "").strip())
         return 0
@@ -44,7 +44,7 @@ def main(words: list[str]) -> int:
     for word in words:
         key, equals, value = word.partition("=")
         if key != "runs_dir" or not equals or not value:
-            raise DataError(f"'{word}' is not a setting of doctor; there is one: runs_dir=FOLDER (see --help)")
+            raise UserError(f"'{word}' is not a setting of doctor; there is one: runs_dir=FOLDER (see --help)")
         runs_dir = value
     lacking = []
     for check in CHECKS:
@@ -166,7 +166,7 @@ def tools(_: Path) -> Iterator[Finding]:
 
 def slurm(_: Path) -> Iterator[Finding]:
     """Slurm's commands, whether a controller answers them, and whether a test cluster could be brought up here."""
-    from slurm.testbed_daemons import missing_packages
+    from slurm.testbed.daemons import missing_packages
 
     absent = [name for name in ("sinfo", "sbatch", "srun", "squeue", "scontrol", "scancel") if not shutil.which(name)]
     if absent:
@@ -195,8 +195,8 @@ def _partitions() -> tuple[str, bool]:
 
 
 def tracking(_: Path) -> Iterator[Finding]:
-    from fgvc.config import TrackConfig
-    from fgvc.tracking import wandb_mode
+    from fgvc.runtime.config import TrackConfig
+    from fgvc.runtime.tracking import wandb_mode
 
     mode = wandb_mode(TrackConfig())
     what = {"online": "a key is here: runs go online", "offline": "no key: runs stay in their folders"}.get(mode, mode)
@@ -228,7 +228,7 @@ def data(_: Path) -> Iterator[Finding]:
             found = read_manifest(manifest.parent)
             what = f"{manifest.parent}: {len(found.classes)} classes, {len(found.entries)} images"
             yield Finding("shards", True, what)
-        except DataError as error:
+        except UserError as error:
             yield Finding("shards", False, str(error), "build them again, or remove the folder")
     for variable, holds in (("FGVC_REAL_DATA", "raw datasets (cub50, ...)"), ("FGVC_WEIGHTS", "pretrained weights")):
         value = os.environ.get(variable, "")

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from fgvc.config import ModelConfig
-from shards.data import DataConfig, ImageConfig
-from shards.errors import DataError
+from fgvc.models.config import ModelConfig
+from shards.errors import UserError
 from shards.options import option
 from shards.paths import expand
+from shards.reading.config import DataConfig, ImageConfig
 
 if TYPE_CHECKING:
     from shards.manifest import Manifest
@@ -47,19 +47,19 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Evaluate and write the run folder. Raises DataError for unfit weights, other classes, missing splits."""
-    from fgvc.classifier import save_pictures
-    from fgvc.device import create_accelerator
-    from fgvc.distributed import rank
-    from fgvc.metrics import summary
-    from fgvc.run_folder import finish, open_run
+    """Evaluate and write the run folder. Raises UserError for unfit weights, other classes, missing splits."""
+    from fgvc.classification.metrics import summary
+    from fgvc.classification.pictures import save_pictures
+    from fgvc.runtime.distributed import rank
+    from fgvc.runtime.run_folder import finish, open_run
+    from fgvc.training.strategies.create import create_accelerator
     from jobs.config import hashed, to_dict
-    from jobs.data import boxes_hashes, file_hash, open_shards
-    from shards.crops import eval_policy, open_views, without_box
+    from jobs.tasks.data import boxes_hashes, file_hash, open_shards
+    from shards.reading.views import eval_policy, open_views, without_box
 
     began = time.monotonic()
     if not config.weights:
-        raise DataError("weights is not set; give a model.safetensors that fgvc classify wrote: weights=FILE")
+        raise UserError("weights is not set; give a model.safetensors that fgvc classify wrote: weights=FILE")
     inputs = {"weights": file_hash(config.weights, "weights")}
     accelerator = create_accelerator(config.precision, deterministic=False)
     manifest = open_shards(config.data)
@@ -87,15 +87,15 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _record_of(config: Config, manifest: Any) -> dict[str, Any]:
-    """What the weights file says of itself. Raises DataError for other files and for shards of other classes."""
-    from fgvc.models import read_about
+    """What the weights file says of itself. Raises UserError for other files and for shards of other classes."""
+    from fgvc.models.export import read_about
 
     path = expand(config.weights, "weights")
     about = read_about(path)
     if "classes" not in about:
-        raise DataError(f"weights={path}: says nothing of its model; give a model.safetensors that fgvc classify wrote")
+        raise UserError(f"weights={path}: says nothing of its model; give a model.safetensors that fgvc classify wrote")
     if tuple(about["classes"]) != manifest.classes:
-        raise DataError(
+        raise UserError(
             f"weights={path}: trained for {len(about['classes'])} classes (first '{about['classes'][0]}'), "
             f"{manifest.folder} has {len(manifest.classes)} (first '{manifest.classes[0]}')"
         )
@@ -106,7 +106,7 @@ def _data_as_measured(config: Config, about: dict[str, Any]) -> DataConfig:
     """The data config with the crops that the weights were measured with; the boxes are those of these shards."""
     boxes = config.data.test_boxes or config.data.boxes
     if about["crop"] != "whole" and about.get("boxes") == "layer" and boxes == "truth" and not config.data.test_boxes:
-        raise DataError(
+        raise UserError(
             f"weights={config.weights}: measured on crops by a detector's boxes; give data.boxes=FILE, a boxes layer "
             "of these shards (fgvc crop makes one), or data.test_boxes=truth to crop by the truth all the same"
         )
@@ -123,9 +123,11 @@ def _predictions(
     """Rebuild the model from the file's own record and run it over the members."""
     import torch
 
-    from fgvc.classifier import evaluate_split
-    from fgvc.models import Normalised, create_model, load_weights
-    from jobs.data import loader_workers
+    from fgvc.classification.evaluation import evaluate_split
+    from fgvc.models.normalised import Normalised
+    from fgvc.models.timm import create_model
+    from fgvc.models.weights import load_weights
+    from jobs.tasks.data import loader_workers
 
     record = about["model"]
     model_config = ModelConfig(record["name"], "none", record["kwargs"], caffe_stride=record["caffe_stride"])
@@ -145,13 +147,13 @@ def _predictions(
 
 
 def _members(config: Config, manifest: "Manifest") -> list[int]:
-    from fgvc.classifier import limited, open_splits
+    from shards.reading.splits import limited, open_splits
 
     if config.split != "held_out":
         return limited(manifest.split(config.split), config.data.limit)
     members = open_splits(manifest, config.data).held_out
     if not members:
-        raise DataError("split=held_out: name the fold too, such as data.folds=5 data.fold=0")
+        raise UserError("split=held_out: name the fold too, such as data.folds=5 data.fold=0")
     return members
 
 

@@ -5,15 +5,15 @@ fgvc classify CONFIG --on h100 --dry-run               print the batch script, s
 fgvc classify CONFIG --on h100 --follow                submit, then print the job's log until it ends
 """
 
-import json
 import math
 import shlex
 import time
 from pathlib import Path
 from typing import Any
 
+from fgvc.runtime.run_folder import refuse_another_config
 from jobs.config import hashed, load, nearest, walk
-from shards.errors import DataError
+from shards.errors import UserError
 from slurm.errors import SlurmError
 from slurm.profile import KEYS, Profile, check
 from slurm.queue import Job, states
@@ -26,12 +26,12 @@ FOLDERS = (Path("configs/clusters"), Path(__file__).parents[1] / "configs/cluste
 def read_profile(cluster: str, words: list[str]) -> Profile:
     """The profile of `configs/clusters/<cluster>.yaml`, or of a file named in full, with `key=value` words on top.
 
-    Raises DataError for an unknown cluster or setting, SlurmError for settings that do not fit together.
+    Raises UserError for an unknown cluster or setting, SlurmError for settings that do not fit together.
     """
     known = {file.stem: file for folder in reversed(FOLDERS) for file in sorted(folder.glob("*.yaml"))}
     path = Path(cluster) if cluster.endswith((".yaml", ".yml")) else known.get(cluster)
     if path is None:
-        raise DataError(
+        raise UserError(
             f"--on {cluster}: no such cluster{nearest(cluster, [*known, 'debug'])}; there are debug, "
             f"{', '.join(sorted(known))}, or a profile's file"
         )
@@ -49,7 +49,7 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
 def task_of(profile: Profile, job: str, kind: type, path: Path | None, words: list[str]) -> tuple[Task, Any]:
     """The command `fgvc <job> <path> <words>` on that cluster, and its config; folders as the profile says.
 
-    Raises DataError for a mistake in the config, or when its run folder holds a run of another config.
+    Raises UserError for a mistake in the config, or when its run folder holds a run of another config.
     """
     config: Any = load(kind, path, words)
     if profile.scratch and config.runs_dir == kind().runs_dir:
@@ -59,19 +59,12 @@ def task_of(profile: Profile, job: str, kind: type, path: Path | None, words: li
     config = load(kind, path, words)
     name = str(config.name or (path.stem if path else job))
     folder = Path(config.runs_dir) / job / name
-    record = folder / "identity.json"
-    if record.is_file():
-        before, now = json.loads(record.read_text()), json.loads(json.dumps(hashed(config)))
-        changed = [
-            f"{key} ({before[key]!r} -> {now[key]!r})" for key in now if key in before and before[key] != now[key]
-        ]
-        if changed:
-            raise DataError(f"{folder}: holds a run of another config: {', '.join(changed[:5])}; choose another name=")
+    refuse_another_config(folder, hashed(config), partial=True)
     return Task(f"{job}/{name}", (job, *([str(path)] if path else []), *words), folder), config
 
 
 def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[str], dry: bool, follow: bool) -> int:
-    """Submit a job, or print its batch script; the exit code. Raises DataError or SlurmError for a user's mistake."""
+    """Submit a job, or print its batch script; the exit code. Raises UserError or SlurmError for a user's mistake."""
     for_profile, own = split_words(words)
     profile = read_profile(cluster, for_profile)
     task, _ = task_of(profile, job, module.Config, path, own)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jobs.config import describe, from_dict, load
 from jobs.words import Parser
-from shards.config import BuildOptions
-from shards.errors import DataError
+from shards.building.config import BuildOptions
+from shards.errors import UserError
 from shards.sources import SOURCES
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Run the words after `fgvc shards`; the exit code (1 when verify found something).
 
-    Raises DataError in one line for everything a user can mend.
+    Raises UserError in one line for everything a user can mend.
     """
     words = _parser(argv).parse_args(argv)
     return {"build": _build, "verify": _verify, "show": _show, "coco": _coco}[words.command](words)
@@ -43,7 +43,7 @@ def build_from(
 
     settings: of the source and of the build, as {"shrink": 256} or ["shrink=256"]. A name that both have is the
     source's; `build.NAME` and `source.NAME` always tell them apart.
-    Raises DataError on an unknown source or setting, an unsound dataset, and as `shards.build.build` does.
+    Raises UserError on an unknown source or setting, an unsound dataset, and as `shards.building.build.build` does.
     """
     kind = _settings_of(source)
     if isinstance(settings, dict):
@@ -56,9 +56,9 @@ def build_from(
     else:
         config = load(kind, overrides=[_full_key(kind, word) for word in settings or []])
     if str(root) == "-" and source != "field_guide":
-        raise DataError(f"{source}: needs ROOT, the folder with the raw dataset; only field_guide is drawn without one")
+        raise UserError(f"{source}: needs ROOT, the folder with the raw dataset; only field_guide is drawn without one")
 
-    from shards.build import build
+    from shards.building.build import build
 
     raw = _module(source).scan(Path(root), config.source)
     return build(raw, Path(out), config.build)
@@ -100,7 +100,7 @@ def _show(words: argparse.Namespace) -> int:
 
 
 def _coco(words: argparse.Namespace) -> int:
-    from shards.coco import export
+    from shards.coco_export import export
     from shards.manifest import read_manifest
 
     manifest = read_manifest(words.folder)
@@ -111,12 +111,12 @@ def _coco(words: argparse.Namespace) -> int:
 
 def _module(source: str) -> Any:
     if source not in SOURCES:
-        raise DataError(f"{source}: no such source; there are {', '.join(SOURCES)}")
+        raise UserError(f"{source}: no such source; there are {', '.join(SOURCES)}")
     return importlib.import_module(SOURCES[source])
 
 
 def _settings_of(source: str) -> Any:
-    """A dataclass of two groups: `source` (its own options) and `build`. Raises DataError on an unknown source."""
+    """A dataclass of two groups: `source` (its own options) and `build`. Raises UserError on an unknown source."""
     options = _module(source).Options
     groups = (("source", options), ("build", BuildOptions))
     return dataclasses.make_dataclass(

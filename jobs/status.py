@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from shards.errors import DataError
+from shards.errors import UserError
 from slurm.errors import SlurmError
 from slurm.queue import Job, read_record, states
 
@@ -37,7 +37,7 @@ class Run:
 
 
 def main(words: list[str]) -> int:
-    """`fgvc status WORDS`. Raises DataError for a folder that holds no run."""
+    """`fgvc status WORDS`. Raises UserError for a folder that holds no run."""
     if any(word in ("-h", "--help", "help") for word in words):
         print((__doc__ or "").strip())
         return 0
@@ -47,7 +47,7 @@ def main(words: list[str]) -> int:
         if sign and key == "runs_dir":
             runs_dir = Path(value).expanduser()
         elif sign:
-            raise DataError(f"'{word}' is not a setting of status; there is one: runs_dir=FOLDER")
+            raise UserError(f"'{word}' is not a setting of status; there is one: runs_dir=FOLDER")
         else:
             named.append(word)
     folders = [_named(word, runs_dir) for word in named] or find(runs_dir)
@@ -169,7 +169,7 @@ def _named(word: str, runs_dir: Path) -> Path:
     for folder in (Path(word), runs_dir / word):
         if (folder / "identity.json").is_file() or (folder / "slurm.json").is_file():
             return folder
-    raise DataError(f"{word}: no run there; fgvc status lists the runs under {runs_dir}")
+    raise UserError(f"{word}: no run there; fgvc status lists the runs under {runs_dir}")
 
 
 def _json(file: Path) -> dict[str, Any] | None:

@@ -26,9 +26,9 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from jobs.config import describe, hashed, load, nearest, walk
-from jobs.sweep_file import Sweep, job_config, read_sweep
+from jobs.experiments.sweep_file import Sweep, job_config, read_sweep
 from jobs.words import Parser
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.options import option
 
 SHOWN = 5  # trials that --dry-run lists
@@ -48,10 +48,10 @@ class Config:
 def main(words: list[str]) -> int:
     """`fgvc sweep WORDS`; the exit code: 0 done, 1 trials failed, 3 stopped.
 
-    Raises DataError or SlurmError for a user's mistake.
+    Raises UserError or SlurmError for a user's mistake.
     """
     if words[:1] == ["agent"]:
-        from jobs.sweep_agent import main as agent
+        from jobs.experiments.sweep_agent import main as agent
 
         return agent(words[1:])
     arguments = _parse(words)
@@ -66,7 +66,7 @@ def main(words: list[str]) -> int:
     config.name = config.name or given.file.stem + ("-debug" if arguments.on == "debug" else "")
     config.run_cap = config.run_cap or sweep.run_cap
     if not config.run_cap and sweep.method != "grid":
-        raise DataError(
+        raise UserError(
             f"{given.file}: run_cap is missing: a {sweep.method} sweep has no end of its own; set run_cap=20"
         )
     if arguments.print_config:
@@ -76,17 +76,17 @@ def main(words: list[str]) -> int:
 
 
 def _sweep(sweep: Sweep, config: Config, given: "_Words", arguments: argparse.Namespace) -> int:
-    from fgvc.interrupt import Interrupted
-    from fgvc.run_folder import open_run
-    from jobs.runners import Jobs, Processes
-    from jobs.trials import Plan, Runner, run_trials
+    from fgvc.runtime.interrupt import Interrupted
+    from fgvc.runtime.run_folder import open_run
+    from jobs.experiments.runners import Jobs, Processes
+    from jobs.experiments.trials import Plan, Runner, run_trials
 
     profile, more = None, []
     if arguments.on and arguments.on != "debug":
         from jobs.launch import read_profile, scratch_runs
 
         if sweep.options:
-            raise DataError(f"{sweep.file}: {' '.join(sweep.options)} is for this machine; on a cluster set nodes=")
+            raise UserError(f"{sweep.file}: {' '.join(sweep.options)} is for this machine; on a cluster set nodes=")
         profile = read_profile(arguments.on, given.profile)
         if profile.scratch and config.runs_dir == Config.runs_dir:
             config.runs_dir = scratch_runs(profile)
@@ -118,8 +118,8 @@ def _sweep(sweep: Sweep, config: Config, given: "_Words", arguments: argparse.Na
 
 
 def _dry_run(plan: Any, profile: Any, parallel: int) -> int:
-    from fgvc.search import ask
-    from jobs.trials import cap_of, read_trials
+    from fgvc.study.search import ask
+    from jobs.experiments.trials import cap_of, read_trials
 
     trials = read_trials(plan)
     known, cap = len(trials), cap_of(plan)
@@ -145,9 +145,9 @@ def _dry_run(plan: Any, profile: Any, parallel: int) -> int:
 
 def _write_results(plan: Any, folder: Any, trials: list[Any], seconds: float) -> str:
     """Write table.md, sweep.png and, unless trials failed, result.json; the text for the terminal."""
-    from fgvc.files import write_bytes
-    from fgvc.run_folder import finish
-    from fgvc.search_report import plot, table
+    from fgvc.runtime.run_folder import finish
+    from fgvc.study.search_report import plot, table
+    from shards.files import write_bytes
 
     metric, names = plan.sweep.metric, {trial.number: plan.command(trial).name for trial in trials}
     text = table(trials, names, metric.name, metric.sign)
@@ -181,7 +181,7 @@ def _on_all_folds(plan: Any, command: Any) -> str:
     """The comparison that measures a trial as it was, on every fold; nothing for jobs that cannot be compared."""
     if plan.sweep.job != "classify":
         return "."
-    from jobs.compare_rows import OWN
+    from jobs.experiments.compare_rows import OWN
 
     of_trial = {*OWN, "track.group"}
     words = [word for word in command.words[2:] if "=" in word and word.partition("=")[0] not in of_trial]
@@ -217,7 +217,7 @@ def _sorted_words(words: list[str], on: str) -> _Words:
         said = (
             f"one at a time, here are {' and '.join(files)}" if files else "which? fgvc sweep configs/sweeps/NAME.yaml"
         )
-        raise DataError(f"a sweep file is wanted, {said}")
+        raise UserError(f"a sweep file is wanted, {said}")
     file = Path(files[0])
     settings = [word for word in words if "=" in word]
     profile: list[str] = []
@@ -232,14 +232,14 @@ def _sorted_words(words: list[str], on: str) -> _Words:
     for word in trials:
         key = word.partition("=")[0]
         if "." not in key and key not in known:
-            raise DataError(f"'{word}': unknown key '{key}'{nearest(key, [*own_keys, *known])}")
+            raise UserError(f"'{word}': unknown key '{key}'{nearest(key, [*own_keys, *known])}")
     return _Words(file, own, profile, trials)
 
 
 def _debug_words(job: str) -> list[str]:
     import importlib
 
-    from jobs.cli import JOBS
+    from jobs.registry import JOBS
 
     return list(importlib.import_module(JOBS[job]).DEBUG)
 

@@ -3,11 +3,11 @@
 import argparse
 from typing import NoReturn
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, which raises DataError where argparse prints a usage block and exits."""
+    """argparse's parser, which raises UserError where argparse prints a usage block and exits."""
 
     def error(self, message: str) -> NoReturn:
-        raise DataError(f"{message}; see {self.prog} --help")
+        raise UserError(f"{message}; see {self.prog} --help")

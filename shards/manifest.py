@@ -1,13 +1,13 @@
 """The manifest beside a set of shards: what is in them and where, so that any sample can be read by offset."""
 
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from shards.errors import DataError
+from shards.errors import UserError
+from shards.files import write_atomically
 from shards.sample import Box
 
 FORMAT = 1
@@ -59,10 +59,10 @@ class Manifest:
     asked: dict = field(default_factory=dict)  # what was asked to be built, by name, so that another plan can be told
 
     def split(self, name: str) -> list[int]:
-        """Positions in `entries` of one split, in shard order. Raises DataError when the split is empty."""
+        """Positions in `entries` of one split, in shard order. Raises UserError when the split is empty."""
         chosen = [i for i, entry in enumerate(self.entries) if entry.split == name]
         if not chosen:
-            raise DataError(f"{self.folder}: no samples in split '{name}'; it has {', '.join(sorted(self.counts))}")
+            raise UserError(f"{self.folder}: no samples in split '{name}'; it has {', '.join(sorted(self.counts))}")
         return chosen
 
     @cached_property
@@ -82,33 +82,25 @@ def write_manifest(manifest: Manifest) -> None:
     """Write `manifest.json` atomically into the manifest's folder."""
     document = asdict(manifest) | {"format": FORMAT}
     del document["folder"]
-    temporary = manifest.folder / (MANIFEST + ".tmp")
-    try:
-        with temporary.open("w") as stream:
-            json.dump(document, stream, separators=(",", ":"))
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(manifest.folder / MANIFEST)
-    finally:
-        temporary.unlink(missing_ok=True)  # still there only when the disk is full
+    write_atomically(manifest.folder / MANIFEST, json.dumps(document, separators=(",", ":")))
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """Read a set of shards' manifest. Raises DataError when it is missing, damaged or of another format."""
+    """Read a set of shards' manifest. Raises UserError when it is missing, damaged or of another format."""
     folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
-        raise DataError(f"{folder}: no {MANIFEST} there; build the shards with: fgvc shards build SOURCE ROOT {folder}")
+        raise UserError(f"{folder}: no {MANIFEST} there; build the shards with: fgvc shards build SOURCE ROOT {folder}")
     try:
         document = json.loads(path.read_text())
         if document.pop("format") != FORMAT:
-            raise DataError(f"{path}: another format than this version's ({FORMAT}); build the shards again")
+            raise UserError(f"{path}: another format than this version's ({FORMAT}); build the shards again")
         entries = tuple(_entry(values) for values in document.pop("entries"))
         shards = tuple(Shard(**s) for s in document.pop("shards"))
         classes = tuple(document.pop("classes"))
         return Manifest(folder=folder, shards=shards, entries=entries, classes=classes, **document)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: damaged ({error!r}); run fgvc shards verify or build the shards again") from error
+        raise UserError(f"{path}: damaged ({error!r}); run fgvc shards verify or build the shards again") from error
 
 
 def _entry(values: dict) -> Entry:

@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 def expand(path: str, key: str) -> Path:
-    """A path with ~ and $VARIABLES put in. Raises DataError naming `key` when a variable is not set."""
+    """A path with ~ and $VARIABLES put in. Raises UserError naming `key` when a variable is not set."""
     expanded = os.path.expanduser(os.path.expandvars(path))
     if "$" in expanded:
-        raise DataError(f"{key}={path}: that environment variable is not set; set it, or give the path itself")
+        raise UserError(f"{key}={path}: that environment variable is not set; set it, or give the path itself")
     return Path(expanded)

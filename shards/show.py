@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.manifest import Entry, Manifest, read_manifest
-from shards.reader import Reader
+from shards.reading.reader import Reader
 
 COLUMNS, ROWS = 8, 6
 TILE, CAPTION = 168, 30  # pixels
@@ -21,7 +21,7 @@ NAMED = 5  # how many of the largest and smallest classes the table names
 def show(folder: Path, picture: Path | None = None) -> str:
     """The figures of the shards in `folder` as text; with `picture`, a contact sheet is written there too.
 
-    Raises DataError when the manifest or a shard is missing or damaged, and when the picture cannot be written.
+    Raises UserError when the manifest or a shard is missing or damaged, and when the picture cannot be written.
     """
     manifest = read_manifest(folder)
     text = figures(manifest)
@@ -31,7 +31,7 @@ def show(folder: Path, picture: Path | None = None) -> str:
     try:
         sheet.save(picture)
     except (OSError, ValueError) as error:  # ValueError: an ending that names no image format
-        raise DataError(f"{picture}: the contact sheet cannot be written ({error})") from error
+        raise UserError(f"{picture}: the contact sheet cannot be written ({error})") from error
     return f"{text}\n\ncontact sheet  {picture}"
 
 
@@ -157,7 +157,7 @@ def pick(manifest: Manifest, count: int) -> list[int]:
 def contact_sheet(manifest: Manifest) -> Image.Image:
     """A grid of pictures from as many classes as fit, with their boxes and the names of their classes.
 
-    Raises DataError when a shard is missing or not as the manifest says.
+    Raises UserError when a shard is missing or not as the manifest says.
     """
     chosen = pick(manifest, COLUMNS * ROWS)
     rows = -(-len(chosen) // COLUMNS)
@@ -179,7 +179,7 @@ def _tile(data: bytes, entry: Entry, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data)).convert("RGB")
     except OSError as error:
-        raise DataError(f"sample '{entry.key}' cannot be decoded ({error}); run fgvc shards verify") from error
+        raise UserError(f"sample '{entry.key}' cannot be decoded ({error}); run fgvc shards verify") from error
     scale = TILE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     left, top = (TILE - size[0]) // 2, (TILE - size[1]) // 2

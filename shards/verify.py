@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.encode import ImageError, normalise
+from shards.building.encode import ImageError, normalise
+from shards.building.pool import run, tick
+from shards.files import sha256_of
 from shards.manifest import Entry, Shard, read_manifest
-from shards.pack import sha256_of
-from shards.pool import run, tick
 
 MAX_PROBLEMS = 5  # of one kind and shard: a torn file would name thousands of images
 JPEG_START = b"\xff\xd8\xff"
@@ -26,7 +26,7 @@ class _Task:
 def verify(folder: str | Path, workers: int = 0) -> list[str]:
     """What is wrong with a set of shards, one line a problem; an empty list when all is well.
 
-    Every byte is read and every image decoded. Raises DataError when there is no readable manifest.
+    Every byte is read and every image decoded. Raises UserError when there is no readable manifest.
     """
     manifest = read_manifest(folder)
     members: list[list[Entry]] = [[] for _ in manifest.shards]

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from slurm.client import ask
 from slurm.errors import SlurmError
-from slurm.profile import Profile, ask
+from slurm.profile import Profile
 from slurm.queue import LIVE, Job, cancel, live_job, queue, read_record
 from slurm.submit import Submitted, Task, submit
 

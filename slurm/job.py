@@ -1,6 +1,6 @@
 """What runs in every task of a job: tell the ranks of each other, then the ordinary command line.
 
-srun python -m slurm.job classify CONFIG key=value     for batch scripts of one's own (slurm/classify.sbatch)
+srun python -m slurm.job classify CONFIG key=value     for batch scripts of one's own (slurm/job.sbatch)
 """
 
 import importlib

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slurm.client import ask, explained, outside
 from slurm.errors import SlurmError
 from slurm.job import Run
-from slurm.profile import Profile, ask, check, check_cluster, explained, outside
+from slurm.profile import Profile, check, check_cluster
 from slurm.queue import RECORD, live_job, queue
 
 RESTART = Path(__file__).with_name("restart.sh")

@@ -6,5 +6,5 @@ SOURCES = {
     "image_folder": "shards.sources.image_folder",
     "crops": "shards.sources.crops",
     "coco": "shards.sources.coco",
-    "field_guide": "shards.sources.field_guide",
+    "field_guide": "shards.sources.field_guide.source",
 }

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.sample import Box
 from shards.sources.common import make_box
 from shards.sources.problems import Problems, printable
@@ -24,7 +24,7 @@ def read_boxes(source: Path, class_of: Mapping[str, str], problems: Problems) ->
     which other folders may precede, or by its mere name where only one image has it. When the files' object names are
     the classes' names, only the objects of the image's own class are kept; other names ("bird") keep all.
 
-    Raises DataError when `source` is none of the three.
+    Raises UserError when `source` is none of the three.
     """
     if source.is_dir():
         named = _from_voc(source, class_of, problems)
@@ -36,7 +36,7 @@ def read_boxes(source: Path, class_of: Mapping[str, str], problems: Problems) ->
         reason = (
             "neither a folder of VOC .xml files, nor a COCO .json, nor a .csv" if source.exists() else "no such file"
         )
-        raise DataError(printable(f"boxes={source}: {reason}"))
+        raise UserError(printable(f"boxes={source}: {reason}"))
     for path in class_of:
         if path not in named:
             problems.add(f"image without boxes in {source.name}", path)
@@ -97,7 +97,7 @@ def _from_coco(source: Path, class_of: Mapping[str, str], problems: Problems) ->
         categories = {category["id"]: str(category["name"]) for category in document.get("categories", [])}
         annotations = [(item["image_id"], item.get("category_id"), item) for item in document["annotations"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(printable(f"boxes={source}: no COCO annotation file ({error!r})")) from error
+        raise UserError(printable(f"boxes={source}: no COCO annotation file ({error!r})")) from error
     found: dict[str, list[Named]] = {}
     path_of: dict[object, str] = {}
     for number, name in images.items():
@@ -143,10 +143,10 @@ def _from_csv(source: Path, class_of: Mapping[str, str], problems: Problems) -> 
 def read_csv(source: Path, columns: list[str], problems: Problems) -> list[tuple[str, dict[str, str]]]:
     """The rows of a CSV with a header, each as ("file.csv:17 '<first column>'", {column: stripped text}).
 
-    Rows with too few fields are noted as malformed. Raises DataError when the file or one of `columns` is missing.
+    Rows with too few fields are noted as malformed. Raises UserError when the file or one of `columns` is missing.
     """
     if not source.is_file():
-        raise DataError(printable(f"{source}: no such file; it must be a CSV with the columns {','.join(columns)}"))
+        raise UserError(printable(f"{source}: no such file; it must be a CSV with the columns {','.join(columns)}"))
     rows = []
     try:
         with source.open(encoding="utf-8-sig", newline="") as stream:
@@ -156,7 +156,7 @@ def read_csv(source: Path, columns: list[str], problems: Problems) -> list[tuple
             missing = [name for name in columns if name not in header]
             if missing:
                 has = ",".join(header)[:80]
-                raise DataError(
+                raise UserError(
                     printable(
                         f"{source}: no column {', '.join(missing)} in '{has}'; line 1 must name {','.join(columns)}"
                     )
@@ -168,5 +168,5 @@ def read_csv(source: Path, columns: list[str], problems: Problems) -> list[tuple
                 else:
                     rows.append((where, {column: row[column].strip() for column in columns}))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(printable(f"{source}: no readable CSV ({error}); save it as CSV in UTF-8")) from error
+        raise UserError(printable(f"{source}: no readable CSV ({error}); save it as CSV in UTF-8")) from error
     return rows

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.sources.common import is_image, list_images
 from shards.sources.problems import Problems, printable
 
@@ -23,7 +23,7 @@ def read_tree(root: Path, boxes: Path | None, problems: Problems) -> Tree:
     """The classes are the folders of `root`, or of its train/ and val/ or test/ when these hold folders with images.
 
     A folder of annotations inside `root` is no class: `boxes` is passed over. Notes images outside any class folder.
-    Raises DataError where the folders make no dataset: fewer than two classes, or train/ alone.
+    Raises UserError where the folders make no dataset: fewer than two classes, or train/ alone.
     """
     skip = boxes.resolve() if boxes else None
     folders = [name for name in _folders(root) if (root / name).resolve() != skip]
@@ -34,7 +34,7 @@ def read_tree(root: Path, boxes: Path | None, problems: Problems) -> Tree:
         if is_image(path.name) and path.is_file():
             problems.add("image outside a class folder", path.name)
     if folders == splits == ["train"]:
-        raise DataError(
+        raise UserError(
             printable(
                 f"{root}: only train/; add test/ or val/, or take {root / 'train'} as ROOT to hold a part of it out"
             )
@@ -46,7 +46,7 @@ def read_tree(root: Path, boxes: Path | None, problems: Problems) -> Tree:
     if len(tree.classes) < 2:
         inner = f"; did you mean {root / folders[0]}?" if len(folders) == 1 else ""
         found = "one class folder" if tree.classes else "no class folders"
-        raise DataError(printable(f"{root}: {found}; ROOT must hold one folder per class, two at least{inner}"))
+        raise UserError(printable(f"{root}: {found}; ROOT must hold one folder per class, two at least{inner}"))
     return tree
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.options import option
 from shards.sample import Box, RawDataset, RawSample
 from shards.sources.common import make_box, make_keys
@@ -39,7 +39,7 @@ def scan(root: Path, options: Options) -> RawDataset:
     """Read and check the annotation files and images under `root`.
 
     An image's class is its annotations' category, or `class_id` where `fgvc shards coco` wrote the file. A crowd's box
-    holds no single object and is left out. Raises DataError, naming everything found: files that name no split,
+    holds no single object and is left out. Raises UserError, naming everything found: files that name no split,
     unknown categories and images, malformed or empty boxes, boxes outside their image, images without any class.
     """
     root = Path(root)
@@ -52,7 +52,7 @@ def scan(root: Path, options: Options) -> RawDataset:
         if not split_of[file]:
             problems.add("annotation file whose name says none of train, val, test", file.name)
     if not files:
-        raise DataError(printable(f"{root / options.annotations}: no .json files"))
+        raise UserError(printable(f"{root / options.annotations}: no .json files"))
     categories = _categories(documents, problems)
     names = list(dict.fromkeys(categories.values()))
     one_class = options.several == "one_class"
@@ -94,7 +94,7 @@ def _read(file: Path) -> dict[str, Any]:
         for category in document["categories"]:
             category["id"], category["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(printable(f"{file}: no COCO annotation file ({error!r})")) from None
+        raise UserError(printable(f"{file}: no COCO annotation file ({error!r})")) from None
     return document
 
 

@@ -12,14 +12,14 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
-from shards.boxes import layer_hash
-from shards.crops import TRUTH, Policy, View, open_views
-from shards.data import Score
-from shards.decode import decode
+from shards.boxes_layer import layer_hash
 from shards.manifest import Entry, Manifest, read_manifest
 from shards.options import option
 from shards.paths import expand
-from shards.reader import Reader
+from shards.reading.config import Score
+from shards.reading.decode import decode
+from shards.reading.reader import Reader
+from shards.reading.views import TRUTH, Policy, View, open_views
 from shards.sample import Box, RawDataset, RawSample
 
 
@@ -38,7 +38,7 @@ def scan(root: Path, options: Options) -> RawDataset:
     """The crops of all samples of the shards in `root`, with what they show of the boxes and parts.
 
     A picture that stays whole, for want of a box or because its box fills it, keeps its bytes; a crop is encoded once.
-    Raises DataError when `root` holds no shards, or as `shards.crops.open_views` does.
+    Raises UserError when `root` holds no shards, or as `shards.reading.views.open_views` does.
     """
     policy = Policy(options.crop, options.margin, options.boxes, options.min_score)
     manifest, view, _ = _opened(root, policy)

@@ -33,7 +33,7 @@ class Options:
 def scan(root: Path, options: Options) -> RawDataset:
     """Read and check the official lists under `root` (CUB_200_2011). Labels follow classes.txt, keys are file stems.
 
-    Raises DataError, naming everything found: missing lists, malformed or missing lines, images listed twice, missing
+    Raises UserError, naming everything found: missing lists, malformed or missing lines, images listed twice, missing
     or unlisted image files, classes without (training) images, colliding keys.
     """
     root = Path(root)

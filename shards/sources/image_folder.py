@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.options import option
 from shards.sample import RawDataset, RawSample
 from shards.sources.box_files import read_boxes, read_csv
@@ -36,22 +36,22 @@ def scan(root: Path, options: Options) -> RawDataset:
     split; in different classes, or on different sides of a given split, they are warned of. Their counts are in
     `extra["duplicates"]`: superfluous files, groups across classes, groups across splits.
 
-    Raises DataError, naming everything found: unreadable files, images outside a class folder, classes without
+    Raises UserError, naming everything found: unreadable files, images outside a class folder, classes without
     (training) images, rows and images without each other in the CSV or the boxes, malformed rows and annotations,
     colliding keys; or an option that cannot be.
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(printable(f"{root}: no such folder; ROOT must hold one folder per class"))
+        raise UserError(printable(f"{root}: no such folder; ROOT must hold one folder per class"))
     if not 0 <= options.test_fraction < 1:
-        raise DataError(f"test_fraction={options.test_fraction}: must be at least 0 and below 1")
+        raise UserError(f"test_fraction={options.test_fraction}: must be at least 0 and below 1")
     problems = Problems(
         root, "Correct or remove these; the layout is ROOT/CLASS/image or ROOT/train|val|test/CLASS/image."
     )
     boxes_file = Path(options.boxes) if options.boxes else None
     tree = read_tree(root, boxes_file, problems)
     if options.split_csv and tree.split_of is not None:
-        raise DataError(printable(f"{root}: its folders name the split and split_csv does too; leave one of them out"))
+        raise UserError(printable(f"{root}: its folders name the split and split_csv does too; leave one of them out"))
 
     duplicates = find_duplicates(root, list(tree.class_of), problems)
     if options.split_csv:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 SHOWN = 3  # names per kind of problem; the line must stay readable with a thousand of them
 
@@ -22,12 +22,12 @@ class Problems:
         self.found.setdefault(kind, []).append(where)
 
     def check(self) -> None:
-        """Raises DataError, one line, when anything was noted: the count, the first names of each kind, what to do."""
+        """Raises UserError, one line, when anything was noted: the count, the first names of each kind, what to do."""
         if not self.found:
             return
         total = sum(map(len, self.found.values()))
         kinds = "; ".join(f"{kind}: {_some(where)}" for kind, where in self.found.items())
-        raise DataError(
+        raise UserError(
             printable(f"{self.root}: {total} {'problem' if total == 1 else 'problems'}: {kinds}. {self.fix}")
         )
 
@@ -59,12 +59,12 @@ def read_lines(path: Path, columns: int, problems: Problems) -> Iterator[tuple[s
 
 
 def require(root: Path, needed: list[str], layout: str) -> None:
-    """Raises DataError when `root` is no folder or lacks some of `needed`; hints at a child folder that has them."""
+    """Raises UserError when `root` is no folder or lacks some of `needed`; hints at a child folder that has them."""
     if not root.is_dir():
-        raise DataError(printable(f"{root}: no such folder; ROOT must be the folder of {layout}"))
+        raise UserError(printable(f"{root}: no such folder; ROOT must be the folder of {layout}"))
     missing = [name for name in needed if not (root / name).exists()]
     if not missing:
         return
     better = [d for d in sorted(root.iterdir()) if d.is_dir() and all((d / name).exists() for name in needed)]
     hint = f"did you mean {better[0]}?" if better else f"ROOT must be the folder of {layout}"
-    raise DataError(printable(f"{root}: {', '.join(missing)} missing; {hint}"))
+    raise UserError(printable(f"{root}: {', '.join(missing)} missing; {hint}"))

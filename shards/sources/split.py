@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from shards.files import sha256_of
 from shards.sources.problems import Problems
 
 
@@ -20,11 +21,10 @@ def find_duplicates(root: Path, paths: Sequence[str], problems: Problems) -> lis
             by_size[(root / path).stat().st_size].append(path)
         except OSError as error:
             problems.add("unreadable file", f"{path} ({error.strerror})")
-    by_digest: dict[bytes, list[str]] = defaultdict(list)
+    by_digest: dict[str, list[str]] = defaultdict(list)
     for path in (path for group in by_size.values() if len(group) > 1 for path in group):
         try:
-            with (root / path).open("rb") as stream:
-                by_digest[hashlib.file_digest(stream, "sha256").digest()].append(path)
+            by_digest[sha256_of(root / path)].append(path)
         except OSError as error:
             problems.add("unreadable file", f"{path} ({error.strerror})")
     return [group for group in by_digest.values() if len(group) > 1]

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.sample import Box, RawDataset, RawSample
 from shards.sources.common import clean_names, list_images, make_keys, note_empty_classes
 from shards.sources.problems import Problems, printable, require
@@ -43,7 +43,7 @@ class _Line:
 def scan(root: Path, options: Options) -> RawDataset:
     """Read and check the official lists and annotations under `root`. Labels follow the lists, keys are file stems.
 
-    Raises DataError, naming everything found: missing or unreadable lists, images listed twice, missing or unlisted
+    Raises UserError, naming everything found: missing or unreadable lists, images listed twice, missing or unlisted
     image files, missing, malformed or empty annotations, classes without (training) images, colliding keys.
     """
     root = Path(root)
@@ -79,21 +79,21 @@ def _read_list(path: Path, split: str, problems: Problems) -> list[_Line]:
     from scipy.io.matlab import MatReadError
 
     if not path.is_file():
-        raise DataError(printable(f"{path}: no such file; ROOT must be the folder of {LAYOUT}"))
+        raise UserError(printable(f"{path}: no such file; ROOT must be the folder of {LAYOUT}"))
     try:
         matrix = loadmat(path)
         files = [str(cell.item()) for cell in matrix["file_list"].ravel()]
         annotations = [str(cell.item()) for cell in matrix["annotation_list"].ravel()]
         labels = [int(label) for label in matrix["labels"].ravel()]
     except (MatReadError, ValueError, TypeError, AttributeError, NotImplementedError, OSError, zlib.error) as error:
-        raise DataError(
+        raise UserError(
             printable(f"{path}: no readable MATLAB list ({error}); unpack the official lists.tar again")
         ) from error
     except KeyError as error:
-        raise DataError(printable(f"{path}: holds no {error}; it must be a list of the official lists.tar")) from error
+        raise UserError(printable(f"{path}: holds no {error}; it must be a list of the official lists.tar")) from error
     if not len(files) == len(annotations) == len(labels):
         counts = f"{len(files)} files, {len(annotations)} annotations, {len(labels)} labels"
-        raise DataError(printable(f"{path}: {counts}; unpack the official lists.tar again"))
+        raise UserError(printable(f"{path}: {counts}; unpack the official lists.tar again"))
     for file in files:
         if "/" not in file:
             problems.add("malformed line", f"{path.name} '{file}' (no class folder)")

@@ -1,0 +1,1 @@
+"""Classifiers: objective, mixing, probe, inference, metrics, pictures."""

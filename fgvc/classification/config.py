@@ -1,0 +1,21 @@
+"""Config of training a classifier. Imports nothing heavy."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Lt
+
+from fgvc.training.config import LoopConfig
+from shards.options import option
+
+
+@dataclass
+class TrainConfig(LoopConfig):
+    """What a classifier is trained with, beside the loop's own settings."""
+
+    method: Literal["finetune", "probe"] = option("finetune", "all weights | only a linear head on cached features")
+    head_start: Literal["random", "probe"] = option("random", "finetune: begin with a random head | a probe's head")
+    probe_penalty: Annotated[float, Ge(0)] = option(0.2, "probe: L2 penalty, on features scaled to a mean square of 1")
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = option(0.1, "share of the target spread over all classes")
+    mixup: Annotated[float, Ge(0)] = option(0.0, "alpha of mixup's Beta between neighbours of a batch (0: off)")
+    cutmix: Annotated[float, Ge(0)] = option(0.0, "alpha of cutmix's Beta (0: off); with mixup: one or the other")

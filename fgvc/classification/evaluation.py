@@ -1,0 +1,72 @@
+"""Evaluating a classifier on a split, and what its weights file says of it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fgvc.classification.inference import predict
+from fgvc.classification.metrics import Predictions
+from fgvc.runtime.distributed import rank, world_size
+from shards.manifest import Manifest
+from shards.reading.config import DataConfig, ImageConfig
+from shards.reading.loader import Place, Samples, eval_loader
+from shards.reading.transforms import eval_transform
+from shards.reading.views import TRUTH, View, eval_policy
+
+
+def image_sizes(config: ImageConfig, own: int) -> tuple[int, int]:
+    """(training, evaluation) side in pixels; `own` is the model's."""
+    size = config.size or own
+    return size, config.eval_size or size
+
+
+def split_loader(
+    manifest: Manifest,
+    members: Sequence[int],
+    data: DataConfig,
+    image: ImageConfig,
+    size: int,
+    view: View,
+    batch: int,
+    workers: int,
+) -> DataLoader:
+    """This rank's part of `members` in one view with the evaluation transform at `size` pixels."""
+    samples = Samples(manifest, eval_transform(image, size, cut=bool(view.regions)), [view], cache=data.cache)
+    return eval_loader(members, samples, batch=batch, place=Place(rank(), world_size()), workers=workers)
+
+
+def evaluate_split(
+    model: nn.Module, manifest: Manifest, members: Sequence[int], data: DataConfig, image: ImageConfig, size: int, *,
+    views: Sequence[View], device: torch.device, precision: str, workers: int, batch: int = 64, title: str = "evaluate",
+) -> Predictions:  # fmt: skip
+    """Predictions of a uint8 model on `members`, each counted once over all ranks; of several views the mean logits."""
+    found = []
+    for view in views:
+        loader = split_loader(manifest, members, data, image, size, view, batch, workers)
+        found.append(
+            predict(
+                model, loader, device, flip=image.eval_flip, precision=precision, expected=len(members), title=title
+            )
+        )
+    return replace(found[0], logits=np.mean([one.logits for one in found], axis=0))
+
+
+def about(
+    manifest: Manifest, model: Any, image: ImageConfig, data: DataConfig, mean: torch.Tensor, std: torch.Tensor,
+    size: int,
+) -> dict[str, Any]:  # fmt: skip
+    """What a weights file says of itself, so that `fgvc evaluate` needs nothing but the file and shards (and a boxes
+    layer of theirs where one was cropped by)."""
+    policy = eval_policy(data)
+    return {
+        "model": model, "classes": list(manifest.classes), "size": size, "fit": image.eval_fit,
+        "crop_fit": image.crop_fit, "eval_crop": image.eval_crop, "eval_flip": image.eval_flip,
+        "interpolation": image.interpolation,
+        "crop": policy.crop, "margin": policy.margin, "boxes": TRUTH if policy.boxes == TRUTH else "layer",
+        "min_score": policy.min_score, "mean": mean.flatten().tolist(), "std": std.flatten().tolist(),
+    }  # fmt: skip

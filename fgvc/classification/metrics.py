@@ -1,0 +1,86 @@
+"""What predictions are worth: top-1, top-5, per class, calibration, confusions, paired bootstrap intervals."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.errors import UserError
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """logits: (N, classes) float32. labels, entries: (N,) int64, sorted by entry (index into the manifest)."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    entries: np.ndarray
+
+    def save(self, path: Path) -> None:
+        np.savez_compressed(path, logits=self.logits, labels=self.labels, entries=self.entries)
+
+    @staticmethod
+    def load(path: Path) -> "Predictions":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return Predictions(file["logits"], file["labels"], file["entries"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path}: not readable as predictions ({error}); evaluate the run again") from None
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(N, classes) softmax of the logits."""
+        shifted = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
+        return shifted / shifted.sum(axis=1, keepdims=True)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(N,) bool: the highest logit is the label's."""
+        return self.logits.argmax(axis=1) == self.labels
+
+
+def summary(predictions: Predictions, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Figures as fractions of 1: top1, top5, mean over classes, nll (nats), ece, per class, most confused pairs."""
+    labels = predictions.labels
+    probabilities = predictions.probabilities
+    rank = (predictions.logits > predictions.logits[np.arange(len(labels)), labels][:, None]).sum(axis=1)
+    of_class = {
+        name: float(predictions.correct[labels == label].mean())
+        for label, name in enumerate(classes)
+        if (labels == label).any()
+    }
+    return {
+        "count": len(labels),
+        "top1": float(predictions.correct.mean()),
+        "top5": float((rank < 5).mean()),
+        "class_mean": float(np.mean(list(of_class.values()))),
+        "nll": float(-np.log(probabilities[np.arange(len(labels)), labels] + 1e-12).mean()),
+        "ece": expected_calibration_error(probabilities, labels),
+        "per_class": of_class,
+        "confused": [
+            {"truth": classes[truth], "predicted": classes[predicted], "count": count}
+            for truth, predicted, count in confusions(predictions)[:10]
+        ],
+    }
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """The mean gap between confidence and accuracy over equal-width bins (https://arxiv.org/abs/1706.04599)."""
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [
+        (place == one).mean() * abs(correct[place == one].mean() - confidence[place == one].mean())
+        for one in np.unique(place)
+    ]
+    return float(sum(gaps))
+
+
+def confusions(predictions: Predictions) -> list[tuple[int, int, int]]:
+    """(truth, predicted, count) of the wrong answers, most frequent first."""
+    wrong = ~predictions.correct
+    pairs = np.stack([predictions.labels[wrong], predictions.logits[wrong].argmax(axis=1)], axis=1)
+    unique, counts = np.unique(pairs, axis=0, return_counts=True)
+    order = np.lexsort((unique[:, 1], unique[:, 0], -counts))
+    return [(int(unique[i, 0]), int(unique[i, 1]), int(counts[i])) for i in order]

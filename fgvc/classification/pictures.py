@@ -1,0 +1,65 @@
+"""Pictures of a classification result: confused pairs with examples, accuracy by class."""
+
+from pathlib import Path
+
+import numpy as np
+
+from fgvc.classification.metrics import Predictions, confusions
+from fgvc.runtime.figures import pyplot, save_figure
+from shards.manifest import Manifest
+from shards.reading.decode import decode
+from shards.reading.reader import Reader
+
+
+def confused_pairs(path: Path, manifest: Manifest, predictions: Predictions, pairs: int = 5, examples: int = 3) -> None:
+    """A row for each of the most confused pairs: wrongly named images of the true class, then the other class's."""
+    found = confusions(predictions)[:pairs]
+    if not found:
+        return
+    reader = Reader(manifest)
+    figure, axes = pyplot.subplots(
+        len(found), 2 * examples, figsize=(2 * examples * 1.9, len(found) * 2.1), squeeze=False
+    )
+    guesses = predictions.logits.argmax(axis=1)
+    for row, (truth, guess, count) in zip(axes, found, strict=True):
+        wrong = predictions.entries[(predictions.labels == truth) & (guesses == guess)]
+        other = predictions.entries[predictions.labels == guess]
+        for axis in row:
+            axis.axis("off")
+        for axis, entry in zip(row, [*_padded(wrong, examples), *_padded(other, examples)], strict=True):
+            if entry is not None:
+                axis.imshow(decode(reader.read(entry)).permute(1, 2, 0).numpy())
+        row[0].set_title(f"{_short(manifest.classes[truth])}: {count} taken for", loc="left", fontsize=8)
+        row[examples].set_title(_short(manifest.classes[guess]), loc="left", fontsize=8)
+    save_figure(figure, path)
+
+
+def class_accuracy(path: Path, manifest: Manifest, predictions: Predictions) -> None:
+    """Top-1 of every class, sorted, with the overall mean."""
+    labels = np.unique(predictions.labels)
+    accuracy = np.array([predictions.correct[predictions.labels == label].mean() for label in labels])
+    order = np.argsort(accuracy)
+    figure, axis = pyplot.subplots(figsize=(7, max(2.5, 0.16 * len(labels))))
+    axis.barh([_short(manifest.classes[labels[i]]) for i in order], accuracy[order], color="#4878a8")
+    axis.axvline(predictions.correct.mean(), color="black", linewidth=1, label="all images")
+    axis.set(xlabel="top-1", xlim=(0, 1))
+    axis.tick_params(axis="y", labelsize=6)
+    axis.legend()
+    save_figure(figure, path)
+
+
+def _padded(entries: np.ndarray, count: int) -> list[int | None]:
+    chosen: list[int | None] = [int(entry) for entry in entries[:count]]
+    return chosen + [None] * (count - len(chosen))
+
+
+def _short(name: str) -> str:
+    return name.split(".", 1)[-1].replace("_", " ")[:28]
+
+
+def save_pictures(folder: Path, manifest: Manifest, predictions: Predictions) -> dict[str, Path]:
+    """Pictures of a result, as name -> PNG: the most confused pairs with examples, and accuracy by class."""
+    named = {"confused_pairs": folder / "confused_pairs.png", "class_accuracy": folder / "class_accuracy.png"}
+    confused_pairs(named["confused_pairs"], manifest, predictions)
+    class_accuracy(named["class_accuracy"], manifest, predictions)
+    return {name: path for name, path in named.items() if path.is_file()}

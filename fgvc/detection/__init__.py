@@ -1,0 +1,1 @@
+"""Detectors: mmdet models in the suite's own loop, their boxes, metrics and pictures."""

@@ -1,0 +1,171 @@
+"""A detector at work: its loss on a batch, its boxes in the pixels of the stored images, and its weights file.
+
+`find_boxes` is the short way from a weights file to boxes; `fgvc detect`, `fgvc crop` and SAHI's slices all come here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from fgvc.detection.config import DetectorConfig
+from fgvc.detection.models import create_detector, load_detector
+from fgvc.models.export import export, read_about
+from fgvc.models.layers import eval_mode
+from fgvc.runtime.device import autocast
+from fgvc.runtime.distributed import gather_objects, rank, world_size
+from shards.errors import UserError
+from shards.manifest import Manifest
+from shards.reading.config import DataConfig
+from shards.reading.detection import BoxedBatch, BoxedSamples, collate_boxed, put_back
+from shards.reading.detection_config import BoxedImageConfig
+from shards.reading.loader import Place, eval_loader
+
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+if TYPE_CHECKING:
+    from fgvc.training.learner import Objective
+
+OBJECT = "object"  # the one class of a class-agnostic detector
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, the best first. boxes: (K, 4) float32 xyxy pixels; scores, labels: (K,)."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+    def rows(self, score: float = 0.0) -> list[tuple[float, float, float, float, float]]:
+        """(x0, y0, x1, y1, score) of the boxes that reach `score`."""
+        kept = self.scores >= score
+        return [(*map(float, box), float(s)) for box, s in zip(self.boxes[kept], self.scores[kept], strict=True)]  # type: ignore
+
+
+class Detector(nn.Module):
+    """An mmdet model fed with uint8 squares. forward: a BoxedBatch -> (loss, its parts by name)."""
+
+    def __init__(self, model: nn.Module, channels_last: bool = True) -> None:
+        super().__init__()
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.model: Any = model.to(memory_format=self.layout)  # type: ignore[call-overload]
+
+    def forward(self, batch: BoxedBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        data = self._prepared(batch.images, batch.boxes, batch.labels, training=True)
+        return self.model.parse_losses(self.model(**data, mode="loss"))
+
+    @torch.inference_mode()
+    def predict(self, images: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Boxes (K, 4) in the squares' pixels, scores and labels (K,) of every image (N, 3, S, S), best first."""
+        data = self._prepared(images, None, None, training=False)
+        found = [one.pred_instances for one in self.model.predict(data["inputs"], data["data_samples"], rescale=False)]
+        orders = [one.scores.argsort(descending=True, stable=True) for one in found]
+        return [(one.bboxes[o], one.scores[o], one.labels[o]) for one, o in zip(found, orders, strict=True)]
+
+    def _prepared(
+        self, images: torch.Tensor, boxes: list[torch.Tensor] | None, labels: list[torch.Tensor] | None, training: bool
+    ) -> dict[str, Any]:
+        """Normalised images (N, 3, S, S) and mmdet's own description of each."""
+        size = tuple(images.shape[2:])
+        samples = []
+        for i in range(len(images)):
+            sample = DetDataSample(metainfo={"img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0)})
+            if boxes is not None and labels is not None:
+                sample.gt_instances = InstanceData(bboxes=boxes[i], labels=labels[i])
+            samples.append(sample)
+        data = self.model.data_preprocessor({"inputs": list(images), "data_samples": samples}, training)
+        data["inputs"] = data["inputs"].contiguous(memory_format=self.layout)
+        return data
+
+
+def objective(device: torch.device) -> "Objective":
+    """(Detector, BoxedBatch) -> (mean loss, its parts by name), as fgvc.training.loop asks for."""
+
+    def loss(model: nn.Module, batch: BoxedBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        total, parts = model(batch.to(device))
+        return total, {key: value for key, value in parts.items() if key.startswith("loss_")}
+
+    return loss
+
+
+def class_names(config: DetectorConfig, manifest: Manifest) -> tuple[str, ...]:
+    """The detector's classes on these shards."""
+    return (OBJECT,) if config.class_agnostic else manifest.classes
+
+
+def save_detector(path: Path, model: Any, config: DetectorConfig, classes: Sequence[str], size: int) -> None:
+    """Write an mmdet model's weights as plain safetensors, with all that is needed to build it again beside them."""
+    own = model.data_preprocessor
+    mean, std = own.mean.flatten().tolist(), own.std.flatten().tolist()
+    record = asdict(replace(config, weights="none", start="", mean=mean, std=std))
+    state = {key: value.clone() for key, value in model.state_dict().items()}  # RTMDet shares convolutions by level
+    export(path, state, {"detector": record, "classes": list(classes), "size": size})
+
+
+def open_detector(path: Path) -> tuple[Detector, dict[str, Any]]:
+    """The detector in a weights file of `save_detector`, and what the file says: detector, classes, size.
+
+    Raises UserError for a file that says nothing of its detector, or whose tensors do not fit what it says.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file; fgvc detect writes model.safetensors")
+    about = read_about(path)
+    if "detector" not in about:
+        raise UserError(f"{path}: says nothing of its detector; give a model.safetensors that fgvc detect wrote")
+    known = DetectorConfig.__dataclass_fields__.keys()
+    if set(about["detector"]) - known:
+        raise UserError(f"{path}: written by another version (unknown: {', '.join(set(about['detector']) - known)})")
+    model = create_detector(DetectorConfig(**about["detector"]), len(about["classes"]), backbone_weights=False)
+    load_detector(model, path)
+    return Detector(model).eval(), about
+
+
+def detect(
+    detector: Detector, manifest: Manifest, members: Sequence[int], data: DataConfig, image: BoxedImageConfig, *,
+    device: torch.device, precision: str = "fp32", workers: int = 0, batch: int = 16, title: str = "detect",
+) -> dict[int, Detections]:  # fmt: skip
+    """Entry -> what was found in it, for all `members`, each seen by one rank and told to all.
+
+    Raises UserError when the ranks together did not see every member once.
+    """
+    loader = eval_loader(
+        members, BoxedSamples(manifest, data, image), batch=batch, place=Place(rank(), world_size()), workers=workers,
+        collate=collate_boxed,
+    )  # fmt: skip
+    mine: list[tuple[int, Detections]] = []
+    with eval_mode(detector):
+        for squares in tqdm(loader, desc=title, unit="batch", leave=False, disable=rank() != 0 or None):
+            with autocast(device, precision):
+                found = detector.predict(squares.images.to(device, non_blocking=True))
+            for index, place, one in zip(squares.entries.tolist(), squares.places, found, strict=True):
+                entry = manifest.entries[index]
+                boxes = put_back(one[0].float().cpu(), place, entry.width, entry.height).numpy()
+                mine.append((index, Detections(boxes, one[1].float().cpu().numpy(), one[2].cpu().numpy())))
+    together = [row for part in gather_objects(mine) for row in part]
+    if len(together) != len(members) or {index for index, _ in together} != set(members):
+        raise UserError(f"{title}: {len(together)} samples came back where {len(members)} were to be seen once each")
+    return dict(sorted(together, key=lambda row: row[0]))
+
+
+def find_boxes(
+    weights: Path, manifest: Manifest, members: Sequence[int], *, device: torch.device, data: DataConfig | None = None,
+    score: float = 0.05, precision: str = "fp32", workers: int = 0, batch: int = 16, title: str = "detect",
+) -> dict[str, list[tuple[float, float, float, float, float]]]:  # fmt: skip
+    """Sample key -> (x0, y0, x1, y1, score) of every box that reaches `score`, best first, pixels of the stored image.
+
+    weights: a model.safetensors of `fgvc detect`. members: positions in the manifest; all ranks give the same ones and
+    get the same answer. An image where nothing was found has an empty list. Raises UserError as `open_detector` does.
+    """
+    detector, about = open_detector(weights)
+    found = detect(
+        detector.to(device), manifest, members, data or DataConfig(), BoxedImageConfig(size=about["size"]),
+        device=device, precision=precision, workers=workers, batch=batch, title=title,
+    )  # fmt: skip
+    return {manifest.entries[index].key: one.rows(score) for index, one in found.items()}

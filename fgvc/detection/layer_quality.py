@@ -1,0 +1,69 @@
+"""How good the boxes of a layer are, against the truth, in figures and in a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import patches
+
+from fgvc.detection.metrics import RIGHT, top_ious
+from fgvc.runtime.figures import pyplot, save_figure
+from shards.boxes_layer import BoxesLayer
+from shards.manifest import Manifest
+from shards.reading.decode import decode
+from shards.reading.reader import Reader
+
+
+def box_quality(manifest: Manifest, members: Sequence[int], layer: BoxesLayer) -> dict[str, float]:
+    """Figures over members, as fractions of 1.
+
+    right: share of the images with true boxes whose top box has IoU >= 0.5 with one of them; mean_iou: of the top box
+    (0 where nothing was found); without_box: images where nothing was found; per_image: mean number of boxes;
+    score: mean score of the top boxes.
+    """
+    values = list(top_ious(manifest, _found(manifest, members, layer)).values())
+    found = [layer.boxes[manifest.entries[member].key] for member in members]
+    tops = [boxes[0][4] for boxes in found if boxes]
+    return {
+        "images": len(members),
+        "with_truth": len(values),
+        "without_box": sum(not boxes for boxes in found),
+        "right": float(np.mean(np.array(values) >= RIGHT)) if values else 0.0,
+        "mean_iou": float(np.mean(values)) if values else 0.0,
+        "per_image": float(np.mean([len(boxes) for boxes in found])),
+        "score": float(np.mean(tops)) if tops else 0.0,
+    }
+
+
+def draw_boxes(path: Path, manifest: Manifest, layer: BoxesLayer, splits: Sequence[str], columns: int = 6) -> None:
+    """For every split a row of images drawn evenly over it and a row of its worst: truth in white, boxes in orange."""
+    reader = Reader(manifest)
+    figure, axes = pyplot.subplots(2 * len(splits), columns, figsize=(2 * columns, 4.2 * len(splits)), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for place, split in enumerate(splits):
+        members = [i for i in manifest.split(split) if manifest.entries[i].key in layer.boxes]
+        even = [members[i * len(members) // columns] for i in range(min(columns, len(members)))]
+        ious = top_ious(manifest, _found(manifest, members, layer))
+        rows = {"evenly drawn": even, "worst": sorted(ious, key=lambda member: ious[member])[:columns]}
+        for row, (title, chosen) in zip(axes[2 * place :], rows.items(), strict=False):
+            for axis, member in zip(row, chosen, strict=False):
+                entry = manifest.entries[member]
+                axis.imshow(decode(reader.read(member), entry.key).permute(1, 2, 0).numpy())
+                for box in entry.boxes:
+                    _rectangle(axis, box, "white", 1.2)
+                for x0, y0, x1, y1, score in layer.boxes[entry.key][:3]:
+                    _rectangle(axis, (x0, y0, x1, y1), "tab:orange", 0.6 + 2 * score)
+            row[0].set_title(f"{split}, {title}", loc="left", fontsize=8)
+    save_figure(figure, path, dpi=90)
+
+
+def _found(manifest: Manifest, members: Sequence[int], layer: BoxesLayer) -> dict[int, np.ndarray]:
+    """Member -> the layer's boxes (K, 4), the best first."""
+    boxes = {member: layer.boxes[manifest.entries[member].key] for member in members}
+    return {member: np.array(rows, dtype=float).reshape(-1, 5)[:, :4] for member, rows in boxes.items()}
+
+
+def _rectangle(axis: pyplot.Axes, box: Sequence[float], colour: str, width: float) -> None:
+    x0, y0, x1, y1 = box
+    axis.add_patch(patches.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))

@@ -1,0 +1,1 @@
+"""Networks: any timm model, its weights, its layers, its input and its exported file."""

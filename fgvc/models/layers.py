@@ -1,0 +1,73 @@
+"""The layers of a network: its classifier, freezing, evaluation mode."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from timm.models import group_parameters
+from torch import nn
+
+from shards.errors import UserError
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+def classifier_names(model: nn.Module) -> list[str]:
+    """Module names of the final classifier, as timm records them (two for distilled models)."""
+    settings: Any = getattr(model, "pretrained_cfg", {})
+    names = settings.get("classifier", ())
+    return [names] if isinstance(names, str) else list(names or ())
+
+
+def classifier_of(model: nn.Module) -> nn.Linear:
+    """The final linear layer. Raises UserError for models whose head is not one linear layer."""
+    names = classifier_names(model)
+    head = model.get_submodule(names[0]) if len(names) == 1 else None
+    if not isinstance(head, nn.Linear):
+        raise UserError("a probe needs a model whose classifier is one linear layer; use train.head_start=random")
+    return head
+
+
+def freeze_batch_norm(model: nn.Module, mode: str) -> None:
+    """Keep BatchNorm's running statistics ("statistics"), and scale and bias too ("all"); call after model.train()."""
+    if mode == "none":
+        return
+    for module in model.modules():
+        if isinstance(module, BATCH_NORMS):
+            module.eval()
+            if mode == "all":
+                module.requires_grad_(False)
+
+
+def freeze_layers(model: nn.Module, count: int) -> None:
+    """Keep the first `count` layers as they are, BatchNorm's statistics too; call after model.train().
+
+    Layers are timm's own coarse groups (`group_matcher`): the stem, then each stage, the classifier last. The frozen
+    ones need no backward pass, which saves time as well as overfitting. Raises UserError when too few are left.
+    """
+    if not count:
+        return
+    matcher: Any = getattr(model, "group_matcher", None)
+    layers = group_parameters(model, matcher(coarse=True), reverse=True) if matcher else {}
+    most = max(layers.values(), default=0)
+    if count > most:
+        raise UserError(f"train.freeze_layers={count}: this model has {most} layers before its classifier")
+    frozen = {name for name, layer in layers.items() if layer < count}
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+    for name, module in model.named_modules():
+        if isinstance(module, BATCH_NORMS) and f"{name}.weight" in frozen:
+            module.eval()
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode while entered; afterwards every module is in the mode it was in, frozen BatchNorm too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,58 @@
+"""Any timm network: created with weights from its hub, a local file or none, and what input it expects."""
+
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from fgvc.models.config import ModelConfig
+from fgvc.models.weights import load_weights, one_line
+from shards.errors import UserError
+from shards.paths import expand
+
+
+def create_model(config: ModelConfig, classes: int) -> nn.Module:
+    """A timm model with a fresh head of `classes` outputs. Raises UserError for unknown names and unfit weights."""
+    if not timm.is_model(config.name):
+        near = timm.list_models(f"*{config.name.split('.')[0]}*")[:3]
+        raise UserError(
+            f"model.name={config.name}: timm has no such model" + (f"; did you mean {', '.join(near)}?" if near else "")
+        )
+    arguments: dict[str, Any] = dict(config.kwargs)
+    if config.drop_rate:
+        arguments["drop_rate"] = config.drop_rate
+    if config.drop_path:
+        arguments["drop_path_rate"] = config.drop_path
+    try:
+        model = timm.create_model(config.name, pretrained=config.weights == "hub", num_classes=classes, **arguments)
+    except (TypeError, RuntimeError, OSError) as error:
+        advice = "; without a connection give model.weights=FILE or none" if config.weights == "hub" else ""
+        raise UserError(f"model.name={config.name}: {one_line(error)}{advice}") from error
+    if config.caffe_stride:
+        _move_stride(model)
+    if config.weights not in ("hub", "none"):
+        load_weights(model, expand(config.weights, "model.weights"))
+    return model
+
+
+def input_size(model: nn.Module) -> int:
+    """The side in pixels of the model's own input."""
+    return int(resolve_model_data_config(model)["input_size"][-1])
+
+
+def input_statistics(model: nn.Module, config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean and std, (1, 3, 1, 1) each on the 0-1 scale: the config's or else the model's own."""
+    own = resolve_model_data_config(model)
+    shape = (1, 3, 1, 1)
+    return torch.tensor(config.mean or own["mean"]).view(shape), torch.tensor(config.std or own["std"]).view(shape)
+
+
+def _move_stride(model: nn.Module) -> None:
+    """The original ("Caffe") ResNet halves the map in a block's first 1x1 convolution, timm's in the 3x3."""
+    for name in ("layer2", "layer3", "layer4"):
+        layer = getattr(model, name, None)
+        if layer is None or not hasattr(layer[0], "conv3"):
+            raise UserError("model.caffe_stride=true: only for bottleneck ResNets such as resnet50")
+        layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)

@@ -1,0 +1,19 @@
+"""Config of tracking. Imports nothing heavy."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Gt
+
+from shards.options import option
+
+
+@dataclass
+class TrackConfig:
+    """Weights & Biases; metrics.jsonl is always written."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = option("auto", "auto: online with a key, else offline")
+    project: str = option("fgvc", "W&B project")
+    group: str = option("", "W&B group, e.g. one pipeline")
+    tags: list[str] = option([], "W&B tags")
+    every: Annotated[int, Gt(0)] = option(1, "log every so many steps")

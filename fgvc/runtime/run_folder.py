@@ -1,0 +1,182 @@
+"""Run folders: same name and config resumes, another config is refused by key; one process at a time; results."""
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from shards.errors import UserError
+from shards.files import write_bytes, write_json
+
+RESULT = "result.json"
+IDENTITY = "identity.json"
+METRICS = "metrics.jsonl"
+FORMER_SELF_S = 300  # less than ranks wait for one another (fgvc.runtime.distributed.TIMEOUT)
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "deepspeed", "numpy", "webdataset", "wandb")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run; `result` is what an earlier start ended with, if it did."""
+
+    path: Path
+    result: dict[str, Any] | None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+
+@contextlib.contextmanager
+def open_run(
+    runs_dir: str, job: str, name: str, config: dict[str, Any], identity: dict[str, Any], *, main: bool = True
+) -> Iterator[RunFolder]:
+    """Open `<runs_dir>/<job>/<name>/` and hold its lock.
+
+    config: the resolved config, to be read by people. identity: dotted key -> value of all that can change the
+    result (inputs' hashes too). main: rank 0, the only one that locks and writes.
+    Raises UserError when the folder belongs to another config (naming the keys), is in use, or cannot be written.
+    """
+    if not name or "/" in name or name.startswith("."):
+        raise UserError(f"name='{name}': a run's name is one folder name; set name=...")
+    path = Path(runs_dir) / job / name
+    if not main:
+        yield RunFolder(path, _read_result(path))
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = _lock(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
+    begun = (path / IDENTITY).is_file()
+    try:
+        _claim(path, config, identity)
+        (path / "checkpoints").mkdir(exist_ok=True)
+        yield RunFolder(path, _read_result(path))
+    except UserError:
+        # A mistake that shows only now does not keep the name for the config that was wrong.
+        if not begun and not (path / METRICS).exists() and not any(path.glob("checkpoints/*")):
+            (path / IDENTITY).unlink(missing_ok=True)
+        raise
+    finally:
+        lock.release()
+
+
+def _lock(path: Path) -> FileLock:
+    """The lock of a run folder, held. Raises UserError naming the holder.
+
+    A job that Slurm started again may find its own earlier start still there, on a node that Slurm took for dead: it
+    waits for that to end.
+    """
+    lock, holder = FileLock(path / ".lock", timeout=0), path / ".holder"
+    me = {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID", "")}
+    until = time.monotonic() + FORMER_SELF_S
+    while True:
+        try:
+            lock.acquire()
+            break
+        except Timeout:
+            try:
+                other = json.loads(holder.read_text())
+            except (OSError, ValueError):
+                other = {}
+            if not me["job"] or other.get("job") != me["job"] or time.monotonic() > until:
+                what = f"job {other['job']}" if other.get("job") else "another run"
+                where = f" (process {other['pid']} on {other['host']})" if other else ""
+                raise UserError(
+                    f"{path}: in use by {what}{where}; wait for it, end it, or choose another name="
+                ) from None
+            time.sleep(1)
+    holder.write_text(json.dumps(me))
+    return lock
+
+
+def finish(folder: RunFolder, figures: dict[str, Any], inputs: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Write result.json: figures first, then where they came from. The file's being there means the run is done."""
+    result = figures | {
+        "inputs": inputs,
+        "git": git_revision(),
+        "hardware": hardware(),
+        "seconds": round(seconds, 1),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    write_json(folder.path / RESULT, result)
+    return result
+
+
+def git_revision() -> str:
+    """The commit of the code that runs, with '+' when files differ from it; empty outside a repository."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores this process may use, GPUs."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus, "host": platform.node()}
+
+
+def refuse_another_config(folder: Path, identity: dict[str, Any], *, partial: bool = False) -> None:
+    """Raise UserError naming the keys when a folder holds a run of another config.
+
+    partial: `identity` lacks what only a started run knows (its inputs' hashes); keys that one side lacks are passed
+    over.
+    """
+    record = folder / IDENTITY
+    if not record.is_file():
+        return
+    before, now = json.loads(record.read_text()), json.loads(json.dumps(identity))
+    keys = before.keys() & now.keys() if partial else before.keys() | now.keys()
+    changed = [key for key in sorted(keys) if before.get(key) != now.get(key)]
+    if changed:
+        shown = ", ".join(f"{key} ({before.get(key)!r} -> {now.get(key)!r})" for key in changed[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise UserError(f"{folder}: holds a run of another config: {shown}{more}; choose another name=")
+
+
+def _claim(path: Path, config: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Write config and environment on the first start; compare identities on later ones."""
+    refuse_another_config(path, identity)
+    write_bytes(path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+    environment = {"python": platform.python_version(), "system": platform.platform(), "git": git_revision()}
+    environment |= {package: metadata.version(package) for package in PACKAGES}
+    write_json(path / "environment.json", environment)
+    write_json(path / IDENTITY, identity)
+
+
+def _read_result(path: Path) -> dict[str, Any] | None:
+    file = path / RESULT
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

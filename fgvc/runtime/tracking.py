@@ -1,0 +1,120 @@
+"""One tracker for every job: metrics.jsonl (the record) and Weights & Biases, on rank 0 only."""
+
+import json
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from fgvc.runtime.config import TrackConfig
+from shards.files import full_disk_is_named, write_bytes
+
+log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Logs by global step. After a resume at step s the record is cut back to s and goes on, in one history."""
+
+    def __init__(
+        self,
+        config: TrackConfig,
+        folder: Path,
+        job: str,
+        name: str,
+        settings: dict[str, Any],
+        *,
+        step: int = 0,
+        main: bool = True,
+    ) -> None:
+        self.main = main
+        self._run: Any = None
+        if not main:
+            return
+        self._path = folder / "metrics.jsonl"
+        cut_back(self._path, step)
+        self._file = self._path.open("a")
+        mode = wandb_mode(config)
+        if mode != "disabled":
+            self._run = _start_wandb(config, mode, folder, job, name, settings)
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Record plain values (numbers, strings) after `step` steps."""
+        if not self.main:
+            return
+        with full_disk_is_named(self._path):
+            self._file.write(json.dumps({"step": step} | values) + "\n")
+            self._file.flush()
+        if self._run is not None:
+            self._run.log(values, step=step)
+
+    def sync(self) -> None:
+        """Put the record on the disk; called before a checkpoint, so that no checkpoint is newer than it."""
+        if self.main:
+            with full_disk_is_named(self._path):
+                os.fsync(self._file.fileno())
+
+    def pictures(self, step: int, named: dict[str, Path]) -> None:
+        """Show PNG files in W&B (they stay in the run folder in any case)."""
+        if self._run is not None:
+            import wandb
+
+            self._run.log({key: wandb.Image(str(path)) for key, path in named.items()}, step=step)
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """The figures W&B shows for the run as a whole."""
+        if self._run is not None:
+            self._run.summary.update(values)
+
+    def close(self, exit_code: int = 0) -> None:
+        """Flush and end; call it whatever happened."""
+        if not self.main:
+            return
+        self._file.close()
+        if self._run is not None:
+            self._run.finish(exit_code=exit_code)
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Drop the lines after `step` and a torn last line: what was done since the checkpoint will be done again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            whole = line.endswith(b"\n") and json.loads(line)["step"] <= step
+        except (ValueError, KeyError):
+            whole = False
+        if not whole:
+            break
+        kept.append(line)
+    write_bytes(path, b"".join(kept))
+
+
+def wandb_mode(config: TrackConfig) -> str:
+    """W&B's mode: what the config says; auto follows WANDB_MODE, then whether there is a key."""
+    if config.wandb != "auto":
+        return config.wandb
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    has_key = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "api.wandb.ai" in netrc.read_text())
+    return "online" if has_key else "offline"
+
+
+def _start_wandb(config: TrackConfig, mode: Any, folder: Path, job: str, name: str, settings: dict[str, Any]) -> Any:
+    import wandb
+
+    identity = folder / "wandb_id"
+    if not identity.is_file():
+        # W&B's agent has chosen the id of a sweep's trial already.
+        write_bytes(identity, (os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)).encode())
+    try:
+        return wandb.init(
+            project=config.project, group=config.group or None, tags=config.tags, job_type=job, name=name,
+            id=identity.read_text(), resume="allow", mode=mode, dir=str(folder), config=settings,
+            settings=wandb.Settings(silent=True, console="off"),
+        )  # fmt: skip
+    except (wandb.errors.Error, OSError) as error:  # tracking must not cost a run
+        log.warning("W&B could not start (%s): metrics.jsonl only", " ".join(str(error).split()))
+        return None

@@ -1,0 +1,1 @@
+"""Comparing and searching: statistics, comparisons of runs, hyperparameter search."""

@@ -1,0 +1,74 @@
+"""The training loop, whatever it trains: one or many ranks, stoppable and resumable at every step."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fgvc.runtime.distributed import rank, sum_over_ranks, world_size
+from fgvc.runtime.interrupt import Interrupted, Interruption
+from fgvc.runtime.progress import Progress
+from fgvc.runtime.tracking import Tracker
+from fgvc.training.learner import Learner
+from fgvc.training.schedule import Schedule
+from fgvc.training.utilization import Limits, Profiler
+from shards.errors import UserError
+
+
+def fit(
+    learner: Learner, batches: Iterator[Any], schedule: Schedule, folder: Path, tracker: Tracker,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+) -> None:  # fmt: skip
+    """Train to the schedule's end. `evaluate` runs at every epoch's end; its figures join that step's record.
+
+    Raises Interrupted after saving when a signal asked to stop, UserError when the loss is no longer finite.
+    """
+    config = learner.config
+    progress = Progress(schedule.steps, learner.step, config.batch, "train", show=rank() == 0)
+    limits = Limits(learner)
+    saved = time.monotonic()
+    # Saving by the clock is rank 0's decision; a signal counts from any rank. Both travel with the loss.
+    with Interruption() as interruption, Profiler(config, folder) as profiler, closing(progress):
+        while learner.step < schedule.steps:
+            began = time.perf_counter()
+            micro_batches = [next(batches) for _ in range(config.accumulation)]
+            progress.waited(time.perf_counter() - began)
+            lr = learner.lr(schedule)
+            means = learner.learn(micro_batches, schedule)
+            due = rank() == 0 and time.monotonic() - saved > config.checkpoint_minutes * 60
+            figures, signals, clocks = _over_ranks(means, bool(interruption.signal_name), due)
+            if not math.isfinite(figures["loss"]):
+                raise UserError(
+                    f"the loss is {figures['loss']} at step {learner.step}; lower optim.lr or set optim.clip=1"
+                )
+            speed = progress.step({name: f"{value:.3f}" for name, value in figures.items()})
+            epoch_ends, paused = learner.step % schedule.per_epoch == 0, time.perf_counter()
+            values: dict[str, Any] = {"epoch": round(learner.step / schedule.per_epoch, 4), "lr": lr}
+            values |= figures | speed | limits.figures(speed["images_per_second"])
+            if epoch_ends and evaluate is not None:
+                values |= evaluate()
+            tracker.log(learner.step, values)
+            # After the last step too: what is left, to measure, may take longer than the signal's sender waits.
+            stop = signals
+            if epoch_ends or stop or clocks or learner.step == schedule.steps:
+                tracker.sync()
+                learner.save(folder / "checkpoints")
+                saved = time.monotonic()
+            progress.paused(time.perf_counter() - paused)
+            if stop:
+                name = interruption.signal_name or "a signal on another rank"
+                raise Interrupted(f"{folder}: stopped by {name} at step {learner.step}; the same command goes on")
+            if profiler is not None:
+                profiler.step()
+
+
+def _over_ranks(means: dict[str, torch.Tensor], signal: bool, due: bool) -> tuple[dict[str, float], bool, bool]:
+    """Every figure's mean over the ranks, and whether any rank had a signal or a checkpoint due."""
+    flags = torch.tensor([float(signal), float(due)], device=means["loss"].device)
+    together = torch.cat([torch.stack([value.float() for value in means.values()]), flags])
+    *sums, signals, clocks = sum_over_ranks(together).tolist()
+    return {name: one / world_size() for name, one in zip(means, sums, strict=True)}, signals > 0, clocks > 0

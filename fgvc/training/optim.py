@@ -1,0 +1,43 @@
+"""Optimizers over parameter groups: head multiplier, layer decay, no decay on biases and norms."""
+
+from typing import Any
+
+import torch
+from timm.models import group_parameters
+from torch import nn
+
+from fgvc.models.layers import classifier_names
+from fgvc.training.config import OptimConfig
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
+    """Groups with `lr_scale`, `weight_decay` and `names`; every trainable parameter is in exactly one.
+
+    The scale of layer i of n is layer_decay ** (n - i), as in BEiT (https://arxiv.org/abs/2106.08254); the layers are
+    timm's `group_matcher`. The classifier's is head_multiplier.
+    """
+    layers: dict[str, int] = {}
+    if config.layer_decay < 1 and hasattr(model, "group_matcher"):
+        matcher: Any = model.group_matcher
+        layers = group_parameters(model, matcher(coarse=False), reverse=True)
+    last = max(layers.values(), default=0)
+    heads = tuple(f"{name}." for name in classifier_names(model))
+    groups: dict[tuple[float, float], dict] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_head = name.startswith(heads) if heads else False
+        scale = config.head_multiplier if is_head else config.layer_decay ** (last - layers.get(name, last))
+        decay = 0.0 if parameter.ndim <= 1 else config.weight_decay
+        group = groups.setdefault((scale, decay), {"params": [], "names": [], "lr_scale": scale, "weight_decay": decay})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW over `parameter_groups`."""
+    groups = parameter_groups(model, config)
+    if config.method == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    return torch.optim.AdamW(groups, lr=config.lr)

@@ -1,0 +1,1 @@
+"""Many runs: comparisons, sweeps, and what runs their trials."""

@@ -1,0 +1,117 @@
+"""What runs the trials of a sweep: processes on this machine, or jobs on a cluster (the Runner of trials.py)."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.experiments.sequence import Command, Process, last_line
+from slurm.graph import Node, submit_graph
+from slurm.profile import Profile
+from slurm.queue import live_job, queue, read_record
+from slurm.submit import Task
+
+
+class Processes:
+    """Trials as processes on this machine. Of several GPUs each gets one, of the cores its share."""
+
+    pause = 0.2
+
+    def __init__(self, parallel: int) -> None:
+        self._running: dict[int, Process] = {}  # by place
+        self._places = range(parallel)
+        self._gpus = gpus() if parallel > 1 else []
+
+    def start(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            place = next(one for one in self._places if one not in self._running)
+            environment = {}
+            if len(self._places) > 1:
+                cores = len(os.sched_getaffinity(0)) // len(self._places)
+                environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cores)))
+            if self._gpus:
+                environment["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
+            self._running[place] = Process(command, environment)
+
+    def ended(self) -> dict[str, str]:
+        found = {}
+        for place, process in list(self._running.items()):
+            reason = process.ended()
+            if reason is not None:
+                found[process.command.name] = reason
+                del self._running[place]
+        return found
+
+    def stop(self) -> str:
+        for process in self._running.values():
+            process.stop()
+        for process in self._running.values():
+            while process.ended(1) is None:
+                pass
+        names = ", ".join(sorted(process.command.name for process in self._running.values()))
+        self._running = {}
+        return f"{names} saved and ended"
+
+
+class Jobs:
+    """Trials as Slurm jobs, in throttled arrays. They outlive the driver."""
+
+    pause = 3.0
+
+    def __init__(self, profile: Profile, name: str, throttle: int) -> None:
+        self._profile, self._name, self._throttle = profile, name, throttle
+        self._running: dict[str, Command] = {}
+        self._gone: set[str] = set()
+
+    def start(self, commands: Sequence[Command]) -> None:
+        tasks = tuple(Task(f"sweep/{self._name}", command.words, command.folder) for command in commands)
+        submit_graph(self._profile, [Node("trials", tasks, throttle=self._throttle)])
+        self._running |= {command.name: command for command in commands}
+
+    def ended(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        if not self._running:
+            return found
+        queued = queue()
+        for name, command in self._running.items():
+            if command.done:
+                found[name] = ""
+            elif live_job(command.folder, queued) is not None:
+                self._gone.discard(name)
+            elif name in self._gone:  # looked twice: a shared file system may show the result a moment later
+                found[name] = job_says(command.folder)
+            else:
+                self._gone.add(name)
+        for name in found:
+            del self._running[name]
+            self._gone.discard(name)
+        return found
+
+    def stop(self) -> str:
+        return f"the jobs go on (scancel --name=sweep/{self._name} ends them)"
+
+
+def job_says(folder: Path) -> str:
+    """Why a run's job ended without a result: the last line it printed."""
+    record = read_record(folder)
+    if record is None:
+        return "it has no job"
+    log = Path(record["log"])
+    if not log.is_file():
+        return f"job {record['job']} ended without a log; was it cancelled?"
+    lines = [
+        line for line in log.read_text(errors="replace").replace("\r", "\n").split("\n") if line.startswith("fgvc ")
+    ]
+    return (lines[-1] if lines else last_line(log)) or f"job {record['job']} ended and said nothing"
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [one for one in visible.split(",") if one and one != "-1"]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(i) for i, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU "))]

@@ -1,0 +1,91 @@
+"""Opening the shards a config names, building them first where they are not there yet."""
+
+import logging
+import os
+import time
+from pathlib import Path
+
+from fgvc.runtime.distributed import barrier, rank
+from shards.boxes_layer import layer_hash
+from shards.errors import UserError
+from shards.files import sha256_of
+from shards.manifest import MANIFEST, Manifest, read_manifest
+from shards.paths import expand
+from shards.reading.config import DataConfig
+from shards.reading.views import TRUTH, eval_policy, train_policy
+
+log = logging.getLogger(__name__)
+
+
+def open_shards(config: DataConfig) -> Manifest:
+    """The manifest of `data.shards`; with `data.source`, rank 0 builds missing shards while the others wait.
+
+    Of several runs that need the same missing shards, one builds them and the others wait for it.
+    Raises UserError when the folder is not set, or holds no shards and no source is named.
+    """
+    if not config.shards:
+        raise UserError("data.shards is not set; build shards with fgvc shards build SOURCE ROOT OUT and name OUT")
+    folder = expand(config.shards, "data.shards")
+    problem = ""
+    if rank() == 0 and config.source and not (folder / MANIFEST).is_file():
+        try:
+            _build(config, folder)
+        except UserError as error:
+            problem = str(error)
+    barrier()
+    if problem:
+        raise UserError(problem)
+    return read_manifest(folder)
+
+
+def _build(config: DataConfig, folder: Path) -> None:
+    from jobs.shards import build_from
+    from shards.building.build import BuildRunning
+
+    root = expand(config.root, "data.root") if config.root else "-"
+    waits = False
+    while True:
+        try:
+            build_from(config.source, root, folder, config.build)
+            return
+        except BuildRunning:
+            if not waits:
+                log.warning("%s: another run is building these shards; waiting for it", folder)
+            waits = True
+            time.sleep(1)
+
+
+def boxes_hashes(config: DataConfig) -> dict[str, str]:
+    """What training and what is measured are cropped by, for a run's inputs: `truth` or a layer's hash; empty when
+    nothing is cropped. Raises UserError for a file that is not there."""
+    named = {"boxes": train_policy(config), "test_boxes": eval_policy(config)}
+    found = {}
+    for key, policy in named.items():
+        if policy.layer:
+            path = expand(policy.layer, f"data.{key}")
+            if not path.is_file():
+                raise UserError(f"data.{key}={policy.layer}: no such file; fgvc crop makes a boxes layer")
+            found[key] = layer_hash(path)
+        elif policy.uses_boxes:
+            found[key] = TRUTH
+    return found
+
+
+def loader_workers(config: DataConfig, ranks_here: int = 1) -> int:
+    """Loader processes for a rank: what is asked for, or one per core that is left beside the rank, at most 8."""
+    if config.workers >= 0:
+        return config.workers
+    # A task's cores on a cluster, else this rank's share of the machine's.
+    given = os.environ.get("SLURM_CPUS_PER_TASK")
+    cores = int(given) if given and "SLURM_PROCID" in os.environ else len(os.sched_getaffinity(0)) // ranks_here
+    return max(0, min(8, cores - 2))
+
+
+def file_hash(path: str, key: str) -> str:
+    """Sixteen hex digits of a file's sha256; 'hub' and 'none' stand for themselves. Raises UserError naming `key`."""
+    if path in ("hub", "none"):
+        return path
+    try:
+        return sha256_of(expand(path, key))[:16]
+    except OSError as error:
+        raise UserError(f"{key}={path}: {error.strerror}") from None

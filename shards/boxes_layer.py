@@ -1,0 +1,124 @@
+"""Boxes layers: a small file beside shards with scored boxes for their samples, whether a detector or a CAM found them.
+
+JSON lines: first who made it, for which shards and how many samples, then a line a sample:
+
+    {"format": "fgvc-boxes 1", "shards": "<fingerprint>", "samples": 2, "made_by": {"job": "crop", ...}}
+    {"key": "bird_1", "boxes": [[12.5, 8.0, 90.25, 77.0, 0.98], [0.0, 3.0, 20.0, 31.5, 0.12]]}
+    {"key": "bird_2", "boxes": []}
+
+A sample without boxes was looked at and nothing was found; a sample that is not listed was never looked at.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.errors import UserError
+from shards.files import write_atomically
+from shards.manifest import Entry, Manifest
+
+FORMAT = "fgvc-boxes 1"
+ScoredBox = tuple[float, float, float, float, float]  # x0, y0, x1, y1 in pixels of the stored image, score in [0, 1]
+
+
+@dataclass(frozen=True)
+class BoxesLayer:
+    """boxes: sample key -> its boxes, the best first. made_by: who found them, e.g. {"job": "crop", "run": NAME}."""
+
+    boxes: dict[str, tuple[ScoredBox, ...]]
+    made_by: dict[str, Any]
+
+
+def write_layer(
+    path: Path, manifest: Manifest, found: Mapping[str, Sequence[Sequence[float]]], made_by: Mapping[str, Any]
+) -> BoxesLayer:
+    """Write boxes of samples of `manifest` atomically; returns what was written.
+
+    found: sample key -> rows of (x0, y0, x1, y1, score). Boxes are clipped to their image, those that keep no pixel are
+    left out, the rest sorted by score. Raises UserError for unknown keys, values that are no numbers, scores outside
+    [0, 1], and when the disk does not take it.
+    """
+    entries = {entry.key: entry for entry in manifest.entries}
+    boxes = {}
+    for key in sorted(found):
+        if key not in entries:
+            raise UserError(f"{path}: boxes for '{key}', which is no sample of {manifest.folder}")
+        rows = [_checked(row, f"{path}: sample '{key}'") for row in found[key]]
+        kept = [row for row in (_clipped(row, entries[key]) for row in rows) if row[0] < row[2] and row[1] < row[3]]
+        boxes[key] = tuple(sorted(kept, key=lambda row: -row[4]))
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "shards": manifest.fingerprint,
+        "samples": len(boxes),
+        "made_by": dict(made_by),
+    }
+    lines = [header, *({"key": key, "boxes": rows} for key, rows in boxes.items())]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    return BoxesLayer(boxes, header["made_by"])
+
+
+def read_layer(path: Path, manifest: Manifest) -> BoxesLayer:
+    """Read and check a boxes layer of these shards.
+
+    Raises UserError when it is missing, damaged or cut off, made for other shards, or holds a box that is empty or
+    outside its image.
+    """
+    try:
+        header, *lines = path.read_text().splitlines()
+        about = json.loads(header)
+        if about["format"] != FORMAT:
+            raise UserError(f"{path}: format '{about['format']}', this version reads '{FORMAT}'; make it again")
+        if about["shards"] != manifest.fingerprint:
+            raise UserError(f"{path}: made for other shards than {manifest.folder}; make it again: fgvc crop --help")
+        rows = [json.loads(line) for line in lines]
+        boxes = {row["key"]: tuple(tuple(box) for box in row["boxes"]) for row in rows}
+        if not len(rows) == len(boxes) == about["samples"]:
+            raise UserError(f"{path}: {len(boxes)} samples of {about['samples']} are in it: cut off; make it again")
+        made_by = dict(about["made_by"])
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; fgvc crop makes a boxes layer") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not readable as a boxes layer ({' '.join(str(error).split())[:120]})") from None
+    entries = {entry.key: entry for entry in manifest.entries}
+    for key, found in boxes.items():
+        if key not in entries:
+            raise UserError(f"{path}: boxes for '{key}', which is no sample of {manifest.folder}")
+        for box in found:
+            x0, y0, x1, y1, _ = _checked(box, f"{path}: sample '{key}'")
+            width, height = entries[key].width, entries[key].height
+            if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+                size = f"{width} x {height}"
+                raise UserError(f"{path}: sample '{key}': box {box[:4]} is empty or outside its image of {size}")
+    return BoxesLayer(boxes, made_by)
+
+
+def layer_hash(path: Path) -> str:
+    """Sixteen hex digits over the boxes alone: the same boxes made by another run are the same input."""
+    with path.open("rb") as stream:
+        stream.readline()
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def _checked(row: Sequence[float], where: str) -> ScoredBox:
+    values = tuple(row)
+    if len(values) != 5 or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+        raise UserError(f"{where}: a box is five numbers (x0, y0, x1, y1, score), this is {values}")
+    if not 0 <= values[4] <= 1:
+        raise UserError(f"{where}: score {values[4]} is outside 0 to 1")
+    return values
+
+
+def _clipped(row: ScoredBox, entry: Entry) -> ScoredBox:
+    x0, y0, x1, y1, score = row
+    width, height = entry.width, entry.height
+    corners = (min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height))
+    left, top, right, bottom = (round(float(corner), 2) for corner in corners)
+    return left, top, right, bottom, round(float(score), 5)

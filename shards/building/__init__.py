@@ -1,0 +1,1 @@
+"""Raw data sets to shards: checked, planned, encoded, packed, final only as a whole."""

@@ -1,0 +1,183 @@
+"""Build shards from a raw dataset: checked first, in parallel, resumable after a kill, final only as a whole."""
+
+import contextlib
+import errno
+import re
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from shards.building.check import checked, first_few
+from shards.building.config import BuildOptions
+from shards.building.pack import WORK, Task, read_sidecar, write_shard
+from shards.building.plan import Job, Plan, difference, make_plan
+from shards.building.pool import run
+from shards.errors import UserError
+from shards.files import sync_folder
+from shards.manifest import MANIFEST, Entry, Manifest, Shard, read_manifest, write_manifest
+from shards.sample import RawDataset
+
+LOCK = ".lock"
+OURS = re.compile(r"(train|val|test)-\d{6}\.tar|\.?manifest\.json(\.\d+)?\.tmp")
+
+
+class BuildRunning(UserError):
+    """Another process builds in the same folder now."""
+
+
+def build(raw: RawDataset, out: str | Path, options: BuildOptions | None = None) -> Manifest:
+    """Shards of `raw` in the folder `out`; what is there already is not built again.
+
+    Raises UserError in one line: unsound dataset, unusable images (all of them counted, nothing becomes final),
+    another plan's shards in `out`, a full disk (finished shards stay for the next try). BuildRunning, a UserError
+    too, while another process builds there.
+    """
+    out, options = Path(out), options or BuildOptions()
+    raw = checked(raw, options)
+    plan = make_plan(raw, options)
+    if manifest := _existing(out, plan):
+        return manifest
+    try:
+        with _locked(out):
+            if manifest := _existing(out, plan):  # finished by another process since
+                return manifest
+            _sweep(out, plan)
+            finished = _write_shards(raw, out, options, plan)
+            return _finalise(raw, out, plan, finished)
+    except OSError as error:
+        raise _disk_error(error, out, plan) from error
+
+
+def _existing(out: Path, plan: Plan) -> Manifest | None:
+    """The finished shards in `out` when they are of this plan. Raises UserError when they are another plan's."""
+    if not (out / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(out)
+    if manifest.plan != plan.hash:
+        what = difference(manifest.asked, plan.asked)
+        raise UserError(f"{out}: holds other shards: {what}; choose another folder or delete this one")
+    for shard in manifest.shards:
+        path = out / shard.name
+        if not path.is_file() or path.stat().st_size != shard.size:
+            raise UserError(f"{path}: missing or of the wrong size; delete {out} and build it again")
+    print(f"{out}: there already ({len(manifest.entries)} images in {len(manifest.shards)} shards)", file=sys.stderr)
+    return manifest
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder's lock. Raises UserError when a build runs there or the folder holds something else."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; OUT is the folder for the shards")
+    if out.is_dir() and not (out / WORK).is_dir():
+        others = sorted(path.name for path in out.iterdir() if path.name != LOCK)
+        if others:
+            raise UserError(f"{out}: holds other files ({first_few(others)}); choose a new or empty folder")
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BuildRunning(f"{out}: another build is running in this folder; wait for it or choose another") from None
+    try:
+        (out / WORK).mkdir(exist_ok=True)
+        yield
+    finally:
+        _tidy(out)
+        if not (out / WORK).exists():  # else the file stays: two builds must not hold two locks
+            (out / LOCK).unlink(missing_ok=True)
+        lock.release()
+        if new and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _tidy(out: Path) -> None:
+    """After success or failure: keep the work folder only while it holds finished shards to resume from."""
+    work = out / WORK
+    if (out / MANIFEST).is_file() or not any(work.glob("*.json")):
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _sweep(out: Path, plan: Plan) -> None:
+    """Remove what a killed build left half-written, and finished shards that are of no use to this plan."""
+    useful = {WORK, LOCK}
+    for job in plan.jobs:
+        if read_sidecar(out, job):
+            useful |= {job.name, f"{job.name}.json"}
+    for path in [*(out / WORK).iterdir(), *out.iterdir()]:
+        ours = path.parent.name == WORK or OURS.fullmatch(path.name)
+        if ours and path.name not in useful:
+            path.unlink()
+
+
+def _write_shards(raw: RawDataset, out: Path, options: BuildOptions, plan: Plan) -> list[dict]:
+    """Write the shards that are not there yet; the sidecars of all. Raises UserError naming unusable images."""
+    todo = [job for job in plan.jobs if read_sidecar(out, job) is None]
+    kept = len(plan.jobs) - len(todo)
+    if kept:
+        print(f"{out}: going on with {kept} of {len(plan.jobs)} shards finished before", file=sys.stderr)
+    tasks = [Task(job, out, raw.classes, raw.read, options) for job in todo]
+    total = sum(len(job.samples) for job in todo)
+    found = run(write_shard, tasks, options.workers, total, f"build {raw.source}", ["webdataset.writer"])
+    problems = [problem for shard in found for problem in shard]
+    if problems:
+        raise UserError(
+            f"{raw.source}: {len(problems)} of {len(raw.samples)} images cannot be used: {first_few(problems, 5)}; "
+            "mend or remove them and run the same command again"
+        )
+    return [_sidecar(out, job) for job in plan.jobs]
+
+
+def _sidecar(out: Path, job: Job) -> dict:
+    sidecar = read_sidecar(out, job)
+    if sidecar is None:
+        raise UserError(f"{out}: {job.name} was changed or removed while building; run the same command again")
+    return sidecar
+
+
+def _finalise(raw: RawDataset, out: Path, plan: Plan, sidecars: list[dict]) -> Manifest:
+    """Move the shards to their place; the manifest comes last and makes them a set."""
+    notes: Counter[str] = Counter()
+    shards, entries = [], []
+    for number, sidecar in enumerate(sidecars):
+        shard = Shard(**sidecar["shard"])
+        if (out / WORK / shard.name).is_file():
+            (out / WORK / shard.name).replace(out / shard.name)
+        shards.append(shard)
+        entries += [Entry(**(entry | {"shard": number})) for entry in sidecar["entries"]]
+        notes.update(sidecar["notes"])
+    sync_folder(out)
+    write_manifest(
+        Manifest(
+            folder=out,
+            source=raw.source,
+            licence=raw.licence,
+            citation=raw.citation,
+            classes=raw.classes,
+            shards=tuple(shards),
+            entries=tuple(entries),
+            plan=plan.hash,
+            notes=dict(sorted(notes.items())),
+            extra=raw.extra,
+            asked=plan.asked,
+        )
+    )
+    sync_folder(out)
+    return read_manifest(out)
+
+
+def _disk_error(error: OSError, out: Path, plan: Plan) -> UserError:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"{error.filename or out}: {error.strerror or error}")
+    done = sum(path.stat().st_size for path in (out / WORK).glob("*.tar")) if out.is_dir() else 0
+    where = next(folder for folder in (out, *out.parents) if folder.exists())
+    free = shutil.disk_usage(where).free
+    return UserError(
+        f"{out}: the disk is full: about {max(plan.bytes - done, 0)} more bytes are needed, {free} are free; "
+        "make room and run the same command again, it goes on where it stopped"
+    )

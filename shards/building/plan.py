@@ -1,0 +1,136 @@
+"""What a build is to write: the shards with their samples, and the hashes that tell one plan from another."""
+
+import hashlib
+import json
+import math
+import random
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+from shards.building.config import BuildOptions
+from shards.building.encode import ImageError, normalise
+from shards.sample import RawDataset, RawSample
+
+MIN_SAMPLES = 16  # a shard with fewer is all overhead
+PROBES = 8  # images a split looked at to guess its size
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to write. `plan`: hash of all that decides its bytes, so that it is kept when another one changes."""
+
+    name: str
+    split: str
+    samples: tuple[RawSample, ...]
+    plan: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """asked: what was asked for, by name. hash: of `asked`. bytes: estimated size of the shards together."""
+
+    asked: dict[str, Any]
+    hash: str
+    jobs: tuple[Job, ...]
+    bytes: int
+
+
+def make_plan(raw: RawDataset, options: BuildOptions) -> Plan:
+    """Samples of every split in a seeded order, dealt into shards of about `shard_mb`.
+
+    Paths are outside the hash (a dataset may move), file sizes inside (a mended file is another one).
+    """
+    splits: dict[str, list[RawSample]] = defaultdict(list)
+    for sample in sorted(raw.samples, key=lambda one: one.key):
+        splits[sample.split].append(sample)
+
+    probes, sizes = {}, {}
+    for split, samples in splits.items():
+        probes[split], sizes[split] = _probe(raw, samples, options)
+    rows = {sample.key: _row(sample) for sample in raw.samples}
+    asked = {
+        "source": raw.source,
+        "options": {key: value for key, value in asdict(options).items() if key != "workers"},
+        "classes": _hash(raw.classes),
+        "count": len(raw.samples),
+        "samples": _hash(sorted(rows.values())),
+        "pixels": _hash(probes),
+        "extra": _hash(raw.extra),
+    }
+    common = {key: asked[key] for key in ("source", "classes", "pixels")} | {
+        "shrink": options.shrink,
+        "quality": options.quality,
+    }
+    jobs = []
+    for split in sorted(splits):
+        order = splits[split]
+        random.Random(f"{options.seed} {split}").shuffle(order)
+        for number, part in enumerate(_deal(order, sizes[split], options)):
+            plan = _hash([common, [rows[sample.key] for sample in part]])
+            jobs.append(Job(f"{split}-{number:06d}.tar", split, tuple(part), plan))
+    return Plan(asked, _hash(asked), tuple(jobs), sum(sizes.values()))
+
+
+def difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
+    """What tells two plans apart, in words."""
+    found = []
+    if there.get("source") != asked["source"]:
+        found.append(f"source {there.get('source')} there, {asked['source']} asked")
+    before = there.get("options", {})
+    found += [
+        f"{key}={before.get(key)} there, {key}={value} asked"
+        for key, value in asked["options"].items()
+        if before.get(key) != value
+    ]
+    if there.get("classes") != asked["classes"]:
+        found.append("the classes")
+    if there.get("count") != asked["count"]:
+        found.append(f"{there.get('count')} images there, {asked['count']} asked")
+    elif there.get("samples") != asked["samples"]:
+        found.append("the sample list (files, labels, splits or boxes)")
+    elif there.get("pixels") != asked["pixels"]:
+        found.append("the pixels of the rendered images")
+    return "; ".join(found) or "what the source says about its samples"
+
+
+def _deal(order: list[RawSample], size: int, options: BuildOptions) -> list[list[RawSample]]:
+    """Equal parts of a split: enough shards for its size and for shuffling, but none of a handful of samples."""
+    wanted = max(options.min_shards, math.ceil(size / (options.shard_mb * 1e6)))
+    shards = max(1, min(wanted, len(order) // MIN_SAMPLES))
+    edges = [len(order) * number // shards for number in range(shards + 1)]
+    return [order[start:end] for start, end in pairwise(edges)]
+
+
+def _probe(raw: RawDataset, samples: list[RawSample], options: BuildOptions) -> tuple[list[str], int]:
+    """(hashes of some rendered images, estimated bytes of the split in shards).
+
+    Rendered images have no file whose size could tell that the renderer or its settings changed: their bytes do.
+    """
+    step = max(1, len(samples) // PROBES)
+    hashes, sizes = [], []
+    for sample in samples[::step][:PROBES]:
+        try:
+            data = raw.read(sample)
+            if sample.path is None:
+                hashes.append(hashlib.sha256(data).hexdigest())
+            sizes.append(len(normalise(data, options.shrink, options.quality).data))
+        except (ImageError, OSError):
+            continue  # the build itself reads every image and names all that are broken
+    overhead = 2560  # three tar headers, two small members, padding
+    mean = sum(sizes) / len(sizes) if sizes else 0
+    return hashes, int((mean + overhead) * len(samples))
+
+
+def _row(sample: RawSample) -> str:
+    size = sample.path.stat().st_size if sample.path is not None else -1
+    return json.dumps(
+        [sample.key, sample.label, sample.split, sample.boxes, sample.parts, sample.origin, size],
+        sort_keys=True,
+        default=float,
+    )
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

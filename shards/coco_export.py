@@ -1,0 +1,88 @@
+"""Writes shards as COCO: one annotation file a split, and the images as files, their bytes as they are."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from shards.errors import UserError
+from shards.files import write_atomically
+from shards.manifest import Entry, Manifest
+from shards.reading.reader import Reader
+from shards.sample import Box
+
+
+def export(manifest: Manifest, out: Path, images: bool = True) -> dict[str, Path]:
+    """Write `out`/annotations/SPLIT.json and, unless images=False, `out`/images/KEY.jpg; returns split -> file.
+
+    Boxes are COCO's x, y, width, height with x + width exactly our x1. What COCO has no place for (the image's class,
+    key, parts and origin, of images without boxes too) is in additional fields, which other readers ignore and
+    `fgvc shards build coco` takes back. Files that are there already with the same size are not written again.
+    Raises UserError when a shard cannot be read or a file not be written.
+    """
+    try:
+        (out / "annotations").mkdir(parents=True, exist_ok=True)
+        (out / "images").mkdir(exist_ok=True)
+        if images:
+            reader = Reader(manifest)
+            for index, entry in enumerate(tqdm(manifest.entries, desc="images", unit="image", disable=None)):
+                path = out / "images" / f"{entry.key}.jpg"
+                if not (path.is_file() and path.stat().st_size == entry.length):
+                    temporary = path.with_suffix(".tmp")
+                    temporary.write_bytes(reader.read(index))
+                    temporary.replace(path)
+        files = {}
+        for split in manifest.counts:
+            files[split] = out / "annotations" / f"{split}.json"
+            write_atomically(files[split], json.dumps(document(manifest, split)))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
+    return files
+
+
+def document(manifest: Manifest, split: str) -> dict[str, Any]:
+    """One split as a COCO document. Image ids are positions in the manifest, counted from 1."""
+    members = [(index, entry) for index, entry in enumerate(manifest.entries) if entry.split == split]
+    annotations = list(_annotations(members))
+    return {
+        "info": {"description": manifest.source, "fgvc": 1, "citation": manifest.citation},
+        "licenses": [{"id": 1, "name": manifest.licence, "url": ""}],
+        "categories": [{"id": label + 1, "name": name} for label, name in enumerate(manifest.classes)],
+        "images": [
+            {
+                "id": index + 1, "file_name": f"{entry.key}.jpg", "width": entry.width, "height": entry.height,
+                "license": 1, "key": entry.key, "class_id": entry.label + 1, "parts": entry.parts,
+                "origin": entry.origin,
+            }
+            for index, entry in members
+        ],
+        "annotations": annotations,
+    }  # fmt: skip
+
+
+def to_xywh(box: Box) -> list[float]:
+    """x0, y0, width, height such that x0 + width == x1 and y0 + height == y1 to the last bit."""
+    x0, y0, x1, y1 = box
+    return [x0, y0, _span(x0, x1), _span(y0, y1)]
+
+
+def _span(low: float, high: float) -> float:
+    span = high - low
+    while low + span != high:
+        span = math.nextafter(span, math.inf if low + span < high else 0.0)
+    return span
+
+
+def _annotations(members: list[tuple[int, Entry]]) -> Iterator[dict[str, Any]]:
+    number = 0
+    for index, entry in members:
+        for box in entry.boxes:
+            number += 1
+            x, y, width, height = to_xywh(box)
+            yield {
+                "id": number, "image_id": index + 1, "category_id": entry.label + 1, "bbox": [x, y, width, height],
+                "area": width * height, "iscrowd": 0, "segmentation": [],
+            }  # fmt: skip

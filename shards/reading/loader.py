@@ -1,0 +1,127 @@
+"""Batches: training in the contract's order for any rank, evaluation with every sample exactly once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from shards.manifest import Manifest
+from shards.reading.decode import decode
+from shards.reading.order import global_batches, rank_batches, transform_seed, view_choice
+from shards.reading.reader import Reader
+from shards.reading.transforms import Transform, seeded
+from shards.reading.views import WHOLE, View
+
+
+@dataclass
+class Batch:
+    """images: (N, 3, H, W) uint8. labels, entries, epochs: (N,) int64. entries index the manifest."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    entries: torch.Tensor
+    epochs: torch.Tensor
+
+
+class Samples(Dataset):
+    """(epoch, entry) -> image, label, entry, epoch. epoch -1 means evaluation: no chance, the first view. In training
+    an epoch takes one of several views, drawn by (seed, epoch, entry)."""
+
+    def __init__(
+        self, manifest: Manifest, transform: Transform, views: Sequence[View] = (WHOLE,), *, cache: str = "",
+        seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.reader = Reader(manifest, cache)
+        self.views, self.transform, self.seed = views, transform, seed
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[torch.Tensor, int, int, int]:
+        epoch, index = place
+        entry = self.reader.manifest.entries[index]
+        image = decode(self.reader.read(index), entry.key)
+        if epoch < 0:
+            image = self.transform(self.views[0].cut(image, index))
+        else:
+            view = self.views[view_choice(self.seed, epoch, index, len(self.views))]
+            image = seeded(self.transform, view.cut(image, index), transform_seed(self.seed, epoch, index))
+        return image, entry.label, index, epoch
+
+
+def collate(rows: list[tuple[torch.Tensor, int, int, int]]) -> Batch:
+    images, labels, entries, epochs = zip(*rows, strict=True)
+    # In a worker, default_collate stacks straight into memory shared with the main process: one copy less.
+    return Batch(default_collate(list(images)), torch.tensor(labels), torch.tensor(entries), torch.tensor(epochs))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which rank of how many reads, and how many micro-batches make its part of a global batch."""
+
+    rank: int = 0
+    ranks: int = 1
+    accumulation: int = 1
+
+
+def train_loader(
+    manifest: Manifest,
+    members: Sequence[int],
+    samples: Dataset,
+    *,
+    seed: int,
+    batch: int,
+    epochs: int,
+    window: int = 16,
+    start_step: int = 0,
+    place: Place = Place(),
+    workers: int = 0,
+    collate: Callable[[list], Any] = collate,
+) -> Iterator[Any]:
+    """This rank's micro-batches of every step from `start_step` to the end of the last epoch, `place.accumulation` of
+    them a step.
+
+    samples: maps (epoch, entry) to a sample, by chance only where `transform_seed(seed, epoch, entry)` says so.
+    collate: a list of such samples -> a batch.
+    """
+    batches = [
+        micro
+        for whole in global_batches(manifest, members, seed, batch, epochs, window, start_step)
+        for micro in rank_batches(whole, place.rank, place.ranks, place.accumulation)
+    ]
+    return iter(_loader(samples, batches, workers, collate))
+
+
+def eval_loader(
+    members: Sequence[int],
+    samples: Dataset,
+    *,
+    batch: int,
+    place: Place = Place(),
+    workers: int = 0,
+    collate: Callable[[list], Any] = collate,
+) -> DataLoader:
+    """This rank's share of `members`, each once over all ranks; the last batch may be smaller. Epoch is -1."""
+    mine = np.asarray(members)[place.rank :: place.ranks]
+    batches = [[(-1, int(entry)) for entry in mine[at : at + batch]] for at in range(0, len(mine), batch)]
+    return _loader(samples, batches, workers, collate)
+
+
+def _loader(
+    samples: Dataset, batches: list[list[tuple[int, int]]], workers: int, collate: Callable[[list], Any]
+) -> DataLoader:
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+        # Workers draw a base seed from the global generator otherwise, which training's own draws would feel.
+        generator=torch.Generator(),
+        worker_init_fn=_single_thread,
+    )
+
+
+def _single_thread(worker: int) -> None:
+    torch.set_num_threads(1)  # one core a worker; more only fight over the others' cores

@@ -1,0 +1,99 @@
+"""The order of samples: a pure function of (manifest, seed, epoch), the same for any number of ranks and workers."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from shards.errors import UserError
+from shards.manifest import Manifest
+
+EPOCH, TRANSFORM, MIX, FOLD, VIEW = range(5)  # streams of random numbers, so that no two uses share one
+
+
+def random_stream(seed: int, *path: int) -> np.random.Generator:
+    """An independent generator for (seed, path), e.g. (seed, TRANSFORM, epoch, sample)."""
+    return np.random.default_rng([seed, *path])
+
+
+def transform_seed(seed: int, epoch: int, entry: int) -> int:
+    """The seed, in [0, 2**63), of a sample's transforms in one epoch."""
+    return _sample_hash(seed, TRANSFORM, epoch, entry)
+
+
+def view_choice(seed: int, epoch: int, entry: int, views: int) -> int:
+    """Which of several views of a sample is trained on in one epoch."""
+    return _sample_hash(seed, VIEW, epoch, entry) % views
+
+
+def _sample_hash(*path: int) -> int:
+    """A number in [0, 2**63). A hash takes 1 us, a generator of NumPy's 30."""
+    return int.from_bytes(hashlib.blake2b("/".join(map(str, path)).encode(), digest_size=8).digest(), "little") >> 1
+
+
+def epoch_order(manifest: Manifest, members: Sequence[int], seed: int, epoch: int, window: int) -> np.ndarray:
+    """The entries of `members` in the order of one epoch, (len(members),) int64.
+
+    Shards are shuffled, then samples within windows of `window` shards: a reader holds at most `window` shards at a
+    time, and one that resumes re-reads at most one window.
+    """
+    random = random_stream(seed, EPOCH, epoch)
+    of_shard: dict[int, list[int]] = {}
+    for member in members:
+        of_shard.setdefault(manifest.entries[member].shard, []).append(member)
+    shards = np.array(sorted(of_shard))
+    random.shuffle(shards)
+    order = []
+    for start in range(0, len(shards), window):
+        together = np.array([m for shard in shards[start : start + window] for m in of_shard[int(shard)]])
+        random.shuffle(together)
+        order.append(together)
+    return np.concatenate(order)
+
+
+def folds_of(manifest: Manifest, members: Sequence[int], folds: int, seed: int = 0) -> np.ndarray:
+    """The fold of every member, (len(members),) int64: stratified by class, a function of keys and `seed` alone.
+
+    Raises UserError when a class has fewer samples than there are folds.
+    """
+    fold = np.zeros(len(members), dtype=np.int64)
+    of_class: dict[int, list[int]] = {}
+    for position, member in enumerate(members):
+        of_class.setdefault(manifest.entries[member].label, []).append(position)
+    start = 0
+    for label, positions in sorted(of_class.items()):
+        if len(positions) < folds:
+            raise UserError(
+                f"{manifest.folder}: class '{manifest.classes[label]}' has {len(positions)} training images, "
+                f"too few for data.folds={folds}; use fewer folds"
+            )
+        positions.sort(key=lambda position: manifest.entries[members[position]].key)
+        random_stream(seed, FOLD, label).shuffle(positions)
+        # Every class starts where the one before it ended, so that the folds are of equal size too.
+        fold[positions] = (start + np.arange(len(positions))) % folds
+        start += len(positions)
+    return fold
+
+
+def global_batches(
+    manifest: Manifest, members: Sequence[int], seed: int, batch: int, epochs: int, window: int, start_step: int = 0
+) -> Iterator[list[tuple[int, int]]]:
+    """Every global batch from `start_step` on: lists of `batch` (epoch, entry); an epoch's incomplete last batch is
+    left out (the next epoch's order differs, so no sample is left out for good)."""
+    per_epoch = len(members) // batch
+    for epoch in range(start_step // per_epoch, epochs):
+        order = epoch_order(manifest, members, seed, epoch, window)
+        first = start_step - epoch * per_epoch if epoch == start_step // per_epoch else 0
+        for step in range(first, per_epoch):
+            yield [(epoch, int(entry)) for entry in order[step * batch : (step + 1) * batch]]
+
+
+def rank_batches(
+    global_batch: list[tuple[int, int]], rank: int, ranks: int, accumulation: int
+) -> list[list[tuple[int, int]]]:
+    """One rank's micro-batches of a global batch: contiguous slices, so that mixing partners (neighbours) stay
+    together."""
+    micro = len(global_batch) // (ranks * accumulation)
+    return [
+        global_batch[(turn * ranks + rank) * micro : (turn * ranks + rank + 1) * micro] for turn in range(accumulation)
+    ]

@@ -1,0 +1,65 @@
+"""Reading samples by offset, from the shards or from a checked local copy of them."""
+
+import os
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from shards.errors import UserError
+from shards.files import sha256_of
+from shards.manifest import Manifest
+from shards.paths import expand
+
+
+class Reader:
+    """Random access to the JPEG bytes of a set of shards. Files are opened on first use, once in every process."""
+
+    def __init__(self, manifest: Manifest, cache: str = "") -> None:
+        self.manifest = manifest
+        self.cache = expand(cache, "data.cache") if cache else None
+        self._files: dict[int, int] = {}
+        self._owner = os.getpid()
+
+    def read(self, index: int) -> bytes:
+        """The JPEG bytes of entry `index`. Raises UserError when the shard is missing or shorter than recorded."""
+        entry = self.manifest.entries[index]
+        data = os.pread(self._file(entry.shard), entry.length, entry.offset)
+        if len(data) != entry.length or data[:2] != b"\xff\xd8":
+            path = self.manifest.folder / self.manifest.shards[entry.shard].name
+            raise UserError(f"{path}: sample '{entry.key}' is not where the manifest says; run fgvc shards verify")
+        return data
+
+    def _file(self, shard: int) -> int:
+        if self._owner != os.getpid():  # a forked worker opens its own files
+            self._files, self._owner = {}, os.getpid()
+        if shard not in self._files:
+            path = self._local(shard)
+            try:
+                self._files[shard] = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror}); run fgvc shards verify") from None
+        return self._files[shard]
+
+    def _local(self, shard: int) -> Path:
+        """The shard's path; with a cache, that of a copy whose checksum was compared, made once per node."""
+        record = self.manifest.shards[shard]
+        path = self.manifest.folder / record.name
+        if self.cache is None:
+            return path
+        copy = self.cache / f"{record.sha256[:16]}-{record.name}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{copy}.lock"):
+            if copy.is_file() and copy.stat().st_size == record.size:
+                return copy
+            temporary = copy.with_suffix(".partial")
+            try:
+                shutil.copyfile(path, temporary)
+            except OSError as error:
+                temporary.unlink(missing_ok=True)
+                raise UserError(f"{path}: cannot be copied to data.cache={self.cache} ({error.strerror})") from None
+            if sha256_of(temporary) != record.sha256:
+                temporary.unlink()
+                raise UserError(f"{path}: checksum differs from the manifest's; run fgvc shards verify")
+            temporary.replace(copy)
+        return copy

@@ -1,0 +1,71 @@
+"""Training and evaluation transforms: torchvision v2 on uint8, seeded by the sample and not by the process."""
+
+from collections.abc import Callable
+
+import torch
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional
+
+from shards.reading.config import ImageConfig
+
+Transform = Callable[[torch.Tensor], torch.Tensor]
+
+
+def train_transform(config: ImageConfig, size: int) -> Transform:
+    """(3, H, W) uint8 -> (3, size, size) uint8, drawing from torch's global generator (see `seeded`)."""
+    mode = InterpolationMode(config.interpolation)
+    steps: list[Transform] = []
+    if config.fit == "random_resized_crop":
+        steps.append(v2.RandomResizedCrop(size, scale=config.scale, ratio=config.ratio, interpolation=mode))
+    elif config.fit == "random_crop":
+        steps += [v2.Resize(round(size / config.eval_crop), interpolation=mode), v2.RandomCrop(size)]
+    else:
+        steps.append(_fitted(config.fit, size, mode, 1.0))
+    if config.flip:
+        steps.append(v2.RandomHorizontalFlip(config.flip))
+    if config.policy == "randaugment":
+        steps.append(v2.RandAugment(interpolation=mode))
+    elif config.policy == "trivialaugment":
+        steps.append(v2.TrivialAugmentWide(interpolation=mode))
+    if config.color_jitter:
+        steps.append(v2.ColorJitter(config.color_jitter, config.color_jitter, config.color_jitter))
+    if config.grayscale:
+        steps.append(v2.RandomGrayscale(config.grayscale))
+    return v2.Compose(steps)
+
+
+def eval_transform(config: ImageConfig, size: int, cut: bool = False) -> Transform:
+    """(3, H, W) uint8 -> (3, size, size) uint8, without chance. cut: for a view that a box cut out."""
+    fit = config.crop_fit if cut and config.crop_fit else config.eval_fit
+    return _fitted(fit, size, InterpolationMode(config.interpolation), config.eval_crop)
+
+
+def seeded(transform: Transform, image: torch.Tensor, seed: int) -> torch.Tensor:
+    """`transform(image)` with torch's generator seeded, and given back as it was (training draws from it too)."""
+    # Not torch.manual_seed: it would seed absent GPUs too, and formats a stack trace for them: as slow as decoding.
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        return transform(image)
+    finally:
+        generator.set_state(before)
+
+
+def _fitted(fit: str, size: int, mode: InterpolationMode, crop_share: float) -> Transform:
+    if fit == "center_crop":
+        return v2.Compose([v2.Resize(round(size / crop_share), interpolation=mode), v2.CenterCrop(size)])
+    if fit == "squash":
+        return v2.Resize((size, size), interpolation=mode)
+
+    def pad(image: torch.Tensor) -> torch.Tensor:
+        # The origin project's: images only ever shrink, the rest of the square is black.
+        height, width = image.shape[-2:]
+        shrink = min(1.0, size / max(height, width))
+        height, width = round(height * shrink), round(width * shrink)
+        if shrink < 1.0:
+            image = functional.resize(image, [height, width], interpolation=mode)
+        left, top = (size - width) // 2, (size - height) // 2
+        return functional.pad(image, [left, top, size - width - left, size - height - top])
+
+    return pad

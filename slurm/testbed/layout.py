@@ -1,0 +1,201 @@
+"""What a test cluster looks like: its partitions, nodes, ports and folder."""
+
+import json
+import os
+import pwd
+import random
+import re
+import socket
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from slurm.errors import SlurmError
+
+CONTROLLER = "ctl"  # the host name under which the controller and its helpers run
+
+
+CLUSTER = "testbed"
+
+
+# Below the ports that Linux hands out by itself (32768 and up), so that no outgoing connection takes one of ours.
+PORTS = range(12000, 32000)
+
+
+# Unix sockets have at most 107 characters; slurmstepd adds nodes/<node>/spool/<node>_<job>.<step> to the folder.
+LONGEST_FOLDER = 60
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition: over the shared nodes n1..nN with `nodes=0`, else over nodes <name>-1, <name>-2, ... of its own.
+
+    Nothing of a node's size has to exist: a partition of H100 nodes fits on a laptop, for `sbatch --test-only`.
+    """
+
+    name: str
+    nodes: int = 0
+    cpus: int = 64  # of each own node
+    gpus: int = 8  # of each own node
+    memory_mb: int = 512_000  # of each own node
+    priority: int = 1  # PriorityTier: a higher one preempts the preemptible jobs of a lower one
+    preemptible: bool = False  # its jobs are requeued when a higher tier needs the nodes
+    grace_s: int = 10  # seconds between SIGTERM and SIGKILL when preempted; 0 gives no warning
+    max_time: str = "UNLIMITED"  # in Slurm's format
+
+
+# Every cluster has these on its shared nodes. Jobs of `normal` are never preempted; `high` preempts `preemptible`.
+STANDARD = (
+    Partition("normal"),
+    Partition("preemptible", preemptible=True),
+    Partition("high", priority=10),
+)
+
+
+SHARED = STANDARD[0].name  # the shared nodes are known by the first of their partitions
+
+
+@dataclass(frozen=True)
+class Node:
+    """One slurmd: its name, its port on 127.0.0.1 and the size it claims."""
+
+    name: str
+    port: int
+    cpus: int
+    gpus: int
+    memory_mb: int
+    feature: str  # the partition it was made for, usable as `--constraint`
+
+
+@dataclass(frozen=True)
+class Testbed:
+    """A test cluster as it was brought up; `folder` holds all of its state."""
+
+    __test__ = False  # pytest would collect a class of this name
+
+    folder: Path
+    nodes: tuple[Node, ...]
+    partitions: tuple[Partition, ...]
+    accounting: bool
+    controller_port: int
+    database_port: int
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def conf(self) -> Path:
+        """slurm.conf."""
+        return self.folder / "etc" / "slurm.conf"
+
+    @property
+    def munge_socket(self) -> Path:
+        """Where clients and daemons of this cluster get their credentials."""
+        return self.folder / "munge" / "socket"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a client (sbatch, srun, squeue, submitit) needs in its environment to talk to this cluster."""
+        return {"SLURM_CONF": str(self.conf)}
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The names of all hosts: the controller's and the nodes'."""
+        return (CONTROLLER, *(node.name for node in self.nodes))
+
+    def hosts_file(self, host: str) -> Path:
+        """The file that processes of `host` see as /etc/hosts; each host has its own, so that it tells hosts apart."""
+        return self.folder / "nodes" / host / "hosts"
+
+    def node(self, name: str) -> Node:
+        """The node of that name; SlurmError when there is none."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise SlurmError(f"no node {name!r} in the cluster at {self.folder}; its nodes are {', '.join(self.hosts[1:])}")
+
+
+def plan(
+    folder: Path,
+    shared: tuple[int, int, int, int],
+    partitions: Sequence[Partition],
+    accounting: bool,
+    settings: Mapping[str, str],
+) -> Testbed:
+    """Lay out a cluster on free ports. `shared`: number of shared nodes, and CPUs, GPUs and MB of memory of each."""
+    everyone = (*STANDARD, *partitions)
+    names = [partition.name for partition in everyone]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+            raise SlurmError(f"{name!r} cannot be a partition's name: a letter, then letters, digits, '_' and '-'")
+        if name.upper() == "DEFAULT":  # for Slurm that line would not be a partition, but what later ones inherit
+            raise SlurmError(f"{name!r} cannot be a partition's name: Slurm reserves it")
+        if names.count(name) > 1:
+            raise SlurmError(
+                f"partition {name!r} is given twice; every cluster has {', '.join(names[: len(STANDARD)])}"
+            )
+    count, cpus, gpus, memory_mb = shared
+    sizes = [(f"n{i + 1}", cpus, gpus, memory_mb, SHARED) for i in range(count)]
+    for p in partitions:
+        sizes += [(f"{p.name}-{i + 1}", p.cpus, p.gpus, p.memory_mb, p.name) for i in range(p.nodes)]
+    for name, cpus, gpus, memory_mb, _ in sizes:
+        if cpus < 1 or gpus < 0 or memory_mb < 1:
+            size = f"{cpus} CPUs, {gpus} GPUs and {memory_mb} MB"
+            raise SlurmError(f"node {name!r} cannot have {size}: at least 1 CPU, 0 GPUs and 1 MB")
+    if count < 1:
+        raise SlurmError(f"a cluster needs at least 1 shared node, not {count}")
+    ports = free_ports(len(sizes) + 2)
+    nodes = tuple(
+        Node(name, port, cpus, gpus, memory_mb, feature)
+        for (name, cpus, gpus, memory_mb, feature), port in zip(sizes, ports[2:], strict=True)
+    )
+    return Testbed(folder, nodes, everyone, accounting, ports[0], ports[1], dict(settings))
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` different TCP ports on which nothing listens now, drawn at random so that clusters seldom meet."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise SlurmError(f"fewer than {count} free TCP ports between {PORTS.start} and {PORTS.stop}; stop what holds them")
+
+
+def save(testbed: Testbed) -> None:
+    """Remember the cluster in its folder, for later calls and other processes."""
+    record = asdict(testbed) | {"folder": str(testbed.folder), "settings": dict(testbed.settings)}
+    # Whole or not at all: without this record nobody could bring the cluster down.
+    fresh = testbed.folder / "testbed.json.new"
+    fresh.write_text(json.dumps(record, indent=1))
+    fresh.replace(testbed.folder / "testbed.json")
+
+
+def load(folder: Path) -> Testbed | None:
+    """The cluster that was last brought up in `folder`; None when there never was one."""
+    folder = folder.resolve()
+    try:
+        record = json.loads((folder / "testbed.json").read_text())
+    except FileNotFoundError:
+        return None
+    record["folder"] = folder
+    record["nodes"] = tuple(Node(**node) for node in record["nodes"])
+    record["partitions"] = tuple(Partition(**partition) for partition in record["partitions"])
+    return Testbed(**record)
+
+
+def default_folder() -> Path:
+    """Where a cluster lives when nobody names a folder: local, with a short path, and one a user."""
+    return Path(tempfile.gettempdir()) / f"fgvc-testbed-{me()}"
+
+
+def me() -> str:
+    """The user that daemons run as: the name where there is one, since Slurm prints it, else the number."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

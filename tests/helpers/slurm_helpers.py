@@ -1,0 +1,59 @@
+"""What tests on the test cluster share: submit a job, wait for its state, look for its processes."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from slurm.testbed.cluster import Testbed, client
+
+
+def submit(testbed: Testbed, script: str, *options: str) -> str:
+    """Submit a batch script that appends to <folder>/<name>.out; returns the job id."""
+    common = ["--parsable", "--open-mode=append", "-o", str(testbed.folder / "%x.out"), "--chdir", str(testbed.folder)]
+    return client(testbed, "sbatch", *common, *options, "--wrap", script).strip()
+
+
+def job(testbed: Testbed, job_id: str) -> dict[str, str]:
+    """The fields that scontrol shows."""
+    shown = client(testbed, "scontrol", "-o", "show", "job", job_id)
+    return dict(word.split("=", 1) for word in shown.split() if "=" in word)
+
+
+def reaches(testbed: Testbed, job_id: str, state: str, restarts: int = 0, seconds: float = 40) -> None:
+    """Wait until the job is in that state after so many restarts; fails with its fields."""
+    deadline = time.monotonic() + seconds
+    while (fields := job(testbed, job_id))["JobState"] != state or int(fields["Restarts"]) != restarts:
+        assert time.monotonic() < deadline, f"not {state} after {restarts} restarts: {fields}"
+        time.sleep(0.05)
+
+
+def eventually(done: Callable[[], bool], seconds: float = 10) -> bool:
+    """Whether it becomes true within that time."""
+    deadline = time.monotonic() + seconds
+    while not (ok := done()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return ok
+
+
+def says(out: Path, lines: list[str]) -> bool:
+    """Whether a job's output holds these lines in this order; slurmstepd and srun write theirs between them."""
+    return [line for line in out.read_text().splitlines() if line in lines] == lines
+
+
+def a_sleep(number: int) -> str:
+    """A command that lasts, and that no other run of these tests on this machine has."""
+    return f"sleep 300.{os.getpid()}{number}"
+
+
+def processes(needle: str) -> list[str]:
+    """The command lines of living processes that contain `needle`."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if needle in line:
+            found.append(line)
+    return found

@@ -1,0 +1,86 @@
+"""`fgvc cluster`: what it prints is what a user can paste, and every mistake is one line."""
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from jobs.cluster import main, parse_partition
+from shards.errors import UserError
+from slurm.errors import SlurmError
+from slurm.testbed import daemons
+from slurm.testbed.cluster import Partition, missing_packages
+
+
+def test_up_tells_how_to_use_it_and_down_ends_it(
+    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if missing := missing_packages(accounting=False):
+        pytest.skip(f"Debian packages are missing: {' '.join(missing)}")
+    try:
+        daemons.unshare()
+    except SlurmError as error:
+        pytest.skip(str(error))
+    where = ["--folder", str(tmp_path_factory.mktemp("cli"))]
+    assert main(["status", *where]) == 1
+    assert "No cluster runs" in capsys.readouterr().out
+    size = ["--nodes", "1", "--gpus", "3", "--cpus", "5"]
+    assert main(["up", *where, *size, "--partition", "h100:nodes=2,gpus=8", "--set", "MaxArraySize=7"]) == 0
+    try:
+        shown = capsys.readouterr().out
+        export = re.search(r"^ +(export SLURM_CONF=.*)$", shown, re.MULTILINE)
+        assert export is not None
+        # As a user would: paste the line into a shell, then ask Slurm.
+        ask = f"{export[1]}; sinfo -h -o '%R %D %G %c' | sort -u; scontrol show config | grep MaxArraySize"
+        env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+        seen = subprocess.run(["sh", "-c", ask], capture_output=True, text=True, check=True, env=env).stdout
+        assert "h100 2 gpu:8 64" in seen
+        assert "normal 1 gpu:3 5" in seen
+        assert re.search(r"MaxArraySize += 7\n", seen)
+        assert main(["status", *where]) == 0
+        shown = capsys.readouterr().out
+        assert export[1] in shown
+        assert re.search(r"h100-2 +pid \d+ +idle", shown)
+        assert "0 jobs in the queue" in shown
+    finally:
+        assert main(["down", *where]) == 0
+    assert main(["status", *where]) == 1
+    with pytest.raises(SlurmError, match="no cluster runs in"):
+        main(["down", *where])
+
+
+def test_partitions_are_written_as_one_word() -> None:
+    assert parse_partition("plain") == Partition("plain")
+    assert parse_partition("h100:nodes=4,gpus=2,preemptible=yes,grace_s=0,max_time=1-02:00:00") == Partition(
+        "h100", nodes=4, gpus=2, preemptible=True, grace_s=0, max_time="1-02:00:00"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--partition", "h100:gpu=8"], "unknown key 'gpu'; did you mean 'gpus'"),
+        (["--partition", "h100:gpus=many"], "gpus=many: a whole number is wanted"),
+        (["--partition", "h100:preemptible=maybe"], "preemptible=maybe: yes or no is wanted"),
+        (["--partition", "h100:gpus"], "'gpus' is not of the form KEY=VALUE"),
+        (["--partition", "h 1"], "'h 1' cannot be a partition's name"),
+        (["--partition", "Default"], "'Default' cannot be a partition's name: Slurm reserves it"),
+        (["--set", "MaxArraySize"], "'MaxArraySize' is not of the form KEY=VALUE"),
+        (["--nodes", "many"], "--nodes: invalid int value: 'many'; see fgvc cluster up --help"),
+        (["--nodes", "0"], "at least 1 shared node, not 0"),
+        (["--gpu-type", "h100"], "unrecognized arguments: --gpu-type h100"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], message: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    if missing_packages(accounting=False) and not words[1].startswith(("h100:", "Max", "many")):
+        pytest.skip("without the packages, that they are missing is said first")
+    with pytest.raises((SlurmError, UserError)) as caught:
+        main(["up", "--folder", str(tmp_path_factory.mktemp("m")), *words])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_command_is_a_mistake() -> None:
+    with pytest.raises(UserError, match=r"required: up\|down\|status; see fgvc cluster --help"):
+        main([])

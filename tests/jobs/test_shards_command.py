@@ -1,0 +1,54 @@
+"""`fgvc shards` as people type it: build, again, verify, and one line for every slip."""
+
+import pytest
+
+from jobs.shards import build_from, main
+from shards.errors import UserError
+
+SMALL = ["species=2", "train_per_class=20", "test_per_class=10", "size=64", "workers=1"]
+
+
+def test_build_twice_and_verify(tmp_path, capsys):
+    out = str(tmp_path / "birds")
+    assert main(["build", "field_guide", "-", out, *SMALL]) == 0
+    assert "2 classes, 40 train, 20 test images, 3 shards" in capsys.readouterr().out
+    assert main(["build", "field_guide", "-", out, *SMALL]) == 0
+    assert "there already" in capsys.readouterr().err
+    assert main(["verify", out]) == 0
+    with pytest.raises(UserError, match="60 images there, 70 asked"):
+        main(["build", "field_guide", "-", out, *SMALL, "train_per_class=25"])
+    manifest = build_from("field_guide", "-", out, {key: int(value) for key, value in (w.split("=") for w in SMALL)})
+    assert manifest.counts == {"train": 40, "test": 20}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["build", "cub", ".", "out"], "cub: no such source; there are cub200, stanford_dogs"),
+        (["build", "cub200", "-", "out"], "cub200: needs ROOT"),
+        (["build", "cub200", ".", "out", "shrnk=2"], "unknown key 'shrnk'; did you mean 'build.shrink'"),
+        (["build", "cub200", ".", "out", "shrink=-2"], "build.shrink=-2: Input should be greater than or equal to 0"),
+        (["build", "cub200", ".", "out", "shrink"], "settings are written key=value"),
+        (["build", "cub200"], "the following arguments are required: ROOT, OUT"),
+        (["verify", "nowhere"], "nowhere: no manifest.json there; build the shards with"),
+        (["built"], "invalid choice: 'built'"),
+    ],
+)
+def test_slips_are_named_in_one_line(words, message):
+    with pytest.raises(UserError) as caught:
+        main(words)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_setting_from_a_config_is_named():
+    with pytest.raises(UserError, match=r"unknown key 'shrnk'; did you mean 'build.shrink'"):
+        build_from("cub200", ".", "out", {"shrnk": 2})
+
+
+def test_help_lists_the_settings_of_the_source(capsys):
+    with pytest.raises(SystemExit):
+        main(["build", "field_guide", "--help"])
+    text = capsys.readouterr().out
+    assert "train_per_class: int = 40" in text
+    assert "shrink: int" in text

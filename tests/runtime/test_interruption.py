@@ -1,0 +1,191 @@
+"""Runs that are killed, stopped, short of disk or given damaged checkpoints end as if nothing had happened."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Timer
+
+import pytest
+from same_run import history, same_end
+from small_runs import small_run
+
+from fgvc.runtime.run_folder import open_run
+from shards.errors import UserError
+from shards.manifest import Manifest
+
+Start = Callable[..., subprocess.Popen]
+EVERY_STEP = ["train.deterministic=true", "train.checkpoint_minutes=0"]
+KILLS = int(
+    os.environ.get("FGVC_KILLS", "3")
+)  # FGVC_KILLS=20 pytest tests/runtime/test_interruption.py -k sigkills_change
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == code, (output, errors)
+    return output, errors
+
+
+def kill_when(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
+    """SIGKILL the whole process group as soon as `ready`."""
+    deadline = time.monotonic() + 240
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the moment to kill never came"
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def steps_done(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.is_file() else 0
+
+
+def torture(start: Start, words: list[str], run: Path, kills: int, seed: int, **options: int) -> None:
+    """SIGKILL at random moments, every second one while a checkpoint is being written, then let it end."""
+    draw = random.Random(seed)
+    for kill in range(kills):
+        process = start(*words, **options)
+        target = steps_done(run) + draw.randint(0, max(1, (28 - steps_done(run)) // (kills - kill)))
+        while steps_done(run) < target and process.poll() is None:
+            time.sleep(0.002)
+        writing = kill % 2 == 0
+        kill_when(process, lambda writing=writing: not writing or any((run / "checkpoints").glob(".step-*.tmp")))
+    finish(start(*words, **options))
+
+
+@pytest.fixture(scope="module")
+def calm(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the same training, left alone."""
+    runs = tmp_path_factory.mktemp("calm")
+    words = [sys.executable, "-m", "jobs.cli", *small_run(guide, runs, "calm", *EVERY_STEP)]
+    subprocess.run(words, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    return runs / "classify/calm"
+
+
+def test_sigkills_change_no_bit(guide: Manifest, fgvc: Start, tmp_path: Path, calm: Path) -> None:
+    words = small_run(guide, tmp_path / "runs", "killed", *EVERY_STEP)
+    torture(fgvc, words, tmp_path / "runs/classify/killed", kills=KILLS, seed=1)
+    same_end(calm, tmp_path / "runs/classify/killed", 30)
+
+
+@pytest.mark.slow
+def test_sigkills_on_four_ranks_change_no_bit(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    runs, four = tmp_path / "runs", ["--processes", "4"]
+    finish(fgvc(*small_run(guide, runs, "calm", *EVERY_STEP), *four))
+    killed = [*small_run(guide, runs, "killed", *EVERY_STEP), *four]
+    torture(fgvc, killed, runs / "classify/killed", kills=max(2, KILLS - 1), seed=2)
+    same_end(runs / "classify/calm", runs / "classify/killed", 30)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    words = small_run(guide, runs, "stopped", "train.deterministic=true")  # by the clock: one checkpoint an epoch
+    process = fgvc(*words)
+    while steps_done(runs / "classify/stopped") < 13:
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = finish(process, 3)
+    assert "stopped by SIGTERM at step" in errors
+    kept = max((runs / "classify/stopped/checkpoints").glob("step-*")).name
+    assert int(kept.removeprefix("step-")) >= 13
+    output, _ = finish(fgvc(*words))
+    assert "top-1" in output
+    assert [row["step"] for row in history(runs / "classify/stopped")] == list(range(1, 31))
+    again, _ = finish(fgvc(*words))  # done already: the same figures, nothing trained
+    assert again == output
+
+
+def test_damaged_checkpoint_is_passed_over(guide: Manifest, fgvc: Start, tmp_path: Path, calm: Path) -> None:
+    run = tmp_path / "runs/classify/killed"
+    words = small_run(guide, tmp_path / "runs", "killed", *EVERY_STEP)
+    kill_when(fgvc(*words), lambda: steps_done(run) >= 12)
+    newest = max((run / "checkpoints").glob("step-*"))
+    damaged = bytearray((newest / "shared.pt").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (newest / "shared.pt").write_bytes(damaged)
+    _, errors = finish(fgvc(*words))
+    assert f"{newest.name} is damaged (shared.pt differs from its checksum)" in errors
+    same_end(calm, run, 30)
+
+
+def test_full_disk_ends_in_one_line(guide: Manifest, fgvc: Start, tmp_path: Path, calm: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(small)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("cannot mount a small file system here (needs root)")
+    try:
+        words = small_run(guide, small / "runs", "full", *EVERY_STEP, "train.checkpoint_keep=4")
+        _, errors = finish(fgvc(*words), 2)
+        assert "no space left on the disk" in errors
+        assert errors.strip().splitlines()[-1].startswith("fgvc classify: ")
+        assert "Traceback" not in errors
+        before = steps_done(small / "runs/classify/full")
+        assert 0 < before < 30
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        finish(fgvc(*words))
+        same_end(calm, small / "runs/classify/full", 30)
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_one_run_a_folder(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    words = small_run(guide, tmp_path / "runs", "one", "train.epochs=1000")
+    run = tmp_path / "runs/classify/one"
+    first = fgvc(*words)
+    while steps_done(run) < 3:
+        time.sleep(0.01)
+    _, errors = finish(fgvc(*words), 2)
+    assert "in use by another run" in errors
+    first.terminate()
+    finish(first, 3)
+    _, errors = finish(fgvc(*words, "optim.lr=0.06"), 2)
+    assert "holds a run of another config: optim.lr (0.05 -> 0.06); choose another name=" in errors
+    shutil.rmtree(run)
+
+
+def test_four_ranks_learn_what_one_learns(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    """The same samples and mixing, so the same losses but for rounding (BatchNorm frozen: it sees its rank's part)."""
+    runs, frozen = tmp_path / "runs", ["train.freeze_bn=statistics", "train.max_steps=12", "evaluate_test=false"]
+    finish(fgvc(*small_run(guide, runs, "one", *frozen)))
+    finish(fgvc(*small_run(guide, runs, "four", *frozen), "--processes", "4"))
+    one, four = history(runs / "classify/one"), history(runs / "classify/four")
+    assert len(one) == len(four) == 12
+    for left, right in zip(one, four, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], rel=2e-4)
+        assert left["top1"] == right["top1"]
+
+
+def test_a_job_waits_for_its_former_self_and_for_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = f"""
+from fgvc.runtime.run_folder import open_run
+import time
+with open_run({str(tmp_path)!r}, "classify", "one", {{}}, {{}}):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+    environment = os.environ | {"SLURM_JOB_ID": "77"}
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        monkeypatch.setenv("SLURM_JOB_ID", "78")
+        named = rf"classify/one: in use by job 77 \(process {holder.pid} on \S+\); wait for it"
+        with pytest.raises(UserError, match=named), open_run(str(tmp_path), "classify", "one", {}, {}):
+            pass
+        monkeypatch.setenv("SLURM_JOB_ID", "77")  # started again, while its first start is still there
+        Timer(1.5, holder.kill).start()
+        began = time.monotonic()
+        with open_run(str(tmp_path), "classify", "one", {}, {}):
+            assert time.monotonic() - began > 1
+            assert holder.wait() == -signal.SIGKILL
+    finally:
+        holder.kill()

@@ -1,0 +1,143 @@
+"""The order contract: the same samples, transforms and counts for any ranks and workers, and after a resume."""
+
+import hashlib
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from shards.errors import UserError
+from shards.manifest import Manifest
+from shards.reading.config import ImageConfig
+from shards.reading.decode import decode
+from shards.reading.loader import Place, Samples, eval_loader, train_loader
+from shards.reading.order import epoch_order, folds_of, global_batches
+from shards.reading.reader import Reader
+from shards.reading.transforms import eval_transform, train_transform
+
+IMAGE = ImageConfig(color_jitter=0.2, policy="trivialaugment")
+
+
+def sequence(manifest: Manifest, ranks: int, workers: int, accumulation: int = 1, start: int = 0) -> list[list[tuple]]:
+    """Per step the (entry, hash of the transformed image) that the ranks see together, put back in global order."""
+    members = manifest.split("train")
+    parts = [
+        list(
+            train_loader(
+                manifest, members, Samples(manifest, train_transform(IMAGE, 32), seed=3), seed=3, batch=16, epochs=2,
+                window=2, start_step=start, place=Place(rank, ranks, accumulation), workers=workers,
+            )
+        )
+        for rank in range(ranks)
+    ]  # fmt: skip
+    steps = []
+    for step in range(len(parts[0]) // accumulation):
+        seen = []
+        for turn, rank in itertools.product(range(accumulation), range(ranks)):
+            batch = parts[rank][step * accumulation + turn]
+            for image, entry in zip(batch.images, batch.entries.tolist(), strict=True):
+                seen.append((entry, hashlib.md5(image.numpy().tobytes()).hexdigest()))
+        steps.append(seen)
+    return steps
+
+
+@pytest.fixture(scope="module")
+def reference(guide: Manifest) -> list[list[tuple]]:
+    return sequence(guide, 1, 0)
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 3), (2, 0), (2, 1), (2, 3), (4, 0), (4, 1), (4, 3)])
+def test_ranks_and_workers_change_nothing(guide: Manifest, reference: list, ranks: int, workers: int) -> None:
+    assert sequence(guide, ranks, workers) == reference
+
+
+def test_accumulation_and_resume_change_nothing(guide: Manifest, reference: list) -> None:
+    assert sequence(guide, 2, 0, accumulation=4) == reference
+    assert sequence(guide, 1, 0, start=7) == reference[7:]  # in the second epoch: 80 images make 5 steps
+
+
+def test_every_epoch_is_another_permutation(guide: Manifest, reference: list) -> None:
+    first, second = ([entry for step in reference[at : at + 5] for entry, _ in step] for at in (0, 5))
+    assert sorted(first) == sorted(second) == guide.split("train")
+    assert first != second
+    hashes = [dict(itertools.chain(*reference[at : at + 5])) for at in (0, 5)]
+    assert all(hashes[0][entry] != hashes[1][entry] for entry in guide.split("train"))  # new transforms too
+
+
+def test_an_incomplete_batch_is_left_out_but_not_always_the_same(guide: Manifest) -> None:
+    members = guide.split("train")[:-7]  # 73 images: 4 batches of 16, 9 images left out
+    seen = [Counter(e for _, e in itertools.chain(*list(global_batches(guide, members, s, 16, 1, 2)))) for s in (0, 1)]
+    assert all(len(one) == 64 and max(one.values()) == 1 for one in seen)
+    assert seen[0].keys() != seen[1].keys()
+
+
+def test_a_window_bounds_the_shards_in_use(guide: Manifest) -> None:
+    order = epoch_order(guide, guide.split("train"), 0, 0, window=1)
+    shards = [guide.entries[entry].shard for entry in order]
+    assert [len(list(group)) for _, group in itertools.groupby(shards)] == list(Counter(shards).values())
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_evaluation_counts_every_sample_once(guide: Manifest, ranks: int, workers: int) -> None:
+    members = guide.split("test")
+    transform = eval_transform(ImageConfig(), 32)
+    seen = [
+        entry
+        for rank in range(ranks)
+        for batch in eval_loader(members, Samples(guide, transform), batch=5, place=Place(rank, ranks), workers=workers)
+        for entry in batch.entries.tolist()
+    ]
+    assert sorted(seen) == members
+
+
+def test_real_test_split_counts_1389(birds: Manifest) -> None:
+    transform = eval_transform(ImageConfig(), 32)
+    for ranks in (1, 4):
+        parts = [
+            eval_loader(birds.split("test"), Samples(birds, transform), batch=64, place=Place(rank, ranks), workers=1)
+            for rank in range(ranks)
+        ]
+        entries = [entry for part in parts for batch in part for entry in batch.entries.tolist()]
+        assert len(entries) == len(set(entries)) == 1389
+
+
+def test_folds_are_stratified_and_cover_train(guide: Manifest) -> None:
+    members = guide.split("train")
+    fold = folds_of(guide, members, 5)
+    assert np.bincount(fold).tolist() == [16] * 5
+    for label in range(4):
+        mine = [one for one, member in zip(fold, members, strict=True) if guide.entries[member].label == label]
+        assert np.bincount(mine).tolist() == [4] * 5
+    with pytest.raises(UserError, match=r"too few for data\.folds=21"):
+        folds_of(guide, members, 21)
+
+
+def test_training_does_not_touch_the_global_generator(guide: Manifest) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    sequence(guide, 1, 0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_pad_only_ever_shrinks() -> None:
+    transform = eval_transform(ImageConfig(eval_fit="pad"), 64)
+    small = transform(torch.full((3, 20, 30), 255, dtype=torch.uint8))
+    assert small.shape == (3, 64, 64)
+    assert int((small[0] == 255).sum()) == 20 * 30
+    large = transform(torch.full((3, 64, 128), 255, dtype=torch.uint8))
+    assert int((large[0] == 255).sum()) == 32 * 64
+
+
+def test_cache_copies_once_and_refuses_damage(guide: Manifest, tmp_path) -> None:
+    from dataclasses import replace
+
+    plain, cached = Reader(guide), Reader(guide, str(tmp_path / "cache"))
+    assert [cached.read(i) for i in range(80)] == [plain.read(i) for i in range(80)]
+    assert decode(cached.read(0)).dtype == torch.uint8
+    wrong = replace(guide, shards=tuple(replace(shard, sha256="0" * 64) for shard in guide.shards))
+    with pytest.raises(UserError, match="checksum differs"):
+        Reader(wrong, str(tmp_path / "other")).read(0)

@@ -1,0 +1,187 @@
+"""fsdp, zero1, zero2 and zero3 on two CPU ranks learn what ddp learns, save what ddp saves, and go on from it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from places import HELPERS
+from safetensors.torch import load_file
+from small_runs import small_run
+
+from fgvc.training.checkpoint import load
+from shards.manifest import Manifest
+from shards.reading.config import ImageConfig
+from shards.reading.loader import Samples, eval_loader
+from shards.reading.transforms import eval_transform
+
+STEPS = 6
+SHARDED = ["fsdp", "zero1", "zero2", "zero3"]
+
+
+def words(guide: Manifest, runs: Path, name: str, strategy: str, *more: str) -> list[str]:
+    """A transformer with everything that a strategy could get wrong: accumulation, clipping, layer decay, EMA."""
+    return small_run(
+        guide, runs, name, "model.name=test_vit", "image.size=32", "model.kwargs={img_size: 32}", "optim.method=adamw",
+        "optim.lr=0.001", "optim.clip=0.5", "optim.layer_decay=0.8", "train.accumulation=2", "train.deterministic=true",
+        "train.checkpoint_minutes=0", "train.checkpoint_keep=20", f"train.max_steps={STEPS}",
+        f"train.strategy={strategy}", *more,
+    )  # fmt: skip
+
+
+def start_ranks(folder: Path, command: list[str], ranks: int = 2) -> list[subprocess.Popen]:
+    """`python COMMAND` as ranks that nobody watches over, as srun would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(ranks):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {key: str(value) for key, value in place.items()} | {"OMP_NUM_THREADS": "1"}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *command], cwd=folder, env=os.environ | environment,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+    return started
+
+
+def finish_all(folder: Path, runs: list[list[str]], ranks: int = 2) -> None:
+    """Run them one after another on the same two ranks."""
+    (folder / "words.json").write_text(json.dumps(runs))
+    started = start_ranks(folder, [str(HELPERS / "strategy_ranks.py"), "words.json"], ranks)
+    for rank in started:
+        _, errors = rank.communicate(timeout=900)
+        assert rank.returncode == 0, errors
+
+
+def rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def runs(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of finished runs, one a strategy, named by it, with every step's checkpoint; and the same in bf16."""
+    folder = tmp_path_factory.mktemp("strategies")
+    commands = [words(guide, folder, strategy, strategy) for strategy in ("ddp", *SHARDED)]
+    commands += [words(guide, folder, f"{one}-bf16", one, "train.precision=bf16") for one in ("ddp", *SHARDED)]
+    finish_all(folder, commands)
+    return folder / "classify"
+
+
+def losses_agree(one: Path, other: Path, tolerance: float) -> None:
+    left, right = rows(one), rows(other)
+    assert len(left) == len(right) == STEPS
+    assert [row["loss"] for row in left] == pytest.approx([row["loss"] for row in right], rel=tolerance)
+
+
+@pytest.mark.parametrize("strategy", SHARDED)
+def test_losses_equal_ddp(runs: Path, strategy: str) -> None:
+    losses_agree(runs / strategy, runs / "ddp", 1e-5)
+    losses_agree(runs / f"{strategy}-bf16", runs / "ddp-bf16", 2e-3)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", *SHARDED])
+def test_average_and_export(runs: Path, guide: Manifest, strategy: str) -> None:
+    """The average is the one computed by hand from every step's weights; the export is it, and a plain timm model with
+    it answers as the run's own evaluation did."""
+    folder = runs / strategy
+    states = [load(path, "shared") for path in sorted((folder / "checkpoints").glob("step-*"))]
+    assert [state["step"] for state in states] == list(range(1, STEPS + 1))
+    expected = {name: torch.zeros_like(one) for name, one in states[0]["network"].items()}
+    for state in states:
+        decay = min(0.9, 1 - state["step"] ** -0.75)
+        for name, one in state["network"].items():
+            expected[name] = decay * expected[name] + (1 - decay) * one
+    exported = load_file(folder / "model.safetensors")
+    assert exported.keys() == expected.keys()
+    for name, one in expected.items():
+        assert torch.allclose(exported[name], one, atol=1e-6), name
+    moved = [name for name, one in expected.items() if not torch.allclose(one, states[-1]["network"][name], atol=1e-6)]
+    assert len(moved) > len(expected) / 2
+
+    plain = timm.create_model("test_vit", num_classes=4, img_size=32).eval()
+    plain.load_state_dict(exported, strict=True)
+    mean, std = (torch.tensor(plain.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    samples = Samples(guide, eval_transform(ImageConfig(), 32))
+    with np.load(folder / "predictions_test.npz") as file, torch.no_grad():
+        batches = eval_loader(guide.split("test"), samples, batch=64)
+        logits = torch.cat([plain((batch.images / 255 - mean) / std) for batch in batches])
+        assert np.allclose(file["logits"], logits.numpy(), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp", "zero2", "zero3"])
+def test_killed_run_ends_the_same(runs: Path, guide: Manifest, tmp_path: Path, strategy: str) -> None:
+    command, folder = words(guide, tmp_path, "killed", strategy), tmp_path / "classify/killed"
+    ranks = start_ranks(tmp_path, ["-m", "jobs.cli", *command])
+    wait_for_steps(ranks, folder, 2)
+    for rank in ranks:
+        rank.kill()
+        rank.wait()
+    assert not (folder / "result.json").exists()
+    finish_all(tmp_path, [command])
+    assert [row["loss"] for row in rows(folder)] == [row["loss"] for row in rows(runs / strategy)]
+    left, right = load_file(folder / "model.safetensors"), load_file(runs / strategy / "model.safetensors")
+    assert [name for name in left if not left[name].equal(right[name])] == []
+
+
+@pytest.mark.slow
+def test_another_strategy_and_another_number_of_ranks_go_on(runs: Path, guide: Manifest, tmp_path: Path) -> None:
+    """Stopped after each step, gone on with as something else: the losses are still ddp's."""
+    ways = [("zero2", 2), ("fsdp", 2), ("ddp", 1), ("zero3", 2), ("zero1", 2), ("ddp", 2)]
+    folder = tmp_path / "classify/mixed"
+    for done, (strategy, ranks) in enumerate(ways, 1):
+        for record in ("result.json", "identity.json"):  # max_steps is part of a run's identity
+            (folder / record).unlink(missing_ok=True)
+        finish_all(tmp_path, [words(guide, tmp_path, "mixed", strategy, f"train.max_steps={done}")], ranks)
+    losses_agree(folder, runs / "ddp", 1e-4)
+
+
+def wait_for_steps(ranks: list[subprocess.Popen], folder: Path, steps: int) -> None:
+    while len(list((folder / "checkpoints").glob("step-*"))) < steps:
+        assert ranks[0].poll() is None, ranks[0].communicate()
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("number", "seconds"), [(signal.SIGSTOP, 60), pytest.param(signal.SIGKILL, 30, marks=pytest.mark.slow)]
+)
+def test_a_lost_peer_ends_the_run(guide: Manifest, tmp_path: Path, number: int, seconds: float) -> None:
+    """One of two ranks hangs or dies: the other ends with one line, in time."""
+    command = words(guide, tmp_path, "lost", "ddp", "train.max_steps=0", "train.epochs=1000")
+    ranks = start_ranks(tmp_path, ["-m", "jobs.cli", *command, "train.timeout_minutes=0.2"])
+    try:
+        wait_for_steps(ranks, tmp_path / "classify/lost", 2)
+        ranks[1].send_signal(number)
+        _, errors = ranks[0].communicate(timeout=seconds)
+        assert ranks[0].returncode == 1
+        assert "rank 0 of 2 lost another rank" in errors.strip().splitlines()[-1]
+        assert "Traceback" not in errors
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+
+
+def test_what_cannot_be_is_said_in_one_line(guide: Manifest, tmp_path: Path) -> None:
+    command = words(guide, tmp_path, "bad", "fsdp", "train.precision=fp16")
+    for rank in start_ranks(tmp_path, ["-m", "jobs.cli", *command]):
+        _, errors = rank.communicate(timeout=300)
+        assert rank.returncode == 2
+        assert "train.precision=fp16 works with train.strategy=ddp only" in errors
+        assert "Traceback" not in errors
+
+
+def test_deepspeed_is_not_imported_unasked() -> None:
+    code = "import sys, fgvc.training.loop, fgvc.runtime.device; sys.exit('deepspeed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
