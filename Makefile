@@ -17,7 +17,9 @@ install: .venv/system .venv/installed
 	@# sahi and mmcv-lite ask for opencv-python, whose cv2 needs libGL; the headless one, put on top, does not.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall \
 	    $$(grep '^opencv-python-headless==' requirements.lock)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# compat: a path, where setuptools' own way has every start of Python import a finder.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	    --config-settings editable_mode=compat --editable .
 	@touch $@
 
 .venv/bin/python:

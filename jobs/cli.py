@@ -20,22 +20,13 @@ Every job reads a YAML file from configs/ and takes key=value after it:
   fgvc JOB --help                              the job's commands and every setting with its meaning
 """
 
-import argparse
 import importlib
-import logging
 import os
-import subprocess
 import sys
-import traceback
-from pathlib import Path
-from typing import Any
 
 from jobs.registry import COMMANDS, JOBS
-from jobs.words import Parser
 from shards.errors import UserError
 from slurm.errors import SlurmError
-from slurm.job import note_mistake
-from slurm.profile import KEYS
 
 
 def main(words: list[str] | None = None) -> int:
@@ -63,148 +54,11 @@ def _command(name: str, words: list[str]) -> int:
     if name in COMMANDS:
         return int(importlib.import_module(COMMANDS[name]).main(words))
     if name in JOBS:
-        return _job(name, words)
+        return int(importlib.import_module("jobs.job").main(name, words))
     import difflib
 
     near = difflib.get_close_matches(name, [*JOBS, *COMMANDS], n=1)
     raise UserError(f"no such command '{name}'" + (f"; did you mean {near[0]}?" if near else "; see fgvc --help"))
-
-
-def _job(name: str, words: list[str]) -> int:
-    from jobs.config import describe, load, to_dict
-
-    module = importlib.import_module(JOBS[name])
-    arguments = _parse(name, words)
-    if arguments.help:
-        print((module.__doc__ or "").strip())
-        print(f"\nsettings (key: type = default):\n{describe(module.Config)}")
-        return 0
-    if os.environ.get("WANDB_SWEEP_ID"):
-        from jobs.experiments.sweep_file import agent_words
-
-        arguments.words = agent_words(module.Config, arguments.words)
-    path, overrides = _split(name, arguments.words)
-    if not arguments.on and (stray := [word for word in overrides if word.partition("=")[0] in KEYS]):
-        raise UserError(f"'{stray[0]}' is a setting of a cluster: it goes with --on CLUSTER")
-    if arguments.follow and arguments.on in ("", "debug"):
-        raise UserError("--follow prints a cluster job's log: it goes with --on CLUSTER; here the run prints by itself")
-    if arguments.on == "debug":
-        overrides = [*module.DEBUG, *overrides]
-    elif arguments.on:
-        from jobs.launch import launch, split_words
-
-        if arguments.processes > 1:
-            raise UserError("--processes starts ranks on this machine; with --on CLUSTER set nodes= and gpus_per_node=")
-        if not arguments.print_config and not arguments.print_folder:
-            return launch(name, module, arguments.on, path, overrides, arguments.dry_run, arguments.follow)
-        overrides = split_words(overrides)[1]
-    config = load(module.Config, path, overrides)
-    if not config.name and os.environ.get("WANDB_SWEEP_ID"):
-        # A trial that `wandb agent` starts: a run folder of its own, or the second one would be refused the first's.
-        config.name = os.environ.get("WANDB_RUN_ID", "")
-    if not config.name:
-        config.name = (path.stem if path else name) + ("-debug" if arguments.on == "debug" else "")
-    if arguments.print_folder:
-        print(Path(config.runs_dir) / name / config.name)
-        return 0
-    if arguments.print_config or arguments.dry_run:
-        import yaml
-
-        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
-        return 0
-    if arguments.processes > 1 and "RANK" not in os.environ:
-        return _launch(arguments.processes, [name, *words])
-    return _run(module, name, config)
-
-
-def _run(module: Any, name: str, config: Any) -> int:
-    from fgvc.runtime.interrupt import Interrupted
-
-    # Rank 0 speaks for all; the others' warnings would say the same again.
-    logging.basicConfig(format="%(message)s", level=logging.WARNING if _rank() == 0 else logging.ERROR)
-    try:
-        result = module.run(config)
-    except Interrupted as stop:
-        if _rank() == 0:
-            print(f"fgvc {name}: {stop}", file=sys.stderr)
-        return _leave(3)
-    except UserError as error:
-        print(f"fgvc {name}: {error}", file=sys.stderr)
-        return _leave(2)
-    except Exception as error:
-        from fgvc.runtime.distributed import lost_peer
-
-        lost = lost_peer(error)
-        if lost:
-            print(f"fgvc {name}: {lost}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-        return _leave(1)
-    if _rank() == 0:
-        print(module.report(result, Path(config.runs_dir) / name / config.name))
-    return _leave(0)
-
-
-def _leave(code: int) -> int:
-    """End this rank. With 0 and 3 all ranks end together, since a launcher kills the others after the first.
-
-    With an error the others may wait in a collective for this one: it leaves at once, and the launcher ends them.
-    """
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if code not in (0, 3):
-            if code == 2:
-                note_mistake()
-            os._exit(code)
-        dist.barrier()
-        dist.destroy_process_group()
-    return code
-
-
-def _launch(processes: int, words: list[str]) -> int:
-    """Start this command as `processes` ranks on this machine, through torchrun; one that fails ends all."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-        "-m", "jobs.cli", *words,
-    ]  # fmt: skip
-    # torchrun would set one thread a rank without saying so; an even share of the cores is what people expect.
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    environment = {
-        "OMP_NUM_THREADS": str(threads),
-    } | os.environ
-    code = subprocess.run(command, env=environment).returncode
-    return code
-
-
-def _parse(name: str, words: list[str]) -> argparse.Namespace:
-    parser = Parser(f"fgvc {name}", add_help=False)
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("--on", default="")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--follow", action="store_true")
-    parser.add_argument("--print-config", action="store_true")
-    parser.add_argument("--print-folder", action="store_true")
-    return parser.parse_intermixed_args(words)
-
-
-def _split(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
-    """The config file and the key=value words."""
-    overrides = [word for word in words if "=" in word]
-    files = [word for word in words if "=" not in word]
-    if len(files) > 1:
-        raise UserError(f"one config file at a time, here are {' and '.join(files)}; settings are written key=value")
-    if not words:
-        raise UserError(f"which config? fgvc {name} configs/{name}/NAME.yaml, or settings as key=value")
-    return (Path(files[0]) if files else None), overrides
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from interruptions import finish, kill_when, steps_done
 from made_trees import make_dogs
 from places import ROOT
 from safetensors.torch import load_file
 from same_run import history
-from test_interruption import finish, kill_when, steps_done
 
 from fgvc.detection.detector import open_detector
 from jobs.cli import main

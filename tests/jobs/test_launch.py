@@ -12,8 +12,9 @@ from slurm_helpers import eventually
 
 from jobs import launch as launching
 from jobs.classify import Config
-from jobs.cli import JOBS, main
+from jobs.cli import main
 from jobs.launch import read_profile, split_words, task_of
+from jobs.registry import JOBS
 from shards.errors import UserError
 from slurm import submit as submission
 from slurm.errors import SlurmError

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
+from interruptions import finish, kill_when, steps_done
 from same_run import history, same_end
 from small_runs import small_run
 
@@ -21,31 +22,8 @@ from shards.manifest import Manifest
 
 Start = Callable[..., subprocess.Popen]
 EVERY_STEP = ["train.deterministic=true", "train.checkpoint_minutes=0"]
-KILLS = int(
-    os.environ.get("FGVC_KILLS", "3")
-)  # FGVC_KILLS=20 pytest tests/runtime/test_interruption.py -k sigkills_change
-
-
-def finish(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == code, (output, errors)
-    return output, errors
-
-
-def kill_when(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
-    """SIGKILL the whole process group as soon as `ready`."""
-    deadline = time.monotonic() + 240
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "the moment to kill never came"
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def steps_done(run: Path) -> int:
-    file = run / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.is_file() else 0
+# FGVC_KILLS=20 pytest tests/runtime/test_interruption.py -k sigkills_change
+KILLS = int(os.environ.get("FGVC_KILLS", "3"))
 
 
 def torture(start: Start, words: list[str], run: Path, kills: int, seed: int, **options: int) -> None:
