@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import chaos
+import chaos_kinds
 import pytest
-from chaos import Bench, interrupt, open_bench
+from chaos import interrupt, open_bench
+from chaos_kinds import Bench
 from places import ROOT
 from same_run import same_end
 from small_runs import small_run
@@ -95,7 +96,7 @@ def bench(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def test_an_interrupted_run_ends_in_the_same_bits(bench: Bench, kind: str) -> None:
     """Three of the twelve kinds; `make chaos` runs them all."""
     outcome = interrupt(bench, kind)
-    assert outcome.hit >= chaos.HIT
+    assert outcome.hit >= chaos_kinds.HIT
     assert outcome.restarts >= 1
 
 
@@ -115,13 +116,13 @@ def test_a_batch_script_of_ones_own_does_the_same(guide: Manifest, bench: Bench,
 
     job = sbatch(*words)
     run, metrics = tmp_path / "runs/classify/own", tmp_path / "runs/classify/own/metrics.jsonl"
-    wait_until(lambda: metrics.is_file() and metrics.read_bytes().count(b"\n") >= chaos.HIT)
+    wait_until(lambda: metrics.is_file() and metrics.read_bytes().count(b"\n") >= chaos_kinds.HIT)
     # fgvc status and fgvc cancel know the job by its run, as they do one that --on submitted.
     record = json.loads((run / "slurm.json").read_text())
     assert (record["job"], record["name"], record["log"]) == (job, "classify", f"{tmp_path}/log")
     client(bench.testbed, "scancel", "--signal=USR2", job)
     wait_until((run / "result.json").is_file)
-    same_end(bench.calm, run, chaos.STEPS)
+    same_end(bench.calm, run, chaos_kinds.STEPS)
     log = (tmp_path / "log").read_text()
     assert "stopped by SIGUSR2 at step" in log
     assert f"job {job} starts again" in log
