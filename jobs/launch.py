@@ -6,13 +6,16 @@ fgvc classify CONFIG --on h100 --follow                submit, then print the jo
 """
 
 import math
+import re
 import shlex
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_origin, get_type_hints
+
+import yaml
 
 from fgvc.runtime.run_folder import refuse_another_config
-from jobs.config import hashed, load, nearest, walk
+from jobs.config import from_dict, hashed, load, nearest, walk
 from shards.errors import UserError
 from slurm.errors import SlurmError
 from slurm.profile import KEYS, Profile, check
@@ -35,9 +38,69 @@ def read_profile(cluster: str, words: list[str]) -> Profile:
             f"--on {cluster}: no such cluster{nearest(cluster, [*known, 'debug'])}; there are debug, "
             f"{', '.join(sorted(known))}, or a profile's file"
         )
-    profile = load(Profile, path, words)
+    values = _read_text(path)
+    from_dict(Profile, values, str(path))  # so that a mistake in the file is reported as one
+    overrides = _word_values(words)
+    if overrides.get("gpus_per_node", "0") != "0" and "tasks_per_node" not in overrides:
+        values.pop("tasks_per_node", None)  # one task per GPU now
+    for key, value in overrides.items():
+        values[key] = values.get(key, {}) | value if isinstance(value, dict) else value
+    profile = from_dict(Profile, values, f"--on {cluster}")
     check(profile)
     return profile
+
+
+class _TextLoader(yaml.SafeLoader):
+    """YAML whose scalars stay text: no base-60 24:00:00, octal 0123 or boolean yes. Merge keys (<<) still work."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+
+
+_TextLoader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile("^<<$"), ["<"])
+
+
+def _read_text(path: Path) -> dict[str, Any]:
+    """The settings in a profile's file, each value as text; keys without a value keep their default."""
+    if not path.is_file():
+        raise UserError(f"--on {path}: no such profile; there are the files of {FOLDERS[0]}")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _TextLoader) or {}
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a profile is a list of 'key: value' lines, this is a {type(values).__name__}")
+    return _split_gpus({str(key): value for key, value in values.items() if value != ""})
+
+
+def _word_values(words: list[str]) -> dict[str, Any]:
+    """The settings in `key=value` words, each value as text; `env.NAME=value` sets one entry."""
+    hints = get_type_hints(Profile)
+    values: dict[str, Any] = {}
+    for word in words:
+        key, _, text = word.partition("=")
+        group, dot, entry = key.partition(".")
+        if dot and get_origin(hints.get(group)) is dict:
+            values[group] = values.get(group, {}) | {entry: text}
+        elif get_origin(hints.get(key)) in (list, dict):
+            try:
+                values[key] = yaml.load(text, _TextLoader)
+            except yaml.YAMLError:
+                raise UserError(f"'{word}': the value is not readable as YAML; quote it for the shell") from None
+        else:
+            values[key] = text
+    return _split_gpus(values)
+
+
+def _split_gpus(values: dict[str, Any]) -> dict[str, Any]:
+    """`gpus_per_node: a100:4`, as sbatch takes it, means gpu_type a100 and 4 GPUs."""
+    kind, colon, count = str(values.get("gpus_per_node", "")).rpartition(":")
+    if not colon:
+        return values
+    if not kind or values.get("gpu_type", kind) != kind:
+        raise UserError(f"gpus_per_node={kind}:{count}: expected a number or TYPE:NUMBER, with no other gpu_type=")
+    return values | {"gpu_type": kind, "gpus_per_node": count}
 
 
 def split_words(words: list[str]) -> tuple[list[str], list[str]]:

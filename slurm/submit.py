@@ -16,7 +16,7 @@ from typing import Any
 from slurm.client import ask, explained, outside
 from slurm.errors import SlurmError
 from slurm.job import RankCommand
-from slurm.profile import Profile, check, check_cluster
+from slurm.profile import Profile, check, check_cluster, check_text
 from slurm.queue import RECORD, live_job, queue
 
 RESTART = Path(__file__).with_name("restart.sh")
@@ -60,6 +60,7 @@ def submit(
     if not launches:
         return []
     check(profile)
+    _check_launches(launches)
     check_cluster(profile)
     _check_folders(launches)
     size = max_array_size() if len(launches) > 1 else 1
@@ -88,6 +89,7 @@ def sbatch_script(
 ) -> str:
     """The batch script that `submit` would use for these launches, as one job or one array. Has no side effects."""
     check(profile)
+    _check_launches(launches)
     place = folder or _place(launches)
     parameters = _parameters(profile, launches, place / "SUBMISSION", after, throttle)
     if len(launches) > 1:
@@ -140,6 +142,21 @@ def _submit_one(
     return done
 
 
+def _check_launches(launches: Sequence[Launch]) -> None:
+    """Raise SlurmError for text that must not reach the batch script, or that Slurm would rewrite."""
+    for launch in launches:
+        for word in launch.words:
+            check_text("setting", word)
+        check_text("name", launch.name)
+        check_text("run folder", str(launch.folder))
+        for character in "%\\":
+            if character in str(launch.folder.absolute()):
+                raise SlurmError(
+                    f"{launch.folder}: Slurm gives '{character}' in a path a meaning of its own (as in %j); choose a "
+                    "name= and runs_dir= without it"
+                )
+
+
 def _check_folders(launches: Sequence[Launch]) -> None:
     """Raise SlurmError for a run folder that is not writable or that a job in the queue uses."""
     queued = queue()
@@ -175,6 +192,15 @@ def _python(profile: Profile) -> str:
     return profile.python or shlex.quote(sys.executable)
 
 
+def _flag(option: str, text: str) -> bool | str:
+    """The value of an sbatch option: True or False for one without a value, such as `exclusive: true`."""
+    if option == "kill-on-invalid-dep":  # the one option whose values are yes and no
+        return text
+    return {"": True, "true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(
+        text.lower(), text
+    )
+
+
 def _parameters(
     profile: Profile, launches: Sequence[Launch], place: Path, after: Sequence[str], throttle: int
 ) -> dict[str, Any]:
@@ -192,7 +218,8 @@ def _parameters(
         "cpus_per_task": profile.cpus_per_task, "gpus_per_node": gpus, "mem": profile.memory, "time": profile.time,
         "dependency": f"afterok:{':'.join(after)}" if after else "",
     }  # fmt: skip
-    extra: dict[str, Any] = {"requeue": True, **profile.sbatch}
+    extra = {"requeue": True} | {key: _flag(key, text) for key, text in profile.sbatch.items()}
+    extra = {key: value for key, value in extra.items() if value is not False}
     if after:
         extra["kill-on-invalid-dep"] = "yes"
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
