@@ -182,12 +182,16 @@ def load(folder: Path) -> Testbed | None:
     folder = folder.resolve()
     try:
         record = json.loads((folder / "testbed.json").read_text())
-    except FileNotFoundError:
+        record["folder"] = folder
+        record["nodes"] = tuple(Node(**node) for node in record["nodes"])
+        record["partitions"] = tuple(Partition(**partition) for partition in record["partitions"])
+        return Testbed(**record)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    record["folder"] = folder
-    record["nodes"] = tuple(Node(**node) for node in record["nodes"])
-    record["partitions"] = tuple(Partition(**partition) for partition in record["partitions"])
-    return Testbed(**record)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SlurmError(
+            f"{folder}/testbed.json: not readable as the record of a cluster; choose another --folder"
+        ) from None
 
 
 def default_folder() -> Path:
