@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     down = commands.add_parser("down", help="stop it and everything that runs on it; logs stay in its folder")
     status = commands.add_parser("status", help="show what of it runs (exit code 1: nothing)")
     for command in (up, down, status):
-        command.add_argument("--folder", type=Path, help=f"folder for all its state ({testbed.default_folder()}; "
+        command.add_argument("--folder", type=_folder, help=f"folder for all its state ({testbed.default_folder()}; "
                              "down and status: of the cluster started last)")  # fmt: skip
     up.add_argument("--nodes", type=int, default=2, help="shared nodes, named n1, n2, ... (%(default)s)")
     up.add_argument("--cpus", type=int, default=4, help="CPUs of each, whatever the machine has (%(default)s)")
@@ -70,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                     help="a line of slurm.conf, such as MaxArraySize=100")  # fmt: skip
     return parser
+
+
+def _folder(text: str) -> Path:
+    if not text:  # an unset variable of the shell would mean the current folder
+        raise argparse.ArgumentTypeError("expected a folder, this is empty")
+    return Path(text)
 
 
 def _up(folder: Path, options: argparse.Namespace) -> int:

@@ -129,6 +129,7 @@ def test_partitions_are_written_as_one_word() -> None:
         (["--partition", "Default"], "'Default' cannot be a partition's name: Slurm reserves it"),
         (["--set", "MaxArraySize"], "'MaxArraySize' is not of the form KEY=VALUE"),
         (["--nodes", "many"], "--nodes: invalid int value: 'many'; see fgvc cluster up --help"),
+        (["--folder", ""], "argument --folder: expected a folder, this is empty"),
         (["--nodes", "0"], "at least 1 shared node, not 0"),
         (["--gpu-type", "h100"], "unrecognized arguments: --gpu-type h100"),
     ],
