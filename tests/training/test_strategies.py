@@ -97,16 +97,17 @@ def test_average_and_export(runs: Path, guide: Manifest, strategy: str) -> None:
     folder = runs / strategy
     states = [load(path, "shared") for path in sorted((folder / "checkpoints").glob("step-*"))]
     assert [state["step"] for state in states] == list(range(1, STEPS + 1))
-    expected = {name: torch.zeros_like(one) for name, one in states[0]["network"].items()}
+    expected = {name: torch.zeros_like(one) for name, one in states[0]["networks"]["model"]["weights"].items()}
     for state in states:
         decay = min(0.9, 1 - state["step"] ** -0.75)
-        for name, one in state["network"].items():
+        for name, one in state["networks"]["model"]["weights"].items():
             expected[name] = decay * expected[name] + (1 - decay) * one
     exported = load_file(folder / "model.safetensors")
     assert exported.keys() == expected.keys()
     for name, one in expected.items():
         assert torch.allclose(exported[name], one, atol=1e-6), name
-    moved = [name for name, one in expected.items() if not torch.allclose(one, states[-1]["network"][name], atol=1e-6)]
+    last = states[-1]["networks"]["model"]["weights"]
+    moved = [name for name, one in expected.items() if not torch.allclose(one, last[name], atol=1e-6)]
     assert len(moved) > len(expected) / 2
 
     plain = timm.create_model("test_vit", num_classes=4, img_size=32).eval()
