@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc.runtime.distributed import rank
+from fgvc.runtime.flops import FlopCounter
 from fgvc.training.config import LoopConfig, OptimConfig
 from fgvc.training.learner import Means
 from fgvc.training.player import Player
@@ -72,9 +72,9 @@ class AdversarialLearner:
 
     @property
     def flops(self) -> float:
-        """Of a mean step; the backward pass counts as twice the forward."""
-        forward = sum(self._flops.get(phase.name, 0.0) / phase.every for phase in self.phases)
-        return 3 * forward * self.config.accumulation
+        """Of a mean step."""
+        moves = sum(self._flops.get(phase.name, 0.0) / phase.every for phase in self.phases)
+        return moves * self.config.accumulation
 
     def learn(self, micro_batches: list[Any]) -> dict[str, torch.Tensor]:
         figures: dict[str, torch.Tensor] = {}
@@ -98,9 +98,8 @@ class AdversarialLearner:
                 parameter.requires_grad_(player is mover)
         for turn, batch in enumerate(micro_batches):
             last = turn == len(micro_batches) - 1
-            with mover.strategy.forward_and_backward(last):
-                with self._counted(phase):
-                    loss, parts = phase.loss(self._models, batch)
+            with mover.strategy.forward_and_backward(last), self._counted(phase):
+                loss, parts = phase.loss(self._models, batch)
                 mover.strategy.backward(loss / len(micro_batches), last)
             means.add({f"loss_{phase.name}": loss} | parts)
         mover.make_step(self.step)
@@ -108,10 +107,10 @@ class AdversarialLearner:
 
     @contextmanager
     def _counted(self, phase: Phase) -> Iterator[None]:
-        """Rank 0 counts the floating-point operations of each phase's first forward pass."""
+        """Rank 0 counts the floating-point operations of each phase's first micro-batch."""
         if phase.name in self._flops or rank() != 0:
             yield
             return
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             yield
-        self._flops[phase.name] = float(counter.get_total_flops())
+        self._flops[phase.name] = counter.total

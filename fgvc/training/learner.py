@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc.runtime.distributed import rank
+from fgvc.runtime.flops import FlopCounter
 from fgvc.training.config import LoopConfig, OptimConfig
 from fgvc.training.player import Player
 from fgvc.training.schedule import Schedule
@@ -105,9 +105,9 @@ class SupervisedLearner:
         if self._forward_flops or rank() != 0:
             yield
             return
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             yield
-        self._forward_flops = float(counter.get_total_flops())
+        self._forward_flops = counter.total
 
 
 class Means:

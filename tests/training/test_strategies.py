@@ -1,9 +1,7 @@
 """fsdp, zero1, zero2 and zero3 on two CPU ranks learn what ddp learns, save what ddp saves, and go on from it."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ import pytest
 import timm
 import torch
 from places import HELPERS
+from ranks import start_ranks
 from safetensors.torch import load_file
 from small_runs import small_run
 
@@ -35,24 +34,6 @@ def words(guide: Manifest, runs: Path, name: str, strategy: str, *more: str) -> 
         "train.checkpoint_minutes=0", "train.checkpoint_keep=20", f"train.max_steps={STEPS}",
         f"train.strategy={strategy}", *more,
     )  # fmt: skip
-
-
-def start_ranks(folder: Path, command: list[str], ranks: int = 2) -> list[subprocess.Popen]:
-    """`python COMMAND` as ranks that nobody watches over, as srun would start them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in range(ranks):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {key: str(value) for key, value in place.items()} | {"OMP_NUM_THREADS": "1"}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, *command], cwd=folder, env=os.environ | environment,
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            )
-        )  # fmt: skip
-    return started
 
 
 def finish_all(folder: Path, runs: list[list[str]], ranks: int = 2) -> None:
