@@ -15,6 +15,7 @@ from fgvc.training.config import LoopConfig, OptimConfig
 from fgvc.training.player import Player
 from fgvc.training.schedule import Schedule
 from fgvc.training.state import load_state, restore_rank, save_state
+from fgvc.training.strategies.create import check_strategy
 
 # (model, micro-batch as the loader gave it) -> (mean loss, {name: mean figure}); the same names on every rank. It moves
 # the batch to the device. The model is the bare network in its normalisation, free to be called several times. An
@@ -55,6 +56,7 @@ class SupervisedLearner:
         dropout's draws change)."""
         self.config, self.accelerator, self.device = config, accelerator, accelerator.device
         if isinstance(objective, nn.Module) and any(True for _ in objective.parameters()):
+            check_strategy(config, objective_parameters=True)
             network.add_module(OBJECTIVE, objective)
             _mark_as_new(network)
         state = load_state(found)
