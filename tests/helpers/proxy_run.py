@@ -1,4 +1,4 @@
-"""One rank of a run whose objective has parameters and calls the bare network twice: `python proxy_run.py SHARDS OUT`."""
+"""A rank of a run whose objective has parameters and calls the bare network twice: `python proxy_run.py SHARDS OUT`."""
 
 import os
 import sys
@@ -40,9 +40,8 @@ class Proxies(nn.Module):
         return self.loss(model(moved), batch.labels), {"moved": gradient.sign().abs().mean()}
 
     def loss(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return functional.cross_entropy(
-            8 * functional.normalize(features) @ functional.normalize(self.weight).T, labels
-        )
+        angles = functional.normalize(features) @ functional.normalize(self.weight).T
+        return functional.cross_entropy(8 * angles, labels)
 
 
 def make(found: Path | None = None) -> SupervisedLearner:

@@ -9,6 +9,9 @@ from places import HELPERS
 from ranks import run_ranks
 
 from fgvc.training.checkpoint import latest_valid
+from fgvc.training.config import LoopConfig
+from fgvc.training.strategies.create import check_strategy
+from shards.errors import UserError
 from shards.manifest import Manifest
 
 
@@ -56,3 +59,10 @@ def test_two_ranks_learn_what_one_learns(guide: Manifest, tmp_path: Path) -> Non
     one, two = (torch.load(tmp_path / f"{ranks}.pt", weights_only=True) for ranks in (1, 2))
     assert one.keys() == two.keys()
     assert all(torch.allclose(one[name].float(), two[name].float(), atol=2e-5) for name in one)
+
+
+def test_strategies_that_cannot_train_them_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for strategy in ("fsdp", "zero2"):
+        with pytest.raises(UserError, match="cannot train an objective's own parameters; take ddp"):
+            check_strategy(LoopConfig(strategy=strategy), objective_parameters=True)  # type: ignore[arg-type]
