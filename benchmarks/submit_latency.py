@@ -19,7 +19,7 @@ from pathlib import Path
 
 from jobs.shards import build_from
 from slurm.profile import Profile
-from slurm.submit import Task, submit
+from slurm.submit import Launch, submit
 from slurm.testbed.cluster import Testbed, client, down, up
 
 PROFILE = Profile(partition="normal", cpus_per_task=1, time="30", env={"OMP_NUM_THREADS": "1"})
@@ -39,7 +39,7 @@ def bare(testbed: Testbed, words: list[str], folder: Path) -> Path:
 
 def launched(testbed: Testbed, words: list[str], folder: Path) -> Path:
     """Through slurm/submit.py; its log."""
-    return submit(PROFILE, [Task("latency", tuple(words), folder)])[0].log
+    return submit(PROFILE, [Launch("latency", tuple(words), folder)])[0].log
 
 
 def timed(start: Callable[[], Path], ready: Callable[[Path], bool]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""fgvc cancel: end jobs on the cluster. What they saved stays; the same command goes on later.
+"""fgvc cancel: cancel jobs on the cluster. Checkpoints are kept; the same command resumes later.
 
 fgvc cancel 1234                             a job by its id (1234_5: one task of an array)
 fgvc cancel runs/classify/cub200_resnet50    the job of a run, by its folder or by JOB/NAME
@@ -7,7 +7,7 @@ fgvc cancel runs/classify/cub200_resnet50    the job of a run, by its folder or 
 from pathlib import Path
 
 from shards.errors import UserError
-from slurm.queue import cancel, live_job, queue
+from slurm.queue import Job, cancel, live_job, queue
 
 
 def main(words: list[str]) -> int:
@@ -16,21 +16,21 @@ def main(words: list[str]) -> int:
         print((__doc__ or "").strip())
         return 0
     queued = queue()
-    wanted = []
+    chosen: list[Job] = []
     for word in words:
         if word.replace("_", "").isdigit() and not Path(word).is_dir():
             found = [job for job in queued.values() if job.id == word or job.id.split("_")[0] == word]
         else:
-            folder = next((one for one in (Path(word), Path("runs") / word) if one.is_dir()), None)
+            folder = next((path for path in (Path(word), Path("runs") / word) if path.is_dir()), None)
             if folder is None:
-                raise UserError(f"{word}: neither a job's number nor a run's folder; fgvc status lists both")
+                raise UserError(f"{word}: neither a job id nor a run folder; fgvc status lists both")
             job = live_job(folder, queued)
             found = [job] if job else []
         live = [job for job in found if job.live]
         if not live:
-            raise UserError(f"{word}: no job of yours in the queue; fgvc status shows how it ended")
-        wanted += live
-    cancel(job.id for job in wanted)
-    for job in wanted:
-        print(f"cancelled job {job.id} ({job.name}); the same command goes on from its last checkpoint")
+            raise UserError(f"{word}: you have no such job in the queue; fgvc status shows how it ended")
+        chosen += live
+    cancel(job.id for job in chosen)
+    for job in chosen:
+        print(f"cancelled job {job.id} ({job.name}); the same command resumes from its last checkpoint")
     return 0

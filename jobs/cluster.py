@@ -1,11 +1,11 @@
-"""`fgvc cluster up|down|status`: a real Slurm on this machine, with fake GPUs, to try jobs on before a cluster.
+"""`fgvc cluster up|down|status`: a real Slurm on this machine, with fake GPUs, to try jobs before using a cluster.
 
     fgvc cluster up                                        2 nodes of 4 CPUs and 2 fake GPUs
     export SLURM_CONF=...                                  the line that `up` printed; now sinfo, sbatch, squeue work
     fgvc cluster status
     fgvc cluster down
 
-It runs as root or as a normal user; GPUs are fake, so that jobs on it see CUDA_VISIBLE_DEVICES but compute on the CPU.
+It runs as root or as a normal user. The GPUs are fake: jobs see CUDA_VISIBLE_DEVICES but compute on the CPU.
 """
 
 import argparse
@@ -24,11 +24,11 @@ EXAMPLES = """examples:
   fgvc cluster up --nodes 4 --gpus 4 --accounting
   fgvc cluster up --partition h100:nodes=4,cpus=96,memory_mb=1000000     then: sbatch --test-only -p h100 ...
   fgvc cluster up --partition night:preemptible=yes,grace_s=0,max_time=1:00:00
-  fgvc cluster up --folder /tmp/other                                    a second cluster beside the first
+  fgvc cluster up --folder /tmp/other                                    a second cluster next to the first
 """
-PARTITION_HELP = """a further partition: NAME alone is over the shared nodes, nodes=N gives it N nodes of its own
-(of any size: nothing of them has to exist). Keys: """
-WORDS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+PARTITION_HELP = """another partition: NAME alone uses the shared nodes, nodes=N gives it N nodes of its own
+(of any size, whatever the machine has). Keys: """
+BOOLEANS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
 def main(argv: list[str]) -> int:
@@ -49,15 +49,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="up|down|status")
     up = commands.add_parser("up", help="start a cluster", description="Start a cluster.", epilog=EXAMPLES,
                              formatter_class=kind)  # fmt: skip
-    down = commands.add_parser("down", help="end it and everything that runs on it; logs stay in its folder")
-    status = commands.add_parser("status", help="what of it is alive (exit code 1: nothing)")
+    down = commands.add_parser("down", help="stop it and everything that runs on it; logs stay in its folder")
+    status = commands.add_parser("status", help="show what of it runs (exit code 1: nothing)")
     for command in (up, down, status):
-        command.add_argument("--folder", type=Path, help=f"where all its state lives ({testbed.default_folder()})")
+        command.add_argument("--folder", type=Path, help=f"folder for all its state ({testbed.default_folder()})")
     up.add_argument("--nodes", type=int, default=2, help="shared nodes, named n1, n2, ... (%(default)s)")
     up.add_argument("--cpus", type=int, default=4, help="CPUs of each, whatever the machine has (%(default)s)")
     up.add_argument("--gpus", type=int, default=2, help="fake GPUs of each (%(default)s)")
     up.add_argument("--memory-mb", type=int, default=8192, help="memory of each (%(default)s)")
-    up.add_argument("--accounting", action="store_true", help="with MariaDB and slurmdbd: sacct, accounts, QOS; slower")
+    up.add_argument(
+        "--accounting", action="store_true", help="with sacct, accounts and QOS (MariaDB, slurmdbd); slower"
+    )
     keys = ", ".join(field.name for field in _partition_fields())
     up.add_argument("--partition", action="append", default=[], metavar="NAME[:KEY=VALUE,...]",
                     help=PARTITION_HELP + keys)  # fmt: skip
@@ -86,13 +88,13 @@ def _up(folder: Path, options: argparse.Namespace) -> int:
     print("\nTo use it, in every shell:\n")
     _print_exports(cluster)
     print("    sinfo; srun -N2 hostname\n" if options.nodes > 1 else "    sinfo; srun hostname\n")
-    print(f"To end it:  fgvc cluster down{where}")
+    print(f"To stop it:  fgvc cluster down{where}")
     return 0
 
 
 def _down(folder: Path) -> int:
     testbed.down(folder)
-    print(f"The cluster in {folder} is down; nothing of it runs any more. Its logs are in {folder / 'logs'}")
+    print(f"The cluster in {folder} is down. Its logs are in {folder / 'logs'}")
     return 0
 
 
@@ -107,7 +109,7 @@ def _status(folder: Path) -> int:
         print(f"  {name:10} pid {pid:<8} {found.nodes.get(name, '')}".rstrip())
     for name in found.nodes.keys() - found.daemons.keys():
         print(f"  {name:10} not running  {found.nodes[name]}")
-    print("  slurmctld does not answer" if found.jobs is None else f"  {found.jobs} jobs in the queue")
+    print("  slurmctld is not responding" if found.jobs is None else f"  {found.jobs} jobs in the queue")
     return 0
 
 
@@ -117,7 +119,7 @@ def _print_exports(cluster: testbed.Testbed) -> None:
 
 
 def parse_partition(word: str) -> testbed.Partition:
-    """A partition from `NAME` or `NAME:key=value,...`, the keys being Partition's; SlurmError names a wrong one."""
+    """A partition from `NAME` or `NAME:key=value,...`, whose keys are the fields of Partition. Raises SlurmError."""
     name, _, rest = word.partition(":")
     kinds = {field.name: field.type for field in _partition_fields()}
     values: dict[str, object] = {}
@@ -136,13 +138,13 @@ def _partition_fields() -> list[dataclasses.Field]:
 
 
 def _typed(kind: object, value: str, where: str) -> object:
-    if kind is bool and value.lower() in WORDS:
-        return WORDS[value.lower()]
+    if kind is bool and value.lower() in BOOLEANS:
+        return BOOLEANS[value.lower()]
     if kind is int and value.isdigit():
         return int(value)
     if kind is str:
         return value
-    raise SlurmError(f"{where}: {'yes or no' if kind is bool else 'a whole number'} is wanted")
+    raise SlurmError(f"{where}: expected {'yes or no' if kind is bool else 'a whole number'}")
 
 
 def _setting(word: str, where: str = "") -> tuple[str, str]:

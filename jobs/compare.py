@@ -32,7 +32,7 @@ from shards.errors import UserError
 
 if TYPE_CHECKING:
     from slurm.profile import Profile
-    from slurm.submit import Task
+    from slurm.submit import Launch
 
 
 def main(words: list[str]) -> int:
@@ -128,9 +128,9 @@ def _profile(cluster: str, words: list[str]) -> tuple["Profile | None", list[str
 
 def _submit(config: Config, runs: list[Run], profile: "Profile", follow: bool) -> int | None:
     """Submit the missing runs as an array; the exit code, or None once all have ended and the table can be written."""
-    from slurm.graph import Node, submit_graph, wait_for_graph
+    from slurm.graph import Stage, submit_graph, wait_for_graph
 
-    nodes = [Node(config.name, tuple(_tasks(config, runs, profile)))]
+    nodes = [Stage(config.name, tuple(_tasks(config, runs, profile)))]
     submitted = submit_graph(profile, nodes)[config.name]
     ids = ", ".join(dict.fromkeys(one.job.split("_")[0] for one in submitted)) or "nothing new"
     done = sum(one.command.done for one in runs)
@@ -145,16 +145,16 @@ def _submit(config: Config, runs: list[Run], profile: "Profile", follow: bool) -
     return 0
 
 
-def _tasks(config: Config, runs: list[Run], profile: "Profile") -> list["Task"]:
+def _tasks(config: Config, runs: list[Run], profile: "Profile") -> list["Launch"]:
     from dataclasses import replace
 
     from jobs.classify import Config as ClassifyConfig
-    from jobs.launch import task_of
+    from jobs.launch import launch_of
 
     tasks = []
     for one in runs:
         job, file, *words = one.command.words
-        task, _ = task_of(profile, job, ClassifyConfig, Path(file), list(words))
+        task, _ = launch_of(profile, job, ClassifyConfig, Path(file), list(words))
         tasks.append(replace(task, name=f"compare/{config.name}"))
     return tasks
 

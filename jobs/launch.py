@@ -1,32 +1,35 @@
-"""`--on CLUSTER`: the same command as a Slurm job. Reads the profile, checks everything, submits, says how to follow.
+"""`--on CLUSTER`: the same command as a Slurm job. Reads the profile, checks everything, submits.
 
-fgvc classify CONFIG --on h100 nodes=4 time=8:00:00    settings of the cluster's profile stand beside the job's own
+fgvc classify CONFIG --on h100 nodes=4 time=8:00:00    profile settings go beside the job's own
 fgvc classify CONFIG --on h100 --dry-run               print the batch script, submit nothing
 fgvc classify CONFIG --on h100 --follow                submit, then print the job's log until it ends
 """
 
 import math
+import re
 import shlex
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_origin, get_type_hints
+
+import yaml
 
 from fgvc.runtime.run_folder import refuse_another_config
-from jobs.config import hashed, load, nearest, walk
+from jobs.config import from_dict, hashed, load, nearest, walk
 from shards.errors import UserError
 from slurm.errors import SlurmError
 from slurm.profile import KEYS, Profile, check
 from slurm.queue import Job, states
-from slurm.submit import Submitted, Task, sbatch_script, submit
+from slurm.submit import Launch, Submitted, sbatch_script, submit
 
-ASK_S = 5  # Slurm's controller serves everybody: ask it seldom
+POLL_S = 5  # the controller serves every user: poll it rarely
 FOLDERS = (Path("configs/clusters"), Path(__file__).parents[1] / "configs/clusters")
 
 
 def read_profile(cluster: str, words: list[str]) -> Profile:
-    """The profile of `configs/clusters/<cluster>.yaml`, or of a file named in full, with `key=value` words on top.
+    """The profile of `configs/clusters/<cluster>.yaml`, or of a YAML file, overridden by `key=value` words.
 
-    Raises UserError for an unknown cluster or setting, SlurmError for settings that do not fit together.
+    Raises UserError for an unknown cluster or setting, SlurmError for settings that contradict each other.
     """
     known = {file.stem: file for folder in reversed(FOLDERS) for file in sorted(folder.glob("*.yaml"))}
     path = Path(cluster) if cluster.endswith((".yaml", ".yml")) else known.get(cluster)
@@ -35,21 +38,81 @@ def read_profile(cluster: str, words: list[str]) -> Profile:
             f"--on {cluster}: no such cluster{nearest(cluster, [*known, 'debug'])}; there are debug, "
             f"{', '.join(sorted(known))}, or a profile's file"
         )
-    profile = load(Profile, path, words)
+    values = _read_text(path)
+    from_dict(Profile, values, str(path))  # so that a mistake in the file is reported as one
+    overrides = _word_values(words)
+    if overrides.get("gpus_per_node", "0") != "0" and "tasks_per_node" not in overrides:
+        values.pop("tasks_per_node", None)  # one task per GPU now
+    for key, value in overrides.items():
+        values[key] = values.get(key, {}) | value if isinstance(value, dict) else value
+    profile = from_dict(Profile, values, f"--on {cluster}")
     check(profile)
     return profile
 
 
+class _TextLoader(yaml.SafeLoader):
+    """YAML whose scalars stay text: no base-60 24:00:00, octal 0123 or boolean yes. Merge keys (<<) still work."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+
+
+_TextLoader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile("^<<$"), ["<"])
+
+
+def _read_text(path: Path) -> dict[str, Any]:
+    """The settings in a profile's file, each value as text; keys without a value keep their default."""
+    if not path.is_file():
+        raise UserError(f"--on {path}: no such profile; there are the files of {FOLDERS[0]}")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _TextLoader) or {}
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a profile is a list of 'key: value' lines, this is a {type(values).__name__}")
+    return _split_gpus({str(key): value for key, value in values.items() if value != ""})
+
+
+def _word_values(words: list[str]) -> dict[str, Any]:
+    """The settings in `key=value` words, each value as text; `env.NAME=value` sets one entry."""
+    hints = get_type_hints(Profile)
+    values: dict[str, Any] = {}
+    for word in words:
+        key, _, text = word.partition("=")
+        group, dot, entry = key.partition(".")
+        if dot and get_origin(hints.get(group)) is dict:
+            values[group] = values.get(group, {}) | {entry: text}
+        elif get_origin(hints.get(key)) in (list, dict):
+            try:
+                values[key] = yaml.load(text, _TextLoader)
+            except yaml.YAMLError:
+                raise UserError(f"'{word}': the value is not readable as YAML; quote it for the shell") from None
+        else:
+            values[key] = text
+    return _split_gpus(values)
+
+
+def _split_gpus(values: dict[str, Any]) -> dict[str, Any]:
+    """`gpus_per_node: a100:4`, as sbatch takes it, means gpu_type a100 and 4 GPUs."""
+    kind, colon, count = str(values.get("gpus_per_node", "")).rpartition(":")
+    if not colon:
+        return values
+    if not kind or values.get("gpu_type", kind) != kind:
+        raise UserError(f"gpus_per_node={kind}:{count}: expected a number or TYPE:NUMBER, with no other gpu_type=")
+    return values | {"gpu_type": kind, "gpus_per_node": count}
+
+
 def split_words(words: list[str]) -> tuple[list[str], list[str]]:
-    """(settings of the profile, all others): no job has a setting of a profile's name (a test holds that)."""
+    """(settings of the profile, all others). No job has a setting with a profile's name (a test checks it)."""
     launch = [word for word in words if word.partition("=")[0].split(".")[0] in KEYS and "=" in word]
     return launch, [word for word in words if word not in launch]
 
 
-def task_of(profile: Profile, job: str, kind: type, path: Path | None, words: list[str]) -> tuple[Task, Any]:
-    """The command `fgvc <job> <path> <words>` on that cluster, and its config; folders as the profile says.
+def launch_of(profile: Profile, job: str, kind: type, path: Path | None, words: list[str]) -> tuple[Launch, Any]:
+    """The command `fgvc <job> <path> <words>` on that cluster, and its config; folders as the profile sets them.
 
-    Raises UserError for a mistake in the config, or when its run folder holds a run of another config.
+    Raises UserError for a mistake in the config, or when the run folder holds a run of another config.
     """
     config: Any = load(kind, path, words)
     if profile.scratch and config.runs_dir == kind().runs_dir:
@@ -60,27 +123,30 @@ def task_of(profile: Profile, job: str, kind: type, path: Path | None, words: li
     name = str(config.name or (path.stem if path else job))
     folder = Path(config.runs_dir) / job / name
     refuse_another_config(folder, hashed(config), partial=True)
-    return Task(f"{job}/{name}", (job, *([str(path)] if path else []), *words), folder), config
+    return Launch(f"{job}/{name}", (job, *([str(path)] if path else []), *words), folder), config
 
 
 def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[str], dry: bool, follow: bool) -> int:
     """Submit a job, or print its batch script; the exit code. Raises UserError or SlurmError for a user's mistake."""
     for_profile, own = split_words(words)
     profile = read_profile(cluster, for_profile)
-    task, _ = task_of(profile, job, module.Config, path, own)
+    command, _ = launch_of(profile, job, module.Config, path, own)
     if dry:
-        print(sbatch_script(profile, [task]))
+        print(sbatch_script(profile, [command]))
         return 0
-    if (task.folder / "result.json").is_file():
-        print(f"{task.folder}: this run is done; nothing was submitted. Its figures: {task.folder / 'result.json'}")
+    if (command.folder / "result.json").is_file():
+        print(
+            f"{command.folder}: this run is done, nothing was submitted; "
+            f"results are in {command.folder / 'result.json'}"
+        )
         return 0
-    [submitted] = submit(profile, [task])
+    [submitted] = submit(profile, [command])
     size = f"{profile.nodes} node{'s' * (profile.nodes > 1)} x {profile.ranks_per_node} rank"
     print(
-        f"job {submitted.job}: {task.name} on {cluster}, {size}{'s' * (profile.ranks_per_node > 1)}\n"
-        f"  folder  {task.folder}\n"
+        f"job {submitted.job}: {command.name} on {cluster}, {size}{'s' * (profile.ranks_per_node > 1)}\n"
+        f"  folder  {command.folder}\n"
         f"  follow  tail -F {shlex.quote(str(submitted.log))}\n"
-        f"  state   fgvc status {task.folder}\n"
+        f"  state   fgvc status {command.folder}\n"
         f"  cancel  fgvc cancel {submitted.job}",
         flush=True,
     )
@@ -88,28 +154,28 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
 
 
 def follow_log(submitted: Submitted, pause_s: float = 0.5) -> int:
-    """Print the log as it grows, through restarts, until the job has ended; 0 when it ended well, else 1.
+    """Print the log as it grows, across restarts, until the job has ended; 0 if it succeeded, else 1.
 
     Ctrl-C leaves the job running.
     """
-    seen, shown, job, asked = 0, "", Job(submitted.job, "", "PENDING"), -math.inf
+    offset, shown, job, polled = 0, "", Job(submitted.job, "", "PENDING"), -math.inf
     try:
         while True:
             ended = False
-            if time.monotonic() - asked > ASK_S:
+            if time.monotonic() - polled > POLL_S:
                 try:
                     job = states([submitted.job])[submitted.job]
                     ended = not job.live
-                except SlurmError as error:  # the controller may be away; the job goes on without it
-                    if (line := f"no word from Slurm: {error}") != shown:
+                except SlurmError as error:  # the controller may be down; the job runs without it
+                    if (line := f"Slurm is not responding: {error}") != shown:
                         print(line, flush=True)
                         shown = line
-                asked = time.monotonic()
+                polled = time.monotonic()
             if submitted.log.is_file():
                 with submitted.log.open("rb") as stream:
-                    stream.seek(seen)
+                    stream.seek(offset)
                     new = stream.read()
-                seen += len(new)
+                offset += len(new)
                 print(new.decode(errors="replace"), end="", flush=True)
             elif (line := f"{job.state} {job.reason}".strip()) != shown:
                 print(f"job {job.id}: {line}", flush=True)
@@ -118,18 +184,19 @@ def follow_log(submitted: Submitted, pause_s: float = 0.5) -> int:
                 break
             time.sleep(pause_s)
     except KeyboardInterrupt:
-        print(f"\njob {submitted.job} goes on; fgvc cancel {submitted.job} ends it")
+        print(f"\njob {submitted.job} keeps running; fgvc cancel {submitted.job} ends it")
         return 130
     print(f"job {job.id}: {job.state}")
     if job.state != "COMPLETED" and not submitted.log.is_file():
         print(
-            f"it wrote no log: its node may not see {submitted.log.parent}; set runs_dir= to a folder all nodes share"
+            f"it wrote no log: its node may not see {submitted.log.parent}; "
+            "set runs_dir= to a folder that all nodes share"
         )
     return 0 if job.state == "COMPLETED" else 1
 
 
 def scratch_runs(profile: Profile) -> str:
-    """The folder of runs on the file system that a profile's `scratch` names."""
+    """The folder of runs on the shared file system that a profile's `scratch` names."""
     from shards.paths import expand
 
     return f"{expand(profile.scratch, 'scratch')}/runs"

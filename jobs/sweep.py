@@ -136,9 +136,9 @@ def _dry_run(plan: Any, profile: Any, parallel: int) -> int:
     if cap > len(commands):
         print(f"... {cap} trials in all" + (", later ones by what these show" if plan.sweep.method == "bayes" else ""))
     if profile is not None:
-        from slurm.submit import Task, sbatch_script
+        from slurm.submit import Launch, sbatch_script
 
-        tasks = [Task(f"sweep/{plan.folder.name}", one.words, one.folder) for one in commands if not one.done]
+        tasks = [Launch(f"sweep/{plan.folder.name}", one.words, one.folder) for one in commands if not one.done]
         if tasks:
             print("\n" + sbatch_script(profile, tasks, throttle=parallel))
     return 0

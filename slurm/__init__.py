@@ -1,1 +1,1 @@
-"""The launch: cluster profiles, submission to Slurm, requeue, dependent jobs, and a real Slurm to try them on."""
+"""Launching on Slurm: cluster profiles, submission, requeueing, dependent jobs, and a real Slurm to try them on."""

@@ -1,4 +1,4 @@
-"""Asking Slurm's commands, with their answers and complaints in one line."""
+"""Run Slurm's commands; their error messages become one line with advice."""
 
 import os
 import re
@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from slurm.errors import SlurmError
 from slurm.job import RANKS
 
-PATIENCE_S = 60  # for an answer of Slurm's commands, which by themselves retry for long
+PATIENCE_S = 60  # Slurm's own commands retry for minutes when the controller does not answer
 
 
 def ask(*command: str) -> str:
-    """What a Slurm command prints. Raises SlurmError in one line: not installed, no cluster, or its own message."""
+    """The output of a Slurm command. Raises SlurmError, one line: not installed, no cluster, or Slurm's own message."""
     try:
         for _ in range(3):
             with outside():
                 result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
-            # A busy controller drops connections now and then; what is asked here may be asked twice.
+            # A busy controller occasionally drops connections. Everything run here is safe to repeat.
             if not (result.returncode and "socket" in result.stderr.lower()):
                 break
             time.sleep(1)
@@ -36,25 +36,25 @@ def ask(*command: str) -> str:
 
 
 def explained(command: str, message: str) -> str:
-    """Slurm's own message in one line, and what to do where that is known."""
+    """Slurm's own message in one line, followed by what to do about it where that is known."""
     lines = [re.sub(r"^\w+: (error|fatal): ", "", line).strip() for line in message.strip().splitlines()]
     lines = [line for line in lines if line]
-    said = "; ".join(dict.fromkeys(lines[-2:])) or "it failed without a message"
-    for sign, advice in (
+    summary = "; ".join(dict.fromkeys(lines[-2:])) or "failed without a message"
+    for pattern, advice in (
         ("configuration source", "no cluster is known here: log in to one, or fgvc cluster up and export SLURM_CONF"),
         ("Unable to contact", "slurmctld is down: try again later"),
         ("Invalid account", "set account= to one that may use this partition (sacctmgr show assoc user=$USER)"),
         ("Invalid qos", "set qos= to one of yours (sacctmgr show assoc user=$USER format=account,qos)"),
         ("time limit", "lower time="),
     ):
-        if sign.lower() in message.lower():
-            return f"{command}: {said}; {advice}"
-    return f"{command}: {said}"
+        if pattern.lower() in message.lower():
+            return f"{command}: {summary}; {advice}"
+    return f"{command}: {summary}"
 
 
 @contextmanager
 def outside() -> Iterator[None]:
-    """The environment without what the job around us, if any, set: it would steer the new one. SLURM_CONF stays."""
+    """Hide the variables of an enclosing job, which would leak into the new one; SLURM_CONF stays."""
     inherited = {
         key: os.environ.pop(key)
         for key in list(os.environ)

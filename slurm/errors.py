@@ -1,5 +1,5 @@
-"""The one error that users of `slurm/` see."""
+"""The error type of `slurm/`."""
 
 
 class SlurmError(Exception):
-    """A user's mistake or a missing part of the machine: one line that says what is wrong, where and what to do."""
+    """A user's mistake or something the machine lacks: one line that says what is wrong, where, and what to do."""

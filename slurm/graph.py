@@ -1,15 +1,16 @@
-"""Dependent jobs: a graph of tasks and arrays of tasks, of which only what is missing is submitted.
+"""Dependent jobs: a graph of stages, each one launch or an array of them. Only missing launches are submitted.
 
-    nodes = [
-        Node("shards", (build,)),
-        Node("rows", tuple(rows), after=("shards",), throttle=20),
-        Node("report", (report,), after=("rows",)),
+    stages = [
+        Stage("shards", (build,)),
+        Stage("rows", tuple(rows), after=("shards",), throttle=20),
+        Stage("report", (report,), after=("rows",)),
     ]
-    submit_graph(profile, nodes)       # the same call again submits what has failed since, and what waited for it
-    for state in graph_states(nodes): print(state)
+    submit_graph(profile, stages)       # repeat the call to resubmit what failed and what depended on it
+    for state in graph_states(stages):
+        print(state)
 
-Slurm keeps the order by itself: nothing has to stay alive after the call. When a node fails, Slurm cancels those that
-wait for it, and `graph_states` names the one that failed.
+Slurm enforces the order, so no process has to stay alive. When a stage fails, Slurm cancels its dependants, and
+`graph_states` names the stage that failed.
 """
 
 import time
@@ -22,38 +23,39 @@ from slurm.client import ask
 from slurm.errors import SlurmError
 from slurm.profile import Profile
 from slurm.queue import LIVE, Job, cancel, live_job, queue, read_record
-from slurm.submit import Submitted, Task, submit
+from slurm.submit import Launch, Submitted, submit
 
-# Slurm will cancel such a job, at its next look around; until then it shows as waiting.
+# Slurm cancels such a job at its next scheduling pass; until then it shows as pending.
 NEVER = "DependencyNeverSatisfied"
-SAVING_S = 120  # a cancelled job saves its run before it ends
+SAVING_S = 120  # a cancelled job saves a checkpoint before it ends
 
 
 @dataclass(frozen=True)
-class Node:
-    """One step: a task, or many that run as arrays. It starts once every task of the nodes in `after` has ended well.
+class Stage:
+    """A step of the graph. It starts once every launch of the stages in `after` has succeeded.
 
-    done: the file, seen from a task's folder, that says it is done (a build's is shards/manifest.json). throttle: how
-    many of its tasks run at once (0: the profile's). profile: what its jobs ask for (None: the graph's).
+    launches: run as an array when there are several. done: file, relative to a launch's folder, whose presence marks
+    the launch as done (shards/manifest.json for a build). throttle: how many launches run at once (0: the profile's
+    limit). profile: resources of its jobs (None: the graph's).
     """
 
     name: str
-    tasks: tuple[Task, ...]
+    launches: tuple[Launch, ...]
     after: tuple[str, ...] = ()
     throttle: int = 0
     profile: Profile | None = None
     done: str = "result.json"
 
     @property
-    def missing(self) -> tuple[Task, ...]:
-        """The tasks that are not done."""
-        return tuple(task for task in self.tasks if not (task.folder / self.done).is_file())
+    def missing(self) -> tuple[Launch, ...]:
+        """The launches that are not done."""
+        return tuple(launch for launch in self.launches if not (launch.folder / self.done).is_file())
 
 
 @dataclass(frozen=True)
-class NodeState:
-    """Where a node stands. `live`: how many of its tasks wait or run; `cause`: for a cancelled node, the node that
-    failed before it."""
+class StageState:
+    """The state of a stage. `live`: how many launches are pending or running; `cause`: for a cancelled stage, the stage
+    whose failure cancelled it."""
 
     name: str
     state: Literal["done", "running", "waiting", "failed", "cancelled"]
@@ -61,7 +63,7 @@ class NodeState:
     live: int
     total: int
     cause: str = ""
-    failed: tuple[Task, ...] = ()
+    failed: tuple[Launch, ...] = ()
 
     def __str__(self) -> str:
         """One line: `rows: failed, 9 of 12 done (rows/a-f1, ...)`."""
@@ -71,135 +73,140 @@ class NodeState:
         if self.cause:
             line += f", because {self.cause} failed"
         if self.failed:
-            names = ", ".join(task.folder.name for task in self.failed[:5])
+            names = ", ".join(launch.folder.name for launch in self.failed[:5])
             line += f" ({names}{', ...' if len(self.failed) > 5 else ''})"
         return line
 
 
-def check_graph(nodes: Sequence[Node]) -> None:
-    """Raise SlurmError for a name used twice, or an `after` that names no earlier node."""
+def check_graph(stages: Sequence[Stage]) -> None:
+    """Raise SlurmError for a name used twice, or an `after` that names no earlier stage."""
     seen: set[str] = set()
-    for node in nodes:
-        for parent in node.after:
+    for stage in stages:
+        for parent in stage.after:
             if parent not in seen:
-                raise SlurmError(f"'{node.name}' comes after '{parent}', but no node before it has that name")
-        if node.name in seen:
-            raise SlurmError(f"two nodes are called '{node.name}'; give each its own name")
-        seen.add(node.name)
-    folders = [task.folder.absolute() for node in nodes for task in node.tasks]
+                raise SlurmError(f"'{stage.name}' comes after '{parent}', but no stage before it has that name")
+        if stage.name in seen:
+            raise SlurmError(f"two stages are called '{stage.name}'; give each a different name")
+        seen.add(stage.name)
+    folders = [launch.folder.absolute() for stage in stages for launch in stage.launches]
     if len(set(folders)) < len(folders):
         twice = next(folder for folder in folders if folders.count(folder) > 1)
-        raise SlurmError(f"{twice}: two tasks of this graph would write there; give each its own folder")
+        raise SlurmError(f"{twice}: two launches of this graph would write to this folder; give each its own")
 
 
-def submit_graph(profile: Profile, nodes: Sequence[Node]) -> dict[str, list[Submitted]]:
-    """Submit, in order, the tasks that are neither done nor in the queue; node name -> what was submitted for it.
+def submit_graph(profile: Profile, stages: Sequence[Stage]) -> dict[str, list[Submitted]]:
+    """Submit, in order, the launches that are neither done nor in the queue; stage name -> what was submitted.
 
-    Nodes are given parents first. Raises SlurmError as `submit` and `check_graph` do.
+    Stages are listed parents first. Raises SlurmError as `submit` and `check_graph` do.
     """
-    check_graph(nodes)
-    missing = [task for node in nodes for task in node.missing]
+    check_graph(stages)
+    missing = [launch for stage in stages for launch in stage.missing]
     if missing:
-        _end_useless(missing)
+        _cancel_stale(missing)
     queued = queue() if missing else {}
     submitted: dict[str, list[Submitted]] = {}
-    jobs: dict[str, list[str]] = {}  # node name -> jobs that its children have to wait for
-    for node in nodes:
-        live = {task: job for task in node.missing if (job := live_job(task.folder, queued)) is not None}
-        if any(submitted[parent] for parent in node.after):
-            # What waits in the queue waits for the parents' former jobs, which failed.
-            doomed = {task: job for task, job in live.items() if job.state == "PENDING"}
-            _end([job.id for job in doomed.values()])
-            live = {task: job for task, job in live.items() if task not in doomed}
-        todo = [task for task in node.missing if task not in live]
-        # A whole array is named by its id; Slurm would take 300 single tasks too, but not 30,000.
-        after = dict.fromkeys(job.split("_")[0] for parent in node.after for job in jobs[parent])
-        submitted[node.name] = submit(node.profile or profile, todo, after=list(after), throttle=node.throttle)
-        jobs[node.name] = [job.id for job in live.values()] + [one.job for one in submitted[node.name]]
+    jobs: dict[str, list[str]] = {}  # stage name -> jobs that its children have to wait for
+    for stage in stages:
+        live = {launch: job for launch in stage.missing if (job := live_job(launch.folder, queued)) is not None}
+        if any(submitted[parent] for parent in stage.after):
+            # Pending launches depend on the parents' previous jobs, which failed.
+            doomed = {launch: job for launch, job in live.items() if job.state == "PENDING"}
+            _cancel_and_wait([job.id for job in doomed.values()])
+            live = {launch: job for launch, job in live.items() if launch not in doomed}
+        todo = [launch for launch in stage.missing if launch not in live]
+        # Depend on whole arrays, not on their tasks: a dependency list of 30,000 tasks would be refused.
+        after = dict.fromkeys(job.split("_")[0] for parent in stage.after for job in jobs[parent])
+        submitted[stage.name] = submit(stage.profile or profile, todo, after=list(after), throttle=stage.throttle)
+        jobs[stage.name] = [job.id for job in live.values()] + [entry.job for entry in submitted[stage.name]]
     return submitted
 
 
-def graph_states(nodes: Sequence[Node]) -> list[NodeState]:
-    """Where every node stands, from the folders and Slurm's queue."""
-    missing = {node.name: node.missing for node in nodes}
+def graph_states(stages: Sequence[Stage]) -> list[StageState]:
+    """The state of every stage, from the run folders and Slurm's queue."""
+    missing = {stage.name: stage.missing for stage in stages}
     queued = queue() if any(missing.values()) else {}
-    states: dict[str, NodeState] = {}
-    for node in nodes:
-        live = [task for task in missing[node.name] if _will_run(task, queued)]
-        failed = tuple(task for task in missing[node.name] if task not in live)
-        done, total = len(node.tasks) - len(missing[node.name]), len(node.tasks)
-        culprits = [states[parent].cause or parent for parent in node.after if states[parent].cause or
+    states: dict[str, StageState] = {}
+    for stage in stages:
+        live = [launch for launch in missing[stage.name] if _will_run(launch, queued)]
+        failed = tuple(launch for launch in missing[stage.name] if launch not in live)
+        done, total = len(stage.launches) - len(missing[stage.name]), len(stage.launches)
+        culprits = [states[parent].cause or parent for parent in stage.after if states[parent].cause or
                     states[parent].state == "failed"]  # fmt: skip
-        if not missing[node.name]:
-            state = NodeState(node.name, "done", done, 0, total)
-        elif culprits and not any(_started(task, queued) for task in live):
-            state = NodeState(node.name, "cancelled", done, len(live), total, " and ".join(dict.fromkeys(culprits)))
+        if not missing[stage.name]:
+            state = StageState(stage.name, "done", done, 0, total)
+        elif culprits and not any(_started(launch, queued) for launch in live):
+            state = StageState(stage.name, "cancelled", done, len(live), total, " and ".join(dict.fromkeys(culprits)))
         elif live:
-            started = any(_started(task, queued) for task in live)
-            state = NodeState(node.name, "running" if started else "waiting", done, len(live), total, "", failed)
+            started = any(_started(launch, queued) for launch in live)
+            state = StageState(stage.name, "running" if started else "waiting", done, len(live), total, "", failed)
         else:
-            state = NodeState(node.name, "failed", done, 0, total, "", failed)
-        states[node.name] = state
+            state = StageState(stage.name, "failed", done, 0, total, "", failed)
+        states[stage.name] = state
     return list(states.values())
 
 
-def wait_for_graph(nodes: Sequence[Node], told: Callable[[str], None], pause: Callable[[], None]) -> bool:
-    """Return once no task of the graph waits or runs; whether all are done. `told` gets a line for every change of a
-    node, `pause` is called between looks (it may raise to stop waiting; the jobs go on)."""
+def wait_for_graph(stages: Sequence[Stage], report: Callable[[str], None], pause: Callable[[], None]) -> bool:
+    """Return once no launch of the graph is pending or running: True if all are done.
+
+    `report` gets a line whenever a stage changes. `pause` is called between polls and may raise to stop waiting; the
+    jobs keep running.
+    """
     shown: Mapping[str, str] = {}
     while True:
-        states = graph_states(nodes)
+        states = graph_states(stages)
         lines = {state.name: str(state) for state in states}
         for name, line in lines.items():
             if shown.get(name) != line:
-                told(line)
+                report(line)
         shown = lines
         if not any(state.live for state in states):
             return all(state.state == "done" for state in states)
         pause()
 
 
-def _will_run(task: Task, queued: dict[str, Job]) -> bool:
-    job = live_job(task.folder, queued)
+def _will_run(launch: Launch, queued: dict[str, Job]) -> bool:
+    job = live_job(launch.folder, queued)
     return job is not None and job.reason != NEVER
 
 
-def _started(task: Task, queued: dict[str, Job]) -> bool:
-    job = live_job(task.folder, queued)
+def _started(launch: Launch, queued: dict[str, Job]) -> bool:
+    job = live_job(launch.folder, queued)
     return job is not None and job.state != "PENDING"
 
 
-def _end_useless(tasks: Sequence[Task]) -> None:
-    """Cancel jobs of these tasks that will not do their work, so that the tasks can be submitted anew.
+def _cancel_stale(launches: Sequence[Launch]) -> None:
+    """Cancel jobs that can no longer do the work of these launches, so that the launches can be resubmitted.
 
-    They are jobs whose parent failed, where Slurm has not yet acted; and jobs whose submission was killed before it was
-    complete: no run folder knows of them, and some lack the file that tells them what to run.
+    Those are jobs whose parent failed but which Slurm has not cancelled yet, and jobs whose submission was killed
+    half-way: no run folder records them, and some lack the file that tells them what to run.
     """
-    wanted, useless = {str(task.folder.absolute()): task.folder for task in tasks}, []
+    folders, stale = {str(launch.folder.absolute()): launch.folder for launch in launches}, []
     for line in ask("squeue", "--me", "-h", "-r", "-o", "%i|%T|%r|%o").splitlines():
         job, state, reason, script = line.split("|", 3)
         if state not in LIVE:
             continue
-        folder = wanted.get(_run_of(job, Path(script).parent / "runs"))
+        folder = folders.get(_run_of(job, Path(script).parent / "runs"))
         if folder is not None and (reason == NEVER or (read_record(folder) or {}).get("job") != job):
-            useless.append(job)
-    _end(useless)
+            stale.append(job)
+    _cancel_and_wait(stale)
 
 
-def _end(jobs: Sequence[str]) -> None:
-    """Cancel jobs and return once they have ended."""
+def _cancel_and_wait(jobs: Sequence[str]) -> None:
+    """Cancel jobs and return once they have ended. Raises SlurmError when they take longer than SAVING_S."""
     if not jobs:
         return
     cancel(jobs)
     deadline = time.monotonic() + SAVING_S
     while any(job.live for number, job in queue().items() if number in jobs):
         if time.monotonic() > deadline:
-            raise SlurmError(f"job {', '.join(jobs[:5])} was cancelled {SAVING_S} s ago and has not ended; try again")
+            raise SlurmError(
+                f"job {', '.join(jobs[:5])} was cancelled {SAVING_S} s ago but still runs; try again later"
+            )
         time.sleep(0.1)
 
 
 def _run_of(job: str, runs: Path) -> str:
-    """The run folder of a job, from the list that `submit` left beside its script; empty for a job of others."""
+    """The run folder of a job, from the list that `submit` writes beside its script; empty for a job not of ours."""
     try:
         return runs.read_text().splitlines()[int(job.partition("_")[2] or 0)]
     except (OSError, IndexError, UnicodeDecodeError):

@@ -1,6 +1,6 @@
-"""What runs in every task of a job: tell the ranks of each other, then the ordinary command line.
+"""What each Slurm task runs: set the rank variables, then call the ordinary command line.
 
-srun python -m slurm.job classify CONFIG key=value     for batch scripts of one's own (slurm/job.sbatch)
+srun python -m slurm.job classify CONFIG key=value     for your own batch scripts (slurm/job.sbatch)
 """
 
 import importlib
@@ -13,30 +13,30 @@ from pathlib import Path
 from types import FrameType
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-MISTAKE = 2  # exit code of a user's mistake: starting again would not mend it
-STOPPED = 3  # exit code of a run that was stopped: starting again goes on
+MISTAKE = 2  # exit code of a user's mistake: a restart would not fix it
+STOPPED = 3  # exit code of a run that was stopped by a signal: a restart resumes it
 
 
 @dataclass(frozen=True)
-class Run:
-    """A command as submitit pickles it: `entry` is module:function, which takes `words` and returns the exit code.
+class RankCommand:
+    """The command of a rank, as submitit pickles it: `entry` (module:function) takes `words` and returns the exit code.
 
-    It holds no state: Slurm may start it again at any time, and the run finds its own checkpoint on the disk.
+    It holds no state: Slurm may restart it at any time, and the run finds its own checkpoint on disk.
     """
 
     entry: str
     words: tuple[str, ...]
 
     def __call__(self) -> None:
-        """Run it; ends the process with the command's exit code when that is not 0."""
-        # submitit's own handlers would requeue from here, in the middle of whatever the process does. While the run
-        # trains, its handlers save first; at any other time there is nothing to save.
+        """Run the command; end the process with its exit code unless that is 0."""
+        # submitit's own handlers would requeue at once, whatever the process is doing. During training the run's own
+        # handlers save first; at any other time there is nothing to save.
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, _leave)
         export_ranks()
         module, _, function = self.entry.partition(":")
         code = int(getattr(importlib.import_module(module), function)(list(self.words)))
-        for number in (signal.SIGTERM, signal.SIGUSR2):  # too late: what it was to do is done, it only has to end
+        for number in (signal.SIGTERM, signal.SIGUSR2):  # the work is done; only the exit is left
             signal.signal(number, signal.SIG_IGN)
         if code == MISTAKE:
             note_mistake()
@@ -46,14 +46,14 @@ class Run:
 
 
 def export_ranks() -> None:
-    """Set RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE from Slurm's variables; alone, none is set.
+    """Set RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE from Slurm's variables; unset them for a single rank.
 
-    The batch script has set MASTER_ADDR and MASTER_PORT (restart.sh). CUDA_VISIBLE_DEVICES stays as Slurm gave it: all
-    GPUs of the node that are the job's, of which a rank takes the one of its LOCAL_RANK.
+    The batch script sets MASTER_ADDR and MASTER_PORT (restart.sh). CUDA_VISIBLE_DEVICES stays as Slurm set it: it
+    lists the job's GPUs on this node, of which a rank takes the one at its LOCAL_RANK.
     """
     world = int(os.environ.get("SLURM_NTASKS", "1"))
     if world == 1:
-        for key in RANKS:  # of the shell that submitted
+        for key in RANKS:  # inherited from the submitting shell
             os.environ.pop(key, None)
         return
     nodes = int(os.environ["SLURM_JOB_NUM_NODES"])
@@ -66,17 +66,17 @@ def export_ranks() -> None:
 
 
 def note_mistake() -> None:
-    """Leave the mark that keeps the batch script from asking for a restart."""
-    if mark := os.environ.get("FGVC_MISTAKE"):
+    """Leave the marker file that keeps the batch script from requesting a restart."""
+    if marker := os.environ.get("FGVC_MISTAKE"):
         with suppress(OSError):  # a full disk may be the mistake
-            Path(mark).touch()
+            Path(marker).touch()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     name = signal.Signals(number).name
-    print(f"fgvc: stopped by {name} while not training; a restart goes on", file=sys.stderr, flush=True)
+    print(f"fgvc: stopped by {name} while not training; a restart resumes", file=sys.stderr, flush=True)
     os._exit(STOPPED)
 
 
 if __name__ == "__main__":
-    Run("jobs.cli:main", tuple(sys.argv[1:]))()
+    RankCommand("jobs.cli:main", tuple(sys.argv[1:]))()

@@ -1,4 +1,4 @@
-"""What Slurm knows of jobs: queued, running, and how they ended."""
+"""What Slurm knows about jobs: which are pending or running, and how the others ended."""
 
 import json
 import re
@@ -16,13 +16,12 @@ LIVE = (
     "RESIZING", "STOPPED", "SIGNALING", "STAGE_OUT", "SPECIAL_EXIT",
 )  # fmt: skip
 UNKNOWN = "UNKNOWN"
-RECORD = "slurm.json"  # in a run's folder: its last job
+RECORD = "slurm.json"  # in a run folder: its latest job
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as Slurm shows it: `id` is 123, or 123_4 in an array; `state` one word such as RUNNING; `reason` why it
-    waits."""
+    """A Slurm job. `id`: 123, or 123_4 in an array; `state`: one word such as RUNNING; `reason`: why it is pending."""
 
     id: str
     name: str
@@ -31,12 +30,12 @@ class Job:
 
     @property
     def live(self) -> bool:
-        """Whether it waits, runs, or will run again."""
+        """Whether it is pending, running, or will run again."""
         return self.state in LIVE
 
 
 def queue() -> dict[str, Job]:
-    """This user's jobs by id: those in the queue, and those that ended within the last minutes (MinJobAge)."""
+    """This user's jobs by id: those in the queue and those that ended in the last few minutes (MinJobAge)."""
     jobs = {}
     text = ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%j")
     for line in text.splitlines():
@@ -46,32 +45,32 @@ def queue() -> dict[str, Job]:
 
 
 def states(ids: Iterable[str]) -> dict[str, Job]:
-    """The jobs of these ids: from the queue, else from accounting; state UNKNOWN where Slurm has forgotten them."""
-    wanted, known = list(dict.fromkeys(ids)), queue()
-    missing = [one for one in wanted if one not in known]
+    """The jobs with these ids, from the queue or else from accounting; state UNKNOWN when Slurm has forgotten them."""
+    ids, known = list(dict.fromkeys(ids)), queue()
+    missing = [job_id for job_id in ids if job_id not in known]
     if missing and shutil.which("sacct"):
         known = accounted(missing) | known
-    return {one: known.get(one, Job(one, "", UNKNOWN)) for one in wanted}
+    return {job_id: known.get(job_id, Job(job_id, "", UNKNOWN)) for job_id in ids}
 
 
 def accounted(ids: Iterable[str]) -> dict[str, Job]:
-    """What accounting knows of these jobs; nothing without accounting."""
-    parents = sorted({one.split("_")[0] for one in ids})
+    """What accounting knows about these jobs; empty without accounting."""
+    parents = sorted({job_id.split("_")[0] for job_id in ids})
     try:
         text = ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,JobName", "-j", ",".join(parents))
-    except SlurmError:  # no accounting here, or its database is away: the queue has to do
+    except SlurmError:  # no accounting, or its database is down: make do with the queue
         return {}
     jobs = {}
     for line in text.splitlines():
         number, state, name = line.split("|", 2)
-        # `CANCELLED by 0`: only the first word is the state. `7_[3-9%2]`: tasks that never started, one line for all.
-        for one in _expanded(number):
-            jobs[one] = Job(one, name, state.split()[0])
+        # `CANCELLED by 0`: only the first word is the state. `7_[3-9%2]`: array tasks that never started share a line.
+        for job_id in _expanded(number):
+            jobs[job_id] = Job(job_id, name, state.split()[0])
     return jobs
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The slurm.json of a run folder: job, name, log, submitted (seconds since the epoch); None without one."""
+    """The slurm.json of a run folder: job, name, log, submitted (Unix time in seconds); None without one."""
     try:
         return json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
@@ -79,17 +78,17 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def live_job(folder: Path, queued: dict[str, Job]) -> Job | None:
-    """The job of `queued` (see `queue`) that was submitted for this run folder, if it is still to run or to end."""
+    """The job of `queued` (see `queue`) that was submitted for this run folder, if it has not ended."""
     record = read_record(folder)
     if record is None:
         return None
     job = queued.get(record["job"])
-    # The name too: on a cluster that was set up anew, ids start again and may be somebody else's.
+    # Compare the name too: on a reinstalled cluster ids start from 1 again and may belong to another job.
     return job if job is not None and job.live and job.name == record["name"] else None
 
 
 def cancel(ids: Iterable[str]) -> None:
-    """Cancel jobs; those that have ended already are left as they are."""
+    """Cancel jobs; those that have already ended stay as they are."""
     ask("scancel", *ids)
 
 

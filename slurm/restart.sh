@@ -1,11 +1,11 @@
-# Sourced by the batch scripts of jobs: starts again what was interrupted, and knows when to stop.
+# Sourced by batch scripts: requeues an interrupted job, and knows when to give up.
 #
-#   fgvc_begin FOLDER MAX_RESTARTS   before srun. FOLDER/runs names the run folder, one a line for the tasks of an array.
-#   fgvc_record RUN                  for batch scripts of one's own, before fgvc_begin
+#   fgvc_begin FOLDER MAX_RESTARTS   before srun. FOLDER/runs lists the run folders, one line per array task.
+#   fgvc_record RUN                  before fgvc_begin, in a batch script of your own
 #   fgvc_end CODE                    after srun, with its exit code; ends the script.
 #
-# A job is requeued whenever it ends with an error, unless the error is the user's mistake (exit code 2) or MAX_RESTARTS
-# restarts in a row brought no new checkpoint. Slurm itself requeues after a node failure or a preemption.
+# A job that fails is requeued, unless the failure is the user's mistake (exit code 2) or MAX_RESTARTS restarts in a row
+# brought no new checkpoint. After a node failure or a preemption Slurm requeues by itself.
 
 fgvc_begin() {
     fgvc_folder=$1 fgvc_max=$2
@@ -16,8 +16,8 @@ fgvc_begin() {
     fi
     fgvc_run=$(sed -n "$((${SLURM_ARRAY_TASK_ID:-0} + 1))p" "$fgvc_folder/runs")
     export FGVC_MISTAKE=$fgvc_folder/$fgvc_id.mistake
-    rm -f "$FGVC_MISTAKE" # of a job that was requeued by hand once the mistake was mended
-    # Where ranks meet: this first node, on a port where nobody listens now. Below those that Linux hands out itself.
+    rm -f "$FGVC_MISTAKE" # left by a job that was requeued by hand after a fix
+    # Where ranks meet: the first node, on a free port below Linux's ephemeral ones.
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     MASTER_PORT=$((20000 + RANDOM % 12000))
     while (: < "/dev/tcp/127.0.0.1/$MASTER_PORT") 2> /dev/null; do MASTER_PORT=$((20000 + RANDOM % 12000)); done
@@ -27,7 +27,7 @@ fgvc_begin() {
     newest=$(fgvc_newest)
     if [ -e "$fgvc_folder/$fgvc_id.starts" ]; then
         read -r count before < "$fgvc_folder/$fgvc_id.starts"
-        echo "fgvc: job $fgvc_id starts again (Slurm's count: ${SLURM_RESTART_COUNT:-0}) from ${newest}"
+        echo "fgvc: job $fgvc_id restarts (Slurm's count: ${SLURM_RESTART_COUNT:-0}) from ${newest}"
     fi
     if [ "$newest" != "$before" ]; then count=0; fi
     echo "$((count + 1)) $newest" > "$fgvc_folder/$fgvc_id.starts"
@@ -36,7 +36,7 @@ fgvc_begin() {
     if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
         srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 test -d "$fgvc_folder"
         if [ $? -eq 1 ]; then
-            echo "fgvc: $fgvc_folder is not there on every node; set runs_dir= to a folder that all nodes share" >&2
+            echo "fgvc: $fgvc_folder is missing on some nodes; set runs_dir= to a folder that all nodes share" >&2
             exit 2
         fi
     fi
@@ -49,8 +49,8 @@ fgvc_end() {
     read -r count before < "$fgvc_folder/$fgvc_id.starts"
     newest=$(fgvc_newest)
     if [ "$newest" = "$before" ]; then fgvc_stop_if_stuck "$count" "$newest"; fi
-    echo "fgvc: job $fgvc_id ended with exit code $1; asking Slurm to start it again"
-    # The controller may be away; a job waits for it rather than give up.
+    echo "fgvc: job $fgvc_id ended with exit code $1; asking Slurm to requeue it"
+    # The controller may be down: wait for it rather than give up.
     for _ in $(seq 60); do
         if scontrol requeue "$SLURM_JOB_ID"; then exit "$1"; fi
         sleep 10
@@ -58,7 +58,7 @@ fgvc_end() {
     exit "$1"
 }
 
-# Note in a run folder which job writes there, for fgvc status and fgvc cancel; `--on` has done so when it submitted.
+# Record in a run folder which job writes there, for fgvc status and fgvc cancel; `--on` does so when it submits.
 fgvc_record() {
     local log
     log=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *StdOut=//p')
@@ -75,8 +75,8 @@ fgvc_newest() {
 
 fgvc_stop_if_stuck() {
     if [ "$1" -gt "$fgvc_max" ]; then
-        echo "fgvc: job $fgvc_id was started $1 times without a new checkpoint (the newest: $2): not again;" \
-            "look above for the reason, then submit the same command: it goes on from there" >&2
+        echo "fgvc: job $fgvc_id was started $1 times without a new checkpoint (latest: $2): giving up;" \
+            "find the cause above, then submit the same command to resume" >&2
         exit 1
     fi
 }

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.experiments.sequence import Command, Process, last_line
-from slurm.graph import Node, submit_graph
+from slurm.graph import Stage, submit_graph
 from slurm.profile import Profile
 from slurm.queue import live_job, queue, read_record
-from slurm.submit import Task
+from slurm.submit import Launch
 
 
 class Processes:
@@ -64,8 +64,8 @@ class Jobs:
         self._gone: set[str] = set()
 
     def start(self, commands: Sequence[Command]) -> None:
-        tasks = tuple(Task(f"sweep/{self._name}", command.words, command.folder) for command in commands)
-        submit_graph(self._profile, [Node("trials", tasks, throttle=self._throttle)])
+        tasks = tuple(Launch(f"sweep/{self._name}", command.words, command.folder) for command in commands)
+        submit_graph(self._profile, [Stage("trials", tasks, throttle=self._throttle)])
         self._running |= {command.name: command for command in commands}
 
     def ended(self) -> dict[str, str]:

@@ -26,10 +26,10 @@ from jobs.experiments.sweep_file import flat, job_config, split_command, trial_w
 from jobs.words import Parser
 from shards.errors import UserError
 from shards.options import option
-from slurm.graph import Node, submit_graph
+from slurm.graph import Stage, submit_graph
 from slurm.profile import Profile
 from slurm.queue import live_job, queue
-from slurm.submit import Task
+from slurm.submit import Launch
 
 LOOK_S = 5.0  # between looks at a trial's job
 PASSED_ON = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_ENTITY", "WANDB_PROJECT")
@@ -99,7 +99,7 @@ def _agent(sweep_path: str, config: Config, profile: Profile) -> int:
     return 0
 
 
-def trial_task(job: str, words: list[str], values: dict[str, Any], folder: Path, run_id: str) -> Task:
+def trial_task(job: str, words: list[str], values: dict[str, Any], folder: Path, run_id: str) -> Launch:
     """The task of a trial, whose run folder is `<folder>/<job>/<run_id>`.
 
     Raises UserError for settings that the job refuses.
@@ -111,14 +111,14 @@ def trial_task(job: str, words: list[str], values: dict[str, Any], folder: Path,
     if len(files) != 1:
         raise UserError(f"command: one config file is wanted after {job}, here are {files}")
     load(job_config(job), files[0], settings)
-    return Task(f"sweep/{folder.name}", (job, files[0], *settings), folder / job / run_id)
+    return Launch(f"sweep/{folder.name}", (job, files[0], *settings), folder / job / run_id)
 
 
-def run_job(profile: Profile, task: Task) -> None:
+def run_job(profile: Profile, task: Launch) -> None:
     """Submit a trial, unless it is done or in the queue, and return when it has ended; RuntimeError when it failed."""
     from jobs.experiments.runners import job_says
 
-    submit_graph(profile, [Node("trial", (task,))])
+    submit_graph(profile, [Stage("trial", (task,))])
     missed = 0
     while not (task.folder / "result.json").is_file():
         missed = 0 if live_job(task.folder, queue()) else missed + 1

@@ -1,4 +1,4 @@
-"""The accounting of a test cluster: MariaDB and slurmdbd, so that sacct, sacctmgr, accounts and QOS work."""
+"""Accounting for a test cluster: MariaDB and slurmdbd, so that sacct, sacctmgr, accounts and QOS work."""
 
 import os
 import shutil
@@ -9,14 +9,14 @@ from slurm.errors import SlurmError
 from slurm.testbed import daemons
 from slurm.testbed.layout import CLUSTER, CONTROLLER, Testbed, me
 
-ACCOUNT = "research"  # the one account there is, the default of the user who brought the cluster up
-DAEMONS = ("slurmdbd", "mariadbd")  # in the order in which they stop
+ACCOUNT = "research"  # the only account, and the default of the user who starts the cluster
+DAEMONS = ("slurmdbd", "mariadbd")  # in the order in which they are stopped
 
 
 def start(testbed: Testbed) -> None:
     """Start the database and slurmdbd, and register the cluster, an account and its user.
 
-    History of an earlier cluster in the same folder is kept.
+    The history of an earlier cluster in the same folder is kept.
     """
     _start_database(testbed)
     _start_slurmdbd(testbed)
@@ -31,7 +31,7 @@ def start(testbed: Testbed) -> None:
 
 
 def _start_database(testbed: Testbed) -> None:
-    """MariaDB on a socket in a folder that only its owner may enter; so its root needs no password."""
+    """MariaDB on a socket in a folder that only its owner can enter, so its root user needs no password."""
     home = testbed.folder / "mariadb"
     home.mkdir(mode=0o700, exist_ok=True)
     (home / "tmp").mkdir(exist_ok=True)
@@ -40,28 +40,28 @@ def _start_database(testbed: Testbed) -> None:
         f"--tmpdir={home / 'tmp'}",
         "--innodb-buffer-pool-size=16M",
         "--innodb-log-file-size=8M",
-        *(["--user=root"] if os.getuid() == 0 else []),  # else it refuses to run as root
+        *(["--user=root"] if os.getuid() == 0 else []),  # without this it refuses to run as root
     ]
     data, fresh = home / "data", home / "data.new"
     if not data.exists():
-        shutil.rmtree(fresh, ignore_errors=True)  # what an interrupted start left
+        shutil.rmtree(fresh, ignore_errors=True)  # left by an interrupted start
         command = ["mariadb-install-db", *options, f"--datadir={fresh}"]
         command += ["--auth-root-authentication-method=normal", "--skip-test-db"]
         result = subprocess.run(command, capture_output=True, text=True, env={"PATH": daemons.PATH})
         if result.returncode:
-            last_words = (result.stdout + result.stderr).splitlines()[-3:]
-            raise SlurmError(f"mariadb-install-db failed: {' | '.join(last_words)}")
+            tail = (result.stdout + result.stderr).splitlines()[-3:]
+            raise SlurmError(f"mariadb-install-db failed: {' | '.join(tail)}")
         fresh.rename(data)
     server = ["mariadbd", *options, f"--datadir={data}", "--skip-networking", f"--socket={_socket(testbed)}"]
     _socket(testbed).unlink(missing_ok=True)
-    # slurmdbd complains at length when a lock may time out before its own transactions do.
+    # slurmdbd warns at length when locks may time out before its own transactions do.
     daemons.start(testbed, "mariadbd", [*server, "--innodb-lock-wait-timeout=900"])
     daemons.wait_until_up(testbed, "mariadbd", lambda: daemons.answers(_socket(testbed)))
 
 
 def _start_slurmdbd(testbed: Testbed) -> None:
     conf = testbed.conf.with_name("slurmdbd.conf")
-    conf.touch(mode=0o600)  # slurmdbd insists
+    conf.touch(mode=0o600)  # required by slurmdbd
     values = {
         "DbdHost": CONTROLLER,
         "DbdAddr": "127.0.0.1",
@@ -70,7 +70,7 @@ def _start_slurmdbd(testbed: Testbed) -> None:
         "AuthType": "auth/munge",
         "AuthInfo": f"socket={testbed.munge_socket}",
         "StorageType": "accounting_storage/mysql",
-        "StorageHost": "localhost",  # which means a socket, the one in MYSQL_UNIX_PORT
+        "StorageHost": "localhost",  # a socket: the one in MYSQL_UNIX_PORT
         "StorageUser": "root",
         "StorageLoc": "slurm",
         "LogFile": daemons.log_file(testbed, "slurmdbd"),

@@ -1,12 +1,11 @@
-"""A real Slurm on this machine to test on and try things out: several nodes, fake GPUs, preemption, accounting.
+"""A real Slurm on this machine, for tests and experiments: several nodes, fake GPUs, preemption, accounting.
 
     testbed = up(Path("/tmp/testbed"), nodes=2)
     subprocess.run(["sbatch", "job.sh"], env=os.environ | testbed.env)
     down(testbed.folder)
 
-The nodes are slurmd daemons with their own host names on this machine; jobs on them are ordinary processes that share
-its files, CPUs and network. It runs as root or as a normal user, beside other clusters, and needs the Debian packages
-in packages.txt.
+Each node is a slurmd daemon with its own host name. Jobs are ordinary processes that share the machine's files, CPUs
+and network. Runs as root or as a normal user, alongside other clusters; needs the Debian packages in packages.txt.
 """
 
 import fcntl
@@ -42,18 +41,18 @@ __all__ = [
     "up",
 ]
 
-# As sinfo prints them. A mark behind the state (`idle*`) says that the node does not answer.
+# As sinfo prints them. A suffix (`idle*`) means that the node does not respond.
 READY = ("idle", "mixed", "allocated", "completing")
 
 
 @dataclass(frozen=True)
 class Status:
-    """What lives of a cluster: `daemons` with their pids, `nodes` with Slurm's states, the number of `jobs` queued."""
+    """What runs of a cluster: `daemons` with their pids, `nodes` with Slurm's states, how many `jobs` are queued."""
 
     folder: Path
     daemons: Mapping[str, int]
     nodes: Mapping[str, str]
-    jobs: int | None  # None: the controller does not answer
+    jobs: int | None  # None: the controller does not respond
 
     @property
     def running(self) -> bool:
@@ -71,28 +70,31 @@ def up(
     partitions: Sequence[Partition] = (),
     settings: Mapping[str, str] | None = None,
 ) -> Testbed:
-    """Bring up a cluster whose whole state is under `folder`, and return once all its nodes serve.
+    """Start a cluster with all its state under `folder`; return once every node is ready.
 
-    Nodes n1..nN make up the partitions `normal` (the default; never preempted), `preemptible` and `high`. When `high`
-    needs the nodes of a `preemptible` job, its steps get SIGTERM at once, and what still runs 10 s later is killed and
-    requeued; a job whose script ends meanwhile has ended. `partitions` come on top, on the same or on own nodes;
-    `settings` are further lines of slurm.conf, such as `{"MaxArraySize": "100"}`. With `accounting` there are sacct
-    (some 5 s behind), sacctmgr, an account `research` and QOS. In a folder that had a cluster before, its jobs are gone
-    but job ids and accounting history go on.
+    Nodes n1..nN form the partitions `normal` (the default; never preempted), `preemptible` and `high`. When `high`
+    needs the nodes of a `preemptible` job, the job's steps get SIGTERM at once, and what still runs 10 s later is
+    killed and requeued; a job whose script exits in the meantime has ended. `partitions` are added to these, on the
+    same or on their own nodes; `settings` are extra lines of slurm.conf, such as `{"MaxArraySize": "100"}`.
+    `accounting` adds sacct (about 5 s behind), sacctmgr, an account `research` and QOS. In a folder that held a
+    cluster before, its jobs are gone but job ids and accounting history continue.
 
-    Raises SlurmError when packages are missing, the folder holds a running cluster or the machine does not allow it.
+    Raises SlurmError when packages are missing, a cluster already runs in the folder, or the machine does not allow it.
     """
     if missing := missing_packages(accounting):
-        raise SlurmError(f"a test cluster needs packages that are not here: apt-get install {' '.join(missing)}")
+        raise SlurmError(f"a test cluster needs packages that are not installed: apt-get install {' '.join(missing)}")
     folder = folder.resolve()
     if len(str(folder)) > layout.LONGEST_FOLDER:
-        raise SlurmError(f"{folder} is too long a path for Slurm's sockets: at most {layout.LONGEST_FOLDER} characters")
+        raise SlurmError(
+            f"{folder} is too long a path for Slurm's sockets (at most {layout.LONGEST_FOLDER} characters); "
+            "choose another --folder"
+        )
     daemons.unshare()
     with _locked(folder):
-        if folder.stat().st_uid != os.getuid():  # who owns it could read the key that vouches for every job
-            raise SlurmError(f"{folder} belongs to another user; give the cluster another folder")
+        if folder.stat().st_uid != os.getuid():  # its owner could read the key that authenticates every job
+            raise SlurmError(f"{folder} belongs to another user; choose another --folder")
         if alive := _alive(folder):
-            raise SlurmError(f"a cluster already runs in {folder} ({', '.join(alive)}); `down` ends it")
+            raise SlurmError(f"a cluster already runs in {folder} ({', '.join(alive)}); fgvc cluster down stops it")
         shared = (nodes, cpus_per_node, gpus_per_node, memory_mb_per_node)
         testbed = layout.plan(folder, shared, partitions, accounting, settings or {})
         config.write(testbed)
@@ -106,7 +108,7 @@ def up(
 
 
 def down(folder: Path) -> None:
-    """End everything of the cluster in `folder`: daemons, job steps and tasks. Logs and state stay there.
+    """Stop everything of the cluster in `folder`: daemons, job steps and tasks. Logs and state are kept.
 
     Raises SlurmError when no cluster runs there.
     """
@@ -118,7 +120,7 @@ def down(folder: Path) -> None:
 
 
 def status(folder: Path) -> Status:
-    """What of the cluster in `folder` is alive; an empty Status where there is none."""
+    """What runs of the cluster in `folder`; an empty Status where there is none."""
     testbed = layout.load(folder)
     if testbed is None:
         return Status(folder, {}, {}, None)
@@ -133,30 +135,30 @@ def status(folder: Path) -> Status:
     return Status(testbed.folder, alive, nodes, jobs)
 
 
-def kill_node(folder: Path, node: str, tell: bool = True) -> None:
-    """Kill a node like a machine that loses power: slurmd and every process of its jobs, all with SIGKILL.
+def kill_node(folder: Path, node: str, notify: bool = True) -> None:
+    """SIGKILL slurmd and every process of the node's jobs, like a power failure.
 
-    With `tell` the controller hears of it at once, as from a site's health check; without, it finds out by itself after
-    SlurmdTimeout (10 s). Unlike with a real power cut, peers see the connections close.
+    With `notify` the controller learns of it at once, as from a site's health check; otherwise after SlurmdTimeout
+    (10 s). Unlike in a real power failure, peers see their connections close.
     """
     testbed = _running_testbed(folder)
     testbed.node(node)
     daemons.end_hosts(testbed, [node], grace_s=0)
-    if tell:
+    if notify:
         client(testbed, "scontrol", "update", f"nodename={node}", "state=down", "reason=killed")
 
 
 def restore_node(folder: Path, node: str) -> None:
-    """Start slurmd on a killed node, and return once it serves again. SlurmError when it still runs."""
+    """Restart slurmd on a killed node; return once it is ready. Raises SlurmError when it still runs."""
     testbed = _running_testbed(folder)
     testbed.node(node)
     if node in daemons.running(testbed.folder):
-        raise SlurmError(f"node {node!r} of the cluster at {testbed.folder} is running")
+        raise SlurmError(f"node {node!r} of the cluster in {testbed.folder} is running")
     started = int(time.time())
     _start_node(testbed, node)
 
     def registered() -> bool:
-        # The state alone would not do: that of a node whose death nobody noticed is still the old one.
+        # The state alone is not enough: it is stale when the controller never noticed that the node died.
         shown = client(testbed, "scontrol", "-o", "show", "node", node)
         fields = dict(word.split("=", 1) for word in shown.split() if "=" in word)
         since = fields["SlurmdStartTime"]
@@ -167,27 +169,27 @@ def restore_node(folder: Path, node: str) -> None:
 
 
 def kill_controller(folder: Path) -> None:
-    """Kill slurmctld with SIGKILL; the nodes and their jobs go on."""
+    """SIGKILL slurmctld; the nodes and their jobs keep running."""
     testbed = _running_testbed(folder)
     daemons.stop(testbed.folder, ["slurmctld"], grace_s=0)
 
 
 def start_controller(folder: Path) -> None:
-    """Start slurmctld again with the state it last saved, and return once it knows its nodes (some 4 s).
+    """Restart slurmctld from its last saved state; return once it knows its nodes (about 4 s).
 
-    What happened in the last seconds before it was killed may not have been saved: a job that had just started is
-    pending again. SlurmError when it runs.
+    The last seconds before it was killed may be lost: a job that had just started is pending again. Raises SlurmError
+    when slurmctld already runs.
     """
     testbed = _running_testbed(folder)
     if "slurmctld" in daemons.running(testbed.folder):
-        raise SlurmError(f"slurmctld of the cluster at {testbed.folder} is running")
+        raise SlurmError(f"slurmctld of the cluster in {testbed.folder} is running")
     _start_controller(testbed)
     _wait_for_nodes(testbed)
 
 
 def client(testbed: Testbed, *command: str) -> str:
-    """What a Slurm command such as `squeue` prints on this cluster; SlurmError with its message when it fails."""
-    # Inside a job of another cluster, its SLURM_* variables would steer the command.
+    """The output of a Slurm command such as `squeue` on this cluster. Raises SlurmError with its message."""
+    # Inside a job of another cluster, its SLURM_* variables would redirect the command.
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
     result = subprocess.run(command, capture_output=True, text=True, env={**clean, **testbed.env})
     if result.returncode:
@@ -199,10 +201,10 @@ def _start_all(testbed: Testbed) -> None:
     daemons.start_munge(testbed)
     if testbed.accounting:
         accounts.start(testbed)
-    # -c: forget the jobs of an earlier cluster in this folder, but not which ids they had; whoever keeps files by job
-    # id (submitit does) would read the old ones.
+    # -c: drop the jobs of an earlier cluster in this folder but continue its ids, so that files named by job id (as
+    # submitit's are) stay unique.
     _start_controller(testbed, "-c")
-    # Only now: a slurmd that finds no controller tries again after a second.
+    # After the controller: a slurmd that finds none retries only after a second.
     for node in testbed.nodes:
         _start_node(testbed, node.name)
     _wait_for_nodes(testbed)
@@ -216,7 +218,7 @@ def _start_controller(testbed: Testbed, *options: str) -> None:
     daemons.start(testbed, "slurmctld", ["slurmctld", "-D", "-f", testbed.conf, *options])
 
     def answers() -> bool:
-        # The port first: a client that finds it closed retries for seconds.
+        # Check the port first: a client that finds it closed retries for seconds.
         port_open = daemons.answers(("127.0.0.1", testbed.controller_port))
         return port_open and "UP" in client(testbed, "scontrol", "ping")
 
@@ -224,7 +226,7 @@ def _start_controller(testbed: Testbed, *options: str) -> None:
 
 
 def _wait_for_nodes(testbed: Testbed) -> None:
-    """Return once the controller knows every node whose slurmd lives."""
+    """Return once the controller knows every node whose slurmd runs."""
     alive = daemons.running(testbed.folder)
     for node in testbed.nodes:
         if node.name in alive:
@@ -241,7 +243,7 @@ def _states(testbed: Testbed) -> dict[str, str]:
 
 
 def _alive(folder: Path) -> list[str]:
-    """What still runs of the cluster in the folder: daemons by name, and hosts with processes that outlived theirs."""
+    """What still runs of the cluster in the folder: daemons by name, else `job steps` that outlived them."""
     testbed = layout.load(folder)
     if testbed is None:
         return []
@@ -250,7 +252,7 @@ def _alive(folder: Path) -> list[str]:
 
 
 def _stop_all(testbed: Testbed) -> None:
-    # The controller first, lest it requeue what ends next; each daemon before those it needs to save its state.
+    # The controller first, or it would requeue what ends next; each daemon before those it needs to save its state.
     daemons.stop(testbed.folder, ["slurmctld"])
     names = [node.name for node in testbed.nodes]
     daemons.end_hosts(testbed, names, grace_s=1.0)
@@ -263,25 +265,25 @@ def _stop_all(testbed: Testbed) -> None:
 def _testbed(folder: Path) -> Testbed:
     testbed = layout.load(folder)
     if testbed is None:
-        raise SlurmError(f"no cluster was ever brought up in {folder}")
+        raise SlurmError(f"no cluster was ever started in {folder}")
     return testbed
 
 
 def _running_testbed(folder: Path) -> Testbed:
     testbed = _testbed(folder)
     if not daemons.running(testbed.folder):
-        raise SlurmError(f"no cluster runs in {testbed.folder}; bring one up there first")
+        raise SlurmError(f"no cluster runs in {testbed.folder}; start one there first")
     return testbed
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time bring the cluster of a folder up or down."""
+    """Let only one process at a time start or stop the cluster of a folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
-        raise SlurmError(f"cannot write to {folder}: {error.strerror}; give the cluster another folder") from error
+        raise SlurmError(f"cannot write to {folder}: {error.strerror}; choose another --folder") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""The files that a test cluster's daemons read: slurm.conf, gres.conf, hosts."""
+"""The configuration of a test cluster's daemons: slurm.conf, gres.conf, hosts."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +7,7 @@ from slurm.testbed.layout import CLUSTER, CONTROLLER, SHARED, STANDARD, Node, Pa
 
 
 def slurm_conf(testbed: Testbed) -> str:
-    """The text of slurm.conf. `testbed.settings` come last and win."""
+    """The text of slurm.conf. `testbed.settings` override the rest."""
     folder, user = testbed.folder, me()
     values = {
         "ClusterName": CLUSTER,
@@ -16,7 +16,7 @@ def slurm_conf(testbed: Testbed) -> str:
         "SlurmUser": user,
         "SlurmdUser": user,
         "AuthType": "auth/munge",
-        # A requeued job may start only once its old credentials are void: 120 s with Slurm's default.
+        # A requeued job cannot start before its old credentials expire: 120 s by default.
         "AuthInfo": f"socket={testbed.munge_socket},cred_expire=5",
         "StateSaveLocation": folder / "state",
         "SlurmdSpoolDir": folder / "nodes" / "%n" / "spool",
@@ -24,7 +24,7 @@ def slurm_conf(testbed: Testbed) -> str:
         "SlurmdLogFile": folder / "logs" / "%n.log",
         "SlurmctldPidFile": folder / "state" / "slurmctld.pid",
         "SlurmdPidFile": folder / "nodes" / "%n" / "slurmd.pid",
-        # Nodes claim CPUs, memory and GPUs that the machine need not have, without cgroups or systemd.
+        # Nodes may claim CPUs, memory and GPUs that the machine lacks; no cgroups or systemd needed.
         "SlurmdParameters": "config_overrides",
         "ProctrackType": "proctrack/linuxproc",
         "TaskPlugin": "task/none",
@@ -36,9 +36,9 @@ def slurm_conf(testbed: Testbed) -> str:
         "MpiDefault": "none",
         "PreemptType": "preempt/partition_prio",
         "PreemptMode": "REQUEUE",
-        # Without preempt_send_user_signal, a job that asked for --signal would not get it when it is preempted.
+        # Without this, a job that set --signal would not get that signal when it is preempted.
         "SlurmctldParameters": "preempt_send_user_signal",
-        # A node that came back serves again whatever it was down for.
+        # A node that comes back is used again, whatever the reason it was down.
         "ReturnToService": 2,
         "SlurmdTimeout": 10,
         "SlurmctldTimeout": 10,
@@ -51,7 +51,7 @@ def slurm_conf(testbed: Testbed) -> str:
             "AccountingStorageType": "accounting_storage/slurmdbd",
             "AccountingStorageHost": "127.0.0.1",
             "AccountingStoragePort": testbed.database_port,
-            "AccountingStoragePass": testbed.munge_socket,  # a munge socket of one's own must be given here as well
+            "AccountingStoragePass": testbed.munge_socket,  # a private munge socket must be given here as well
             "AccountingStorageTRES": "gres/gpu",
             "AccountingStorageEnforce": "associations,limits,qos",
             "JobAcctGatherType": "jobacct_gather/linux",
@@ -73,32 +73,32 @@ def _node_line(node: Node) -> str:
 
 def _partition_line(partition: Partition, nodes: Iterable[Node]) -> str:
     home = partition.name if partition.nodes else SHARED
-    members = ",".join(node.name for node in nodes if node.feature == home)
+    node_names = ",".join(node.name for node in nodes if node.feature == home)
     mode = f"REQUEUE GraceTime={partition.grace_s}" if partition.preemptible else "OFF"
     return (
-        f"PartitionName={partition.name} Nodes={members} MaxTime={partition.max_time} State=UP"
+        f"PartitionName={partition.name} Nodes={node_names} MaxTime={partition.max_time} State=UP"
         f" Default={'YES' if partition.name == STANDARD[0].name else 'NO'}"
         f" PriorityTier={partition.priority} PreemptMode={mode}"
     )
 
 
 def gres_conf(testbed: Testbed) -> str:
-    """The text of gres.conf: GPU files that are character devices, as Slurm demands, but lead nowhere."""
+    """The text of gres.conf. GPU files must be character devices, so they link to /dev/null."""
     lines = ["AutoDetect=off"]
     for node in testbed.nodes:
         for index in range(node.gpus):
-            # nvidia_gpu_env: Slurm sets CUDA_VISIBLE_DEVICES, as it does for real ones.
+            # nvidia_gpu_env: Slurm sets CUDA_VISIBLE_DEVICES, as for real GPUs.
             lines.append(f"NodeName={node.name} Name=gpu File={gpu_file(testbed, index)} Flags=nvidia_gpu_env")
     return "\n".join(lines) + "\n"
 
 
 def gpu_file(testbed: Testbed, index: int) -> Path:
-    """The fake device of that number; Slurm takes the number from the end of its name."""
+    """The fake device with that index, which Slurm reads from the end of the name."""
     return testbed.folder / "gpus" / f"nvidia{index}"
 
 
 def write(testbed: Testbed) -> None:
-    """Make the folders, configuration, hosts files and fake GPUs of a cluster in its folder."""
+    """Create the folders, configuration, hosts files and fake GPUs of a cluster in its folder."""
     for part in ("etc", "logs", "state", "gpus", "run"):
         (testbed.folder / part).mkdir(exist_ok=True)
     testbed.conf.write_text(slurm_conf(testbed))
@@ -107,7 +107,7 @@ def write(testbed: Testbed) -> None:
         link = gpu_file(testbed, index)
         if not link.is_symlink():
             link.symlink_to("/dev/null")
-    # Every host has an address of its own, so that looking up a name and an address agree as on real machines.
+    # Every host has its own address, so that forward and reverse lookups agree, as on real machines.
     names = [f"127.0.{1 + i // 250}.{1 + i % 250} {host}" for i, host in enumerate(testbed.hosts)]
     text = "\n".join(["127.0.0.1 localhost", *names, Path("/etc/hosts").read_text()])
     for host in testbed.hosts:

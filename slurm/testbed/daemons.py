@@ -1,4 +1,4 @@
-"""Start, watch and stop the daemons of a test cluster, each on a host of its own name, by pid files."""
+"""Start, watch and stop the daemons of a test cluster by pid files, each under its own host name."""
 
 import os
 import secrets
@@ -15,8 +15,8 @@ from pathlib import Path
 from slurm.errors import SlurmError
 from slurm.testbed.layout import CONTROLLER, Testbed
 
-PACKAGES = Path(__file__).with_name("packages.txt")
-# One program of each Debian package in packages.txt: where it is, the package is.
+PACKAGES = Path(__file__).parents[1] / "packages.txt"
+# One program of each Debian package in packages.txt; if it exists, the package is installed.
 PROGRAMS = {
     "slurmctld": "slurmctld",
     "slurmd": "slurmd",
@@ -28,12 +28,12 @@ PROGRAMS = {
 ACCOUNTING_PACKAGES = ("slurmdbd", "mariadb-server")
 # Debian keeps daemons out of the PATH of normal users.
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
-# $1 host name, $2 its hosts file; the rest is the daemon, which keeps the pid because everything here is exec.
+# $1: host name, $2: its hosts file, then the daemon. Everything is exec'ed, so the daemon keeps the pid.
 ON_HOST = 'hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
 
 
 def missing_packages(accounting: bool = True) -> list[str]:
-    """The Debian packages that the test cluster needs and this machine lacks; with or without those for accounting."""
+    """The Debian packages that a test cluster needs and this machine lacks; with accounting=False fewer."""
     return [
         package
         for package, program in PROGRAMS.items()
@@ -43,9 +43,9 @@ def missing_packages(accounting: bool = True) -> list[str]:
 
 @cache
 def unshare() -> tuple[str, ...]:
-    """The command that gives a process its own host name and mounts: as root, else in a user namespace of one's own.
+    """The command prefix that gives a process its own host name and mounts: directly as root, else in a user namespace.
 
-    Raises SlurmError where the machine forbids both, as some containers do.
+    Raises SlurmError where neither is allowed, as in some containers.
     """
     plain = ("unshare", "--mount", "--uts")
     for command in (plain, (*plain, "--user", "--map-current-user", "--keep-caps")):
@@ -55,13 +55,13 @@ def unshare() -> tuple[str, ...]:
         except FileNotFoundError:
             break
     raise SlurmError(
-        "this machine does not let processes have a host name of their own (`unshare --mount --uts` fails):"
+        "this machine does not let a process have its own host name (`unshare --mount --uts` fails):"
         " run as root, allow user namespaces, or start the container with more privileges"
     )
 
 
 def log_file(testbed: Testbed, name: str) -> Path:
-    """Where the daemon writes."""
+    """The log file of a daemon."""
     return testbed.folder / "logs" / f"{name}.log"
 
 
@@ -72,12 +72,11 @@ def start(
     host: str = CONTROLLER,
     env: Mapping[str, str] | None = None,
 ) -> None:
-    """Start a daemon in the foreground of its own session on `host`, and note its pid."""
+    """Start a daemon in the foreground of its own session on `host`, and record its pid."""
     argv = [*unshare(), "sh", "-c", ON_HOST, "sh", host, str(testbed.hosts_file(host)), *map(str, command)]
     out = str(log_file(testbed, name).with_suffix(".out"))
-    # posix_spawn and not subprocess: it leaves no object that wants to be waited for, the daemon outlives us; and not
-    # a shell's `&`, which would have every job of the cluster ignore SIGINT. For the same reason signals that Python
-    # ignores (SIGPIPE) get their default back.
+    # posix_spawn, not subprocess: the daemon outlives us and needs no object to wait on it. Not a shell's `&` either,
+    # which would make every job of the cluster ignore SIGINT; signals that Python ignores (SIGPIPE) are reset likewise.
     pid = os.posix_spawn(
         str(shutil.which(argv[0], path=PATH)),
         argv,
@@ -91,15 +90,15 @@ def start(
         setsigmask=[],
         setsigdef=[s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP) and s < 32],
     )
-    # The start time with it: a pid alone might be another process by the time we look.
+    # With the start time: the pid alone may belong to another process later.
     _pid_file(testbed.folder, name).write_text(f"{pid} {_start_time(pid)}")
 
 
 def start_munge(testbed: Testbed) -> None:
-    """Start munged, which vouches for every message between daemons and clients."""
+    """Start munged, which authenticates every message between daemons and clients."""
     home = testbed.munge_socket.parent
     home.mkdir(exist_ok=True)
-    home.chmod(0o711)  # anybody may use the socket, nobody else may see the key
+    home.chmod(0o711)  # others may use the socket but not read the key
     key = home / "key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(128))
@@ -111,7 +110,7 @@ def start_munge(testbed: Testbed) -> None:
         "pid-file": home / "pid",
         "log-file": log_file(testbed, "munged"),
     }
-    # --force: munged would refuse a folder whose parents a group may write to.
+    # --force: munged refuses a folder with group-writable parents.
     command = ["munged", "--foreground", "--force", *(f"--{option}={file}" for option, file in files.items())]
     start(testbed, "munged", command)
     wait_until_up(testbed, "munged", lambda: answers(testbed.munge_socket))
@@ -124,38 +123,38 @@ def running(folder: Path) -> dict[str, int]:
 
 
 def stop(folder: Path, names: Iterable[str], grace_s: float = 5.0) -> None:
-    """End the daemons: SIGTERM, after `grace_s` seconds SIGKILL; returns once all are gone."""
+    """Stop the daemons with SIGTERM, after `grace_s` seconds with SIGKILL; return once all are gone."""
     names = set(names)
 
-    def left() -> list[int]:
+    def remaining() -> list[int]:
         return [pid for name, pid in running(folder).items() if name in names]
 
-    _end(left, grace_s)
+    _end(remaining, grace_s)
     for name in names:
         _pid_file(folder, name).unlink(missing_ok=True)
 
 
 def end_hosts(testbed: Testbed, hosts: Sequence[str], grace_s: float) -> None:
-    """End everything that runs on `hosts`: daemons, job steps, tasks and whatever those left behind."""
+    """Stop everything that runs on `hosts`: daemons, job steps, tasks and processes they left behind."""
     _end(lambda: on_hosts(testbed, hosts), grace_s)
 
 
 def on_hosts(testbed: Testbed, hosts: Sequence[str]) -> list[int]:
     """The pids of the processes of `hosts`: those that see one of their hosts files as /etc/hosts.
 
-    Parents and process groups would not do: slurmstepd leaves both, and its title does not name the node.
+    Parents and process groups do not work: slurmstepd leaves both, and its title does not name the node.
     """
     files = [testbed.hosts_file(host) for host in hosts]
-    ours = {(seen.st_dev, seen.st_ino) for seen in [file.stat() for file in files if file.exists()]}
+    inodes = {(stat.st_dev, stat.st_ino) for stat in [file.stat() for file in files if file.exists()]}
     found = []
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
         try:
-            seen = os.stat(f"/proc/{entry.name}/root/etc/hosts")
-        except OSError:  # gone, a zombie, or somebody else's
+            stat = os.stat(f"/proc/{entry.name}/root/etc/hosts")
+        except OSError:  # gone, a zombie, or another user's
             continue
-        if (seen.st_dev, seen.st_ino) in ours:
+        if (stat.st_dev, stat.st_ino) in inodes:
             found.append(int(entry.name))
     return found
 
@@ -168,16 +167,16 @@ def answers(address: Path | tuple[str, int]) -> bool:
 
 
 def wait_for(done: Callable[[], object], seconds: float, what: str, pause_s: float = 0.02) -> None:
-    """Return as soon as `done()` is true; SlurmError that names `what` after `seconds`."""
+    """Return once `done()` is true. Raises SlurmError that names `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:
-            raise SlurmError(f"{what} did not happen within {seconds:g} s")
+            raise SlurmError(f"{what} did not finish within {seconds:g} s")
         time.sleep(pause_s)
 
 
 def wait_until_up(testbed: Testbed, name: str, ready: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait until the daemon serves; SlurmError with the end of its log when it dies or takes too long."""
+    """Wait until the daemon is ready. Raises SlurmError with the end of its log when it dies or takes too long."""
 
     def settled() -> bool:
         return bool(ready()) or name not in running(testbed.folder)
@@ -186,7 +185,7 @@ def wait_until_up(testbed: Testbed, name: str, ready: Callable[[], object], seco
         wait_for(settled, seconds, f"start of {name}")
         if name in running(testbed.folder):
             return
-        problem = f"{name} died while starting"
+        problem = f"{name} exited while starting"
     except SlurmError as error:
         problem = str(error)
     log = log_file(testbed, name)
@@ -194,11 +193,11 @@ def wait_until_up(testbed: Testbed, name: str, ready: Callable[[], object], seco
     raise SlurmError(f"{problem}; its log {log} ends: {' | '.join(text.splitlines()[-3:]) or '(empty)'}")
 
 
-def _end(left: Callable[[], list[int]], grace_s: float) -> None:
-    """SIGTERM to the processes that `left()` lists, SIGKILL after `grace_s`, until it lists none."""
+def _end(remaining: Callable[[], list[int]], grace_s: float) -> None:
+    """Send SIGTERM to the processes that `remaining()` lists, SIGKILL after `grace_s`, until it lists none."""
     asked: set[int] = set()
     deadline = time.monotonic() + grace_s
-    while pids := left():
+    while pids := remaining():
         late = time.monotonic() >= deadline
         for pid in pids:
             if late or pid not in asked:
@@ -213,20 +212,20 @@ def _pid_file(folder: Path, name: str) -> Path:
 
 
 def _pid(file: Path) -> int | None:
-    """The pid in a pid file, when that very process is still alive."""
+    """The pid in a pid file, if that same process is still alive."""
     try:
         pid, started = map(int, file.read_text().split())
-    except (FileNotFoundError, ValueError):  # ValueError: the file is just being written
+    except (FileNotFoundError, ValueError):  # ValueError: the file is being written
         return None
     with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # a child of ours that died stays a zombie until it is asked for
+        os.waitpid(pid, os.WNOHANG)  # a dead child stays a zombie until it is waited for
     return pid if _start_time(pid) == started else None
 
 
 def _start_time(pid: int) -> int | None:
     """When the process started, in clock ticks since boot; None when it is gone or a zombie."""
     try:
-        # Field 2 is the program's name in brackets and may hold blanks; field 3 is the state, field 22 the start.
+        # Field 2 is the program's name in parentheses and may contain spaces; field 3 is the state, 22 the start time.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None

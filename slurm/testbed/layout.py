@@ -1,4 +1,4 @@
-"""What a test cluster looks like: its partitions, nodes, ports and folder."""
+"""The layout of a test cluster: its partitions, nodes, ports and folder."""
 
 import json
 import os
@@ -19,19 +19,19 @@ CONTROLLER = "ctl"  # the host name under which the controller and its helpers r
 CLUSTER = "testbed"
 
 
-# Below the ports that Linux hands out by itself (32768 and up), so that no outgoing connection takes one of ours.
+# Below Linux's ephemeral ports (32768 and up), so that no outgoing connection takes one of ours.
 PORTS = range(12000, 32000)
 
 
-# Unix sockets have at most 107 characters; slurmstepd adds nodes/<node>/spool/<node>_<job>.<step> to the folder.
+# Paths of Unix sockets have at most 107 characters, of which slurmstepd needs nodes/<node>/spool/<node>_<job>.<step>.
 LONGEST_FOLDER = 60
 
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition: over the shared nodes n1..nN with `nodes=0`, else over nodes <name>-1, <name>-2, ... of its own.
+    """A partition: on the shared nodes n1..nN with `nodes=0`, else on its own nodes <name>-1, <name>-2, ...
 
-    Nothing of a node's size has to exist: a partition of H100 nodes fits on a laptop, for `sbatch --test-only`.
+    Node sizes are only claimed: a partition of H100 nodes fits on a laptop, for `sbatch --test-only`.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Partition:
     cpus: int = 64  # of each own node
     gpus: int = 8  # of each own node
     memory_mb: int = 512_000  # of each own node
-    priority: int = 1  # PriorityTier: a higher one preempts the preemptible jobs of a lower one
-    preemptible: bool = False  # its jobs are requeued when a higher tier needs the nodes
-    grace_s: int = 10  # seconds between SIGTERM and SIGKILL when preempted; 0 gives no warning
+    priority: int = 1  # PriorityTier: a higher tier preempts preemptible jobs of a lower one
+    preemptible: bool = False  # jobs are requeued when a higher tier needs the nodes
+    grace_s: int = 10  # seconds from SIGTERM to SIGKILL on preemption; 0: no warning
     max_time: str = "UNLIMITED"  # in Slurm's format
 
 
-# Every cluster has these on its shared nodes. Jobs of `normal` are never preempted; `high` preempts `preemptible`.
+# On the shared nodes of every cluster. Jobs in `normal` are never preempted; `high` preempts `preemptible`.
 STANDARD = (
     Partition("normal"),
     Partition("preemptible", preemptible=True),
@@ -53,26 +53,26 @@ STANDARD = (
 )
 
 
-SHARED = STANDARD[0].name  # the shared nodes are known by the first of their partitions
+SHARED = STANDARD[0].name  # shared nodes are identified by their first partition
 
 
 @dataclass(frozen=True)
 class Node:
-    """One slurmd: its name, its port on 127.0.0.1 and the size it claims."""
+    """A machine of the cluster, i.e. one slurmd: its name, its port on 127.0.0.1 and the size it claims."""
 
     name: str
     port: int
     cpus: int
     gpus: int
     memory_mb: int
-    feature: str  # the partition it was made for, usable as `--constraint`
+    feature: str  # the partition it belongs to, usable as `--constraint`
 
 
 @dataclass(frozen=True)
 class Testbed:
-    """A test cluster as it was brought up; `folder` holds all of its state."""
+    """A test cluster as it was started; `folder` holds all its state."""
 
-    __test__ = False  # pytest would collect a class of this name
+    __test__ = False  # keeps pytest from collecting it as a test class
 
     folder: Path
     nodes: tuple[Node, ...]
@@ -89,12 +89,12 @@ class Testbed:
 
     @property
     def munge_socket(self) -> Path:
-        """Where clients and daemons of this cluster get their credentials."""
+        """The munge socket from which clients and daemons get credentials."""
         return self.folder / "munge" / "socket"
 
     @property
     def env(self) -> dict[str, str]:
-        """What a client (sbatch, srun, squeue, submitit) needs in its environment to talk to this cluster."""
+        """The environment in which clients (sbatch, srun, squeue, submitit) reach this cluster."""
         return {"SLURM_CONF": str(self.conf)}
 
     @property
@@ -103,15 +103,15 @@ class Testbed:
         return (CONTROLLER, *(node.name for node in self.nodes))
 
     def hosts_file(self, host: str) -> Path:
-        """The file that processes of `host` see as /etc/hosts; each host has its own, so that it tells hosts apart."""
+        """The file that processes on `host` see as /etc/hosts. One per host, because it also identifies the host."""
         return self.folder / "nodes" / host / "hosts"
 
     def node(self, name: str) -> Node:
-        """The node of that name; SlurmError when there is none."""
+        """The node with that name. Raises SlurmError when there is none."""
         for node in self.nodes:
             if node.name == name:
                 return node
-        raise SlurmError(f"no node {name!r} in the cluster at {self.folder}; its nodes are {', '.join(self.hosts[1:])}")
+        raise SlurmError(f"no node {name!r} in the cluster in {self.folder}; its nodes are {', '.join(self.hosts[1:])}")
 
 
 def plan(
@@ -121,13 +121,13 @@ def plan(
     accounting: bool,
     settings: Mapping[str, str],
 ) -> Testbed:
-    """Lay out a cluster on free ports. `shared`: number of shared nodes, and CPUs, GPUs and MB of memory of each."""
-    everyone = (*STANDARD, *partitions)
-    names = [partition.name for partition in everyone]
+    """Lay out a cluster on free ports. `shared`: how many shared nodes, then CPUs, GPUs and MB of memory of each."""
+    everything = (*STANDARD, *partitions)
+    names = [partition.name for partition in everything]
     for name in names:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
             raise SlurmError(f"{name!r} cannot be a partition's name: a letter, then letters, digits, '_' and '-'")
-        if name.upper() == "DEFAULT":  # for Slurm that line would not be a partition, but what later ones inherit
+        if name.upper() == "DEFAULT":  # Slurm reads it as defaults for later partitions
             raise SlurmError(f"{name!r} cannot be a partition's name: Slurm reserves it")
         if names.count(name) > 1:
             raise SlurmError(
@@ -148,11 +148,11 @@ def plan(
         Node(name, port, cpus, gpus, memory_mb, feature)
         for (name, cpus, gpus, memory_mb, feature), port in zip(sizes, ports[2:], strict=True)
     )
-    return Testbed(folder, nodes, everyone, accounting, ports[0], ports[1], dict(settings))
+    return Testbed(folder, nodes, everything, accounting, ports[0], ports[1], dict(settings))
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different TCP ports on which nothing listens now, drawn at random so that clusters seldom meet."""
+    """`count` distinct free TCP ports, chosen at random so that clusters started together rarely collide."""
     found: list[int] = []
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):
         with socket.socket() as probe:
@@ -163,20 +163,22 @@ def free_ports(count: int) -> list[int]:
         found.append(port)
         if len(found) == count:
             return found
-    raise SlurmError(f"fewer than {count} free TCP ports between {PORTS.start} and {PORTS.stop}; stop what holds them")
+    raise SlurmError(
+        f"fewer than {count} free TCP ports between {PORTS.start} and {PORTS.stop}; stop the programs that use them"
+    )
 
 
 def save(testbed: Testbed) -> None:
-    """Remember the cluster in its folder, for later calls and other processes."""
+    """Record the cluster in its folder, for later calls and other processes."""
     record = asdict(testbed) | {"folder": str(testbed.folder), "settings": dict(testbed.settings)}
-    # Whole or not at all: without this record nobody could bring the cluster down.
+    # Atomic: without this record nobody could stop the cluster.
     fresh = testbed.folder / "testbed.json.new"
     fresh.write_text(json.dumps(record, indent=1))
     fresh.replace(testbed.folder / "testbed.json")
 
 
 def load(folder: Path) -> Testbed | None:
-    """The cluster that was last brought up in `folder`; None when there never was one."""
+    """The cluster last started in `folder`; None when there never was one."""
     folder = folder.resolve()
     try:
         record = json.loads((folder / "testbed.json").read_text())
@@ -189,12 +191,12 @@ def load(folder: Path) -> Testbed | None:
 
 
 def default_folder() -> Path:
-    """Where a cluster lives when nobody names a folder: local, with a short path, and one a user."""
+    """The default folder of a cluster: local, with a short path, one per user."""
     return Path(tempfile.gettempdir()) / f"fgvc-testbed-{me()}"
 
 
 def me() -> str:
-    """The user that daemons run as: the name where there is one, since Slurm prints it, else the number."""
+    """The user that daemons run as: the name, which Slurm prints, or the number of a user without one."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

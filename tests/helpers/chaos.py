@@ -1,9 +1,9 @@
-"""Twelve ways to interrupt a job of 2 nodes x 2 ranks on the test cluster; each must end in the bits of the calm run.
+"""Twelve ways to interrupt a job of 2 nodes x 2 ranks on the test cluster; each must end in the undisturbed run's bits.
 
-    python tests/helpers/chaos.py                      all of them, a table in Markdown at the end (make chaos)
+    python tests/helpers/chaos.py                      all of them, then a Markdown table (make chaos)
     python tests/helpers/chaos.py rank_killed requeue  only these
 
-Lost: seconds between the last step before the interruption and the first that is new after it.
+Seconds lost: from the last step before the interruption to the first new step after it.
 """
 
 import itertools
@@ -21,17 +21,13 @@ from same_run import same_end
 
 from jobs.shards import build_from
 from shards.manifest import Manifest, read_manifest
-from slurm.testbed.cluster import (
-    Partition,
-    down,
-    up,
-)
+from slurm.testbed.cluster import Partition, down, up
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`hit`: the last step before it stopped; `back`: the step it went on from; `lost_s`: until it was further than
-    before."""
+    """`hit`: the last step before the interruption; `back`: the step it resumed from; `lost_s`: seconds until the first
+    step after `hit`."""
 
     kind: Kind
     hit: int
@@ -41,7 +37,7 @@ class Outcome:
 
 
 def interrupt(bench: Bench, name: str) -> Outcome:
-    """One run with one interruption, compared with the calm one; AssertionError where they differ."""
+    """One run with one interruption, compared with the undisturbed run; AssertionError where they differ."""
     kind = KINDS[name]
     runs = bench.small / "runs" if kind.act is disk_full and bench.small else None
     watched = bench.start(name, *kind.more, profile=replace(PROFILE, partition=kind.partition), runs=runs)
@@ -49,14 +45,14 @@ def interrupt(bench: Bench, name: str) -> Outcome:
     with Recorder(watched) as recorder:
         kind.act(watched)
         watched.ends()
-    same_end(bench.calm, watched.run, STEPS)
+    same_end(bench.undisturbed, watched.run, STEPS)
     restarts = watched.restarts()
     assert restarts >= kind.restarts, (restarts, watched.log())
     return Outcome(kind, *recorder.gap(), restarts)
 
 
 class Recorder:
-    """Watches how far a run is, from another thread."""
+    """Records a run's progress from another thread."""
 
     def __init__(self, watched: Watched) -> None:
         self.watched, self.over = watched, Event()
@@ -78,7 +74,7 @@ class Recorder:
                 self.seen.append((time.monotonic(), step))
 
     def gap(self) -> tuple[int, int, float]:
-        """(last step before the longest time without a new one, least step it fell back to, that time in seconds)."""
+        """(last step before the longest gap without a new step, lowest step it fell back to, seconds of the gap)."""
         first: list[tuple[float, int]] = []
         for when, step in self.seen:
             if not first or step > first[-1][1]:
@@ -90,12 +86,12 @@ class Recorder:
 
 
 def open_bench(base: Path, manifest: Manifest, small: Path | None = None) -> Bench:
-    """A cluster in `base` and the calm run on it; bring it down with `down`."""
+    """A cluster in `base` and the undisturbed run on it; stop it with `down`."""
     testbed = up(base / "slurm", partitions=[Partition("spot", preemptible=True, grace_s=0)])
     os.environ |= testbed.env
     bench = Bench(testbed, manifest, base, small)
     try:
-        bench.start("calm").ends()
+        bench.start("undisturbed").ends()
     except BaseException:
         down(testbed.folder)
         raise
@@ -108,30 +104,31 @@ def main(names: list[str]) -> int:
     build_from("field_guide", "-", base / "shards", ["species=4", "train_per_class=20", "test_per_class=7", "size=64"])
     small = base / "small"
     small.mkdir()
-    # Before the nodes start: each has mounts of its own from then on.
+    # Before the nodes start: each has its own mounts from then on.
     mounted = not subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(small)]).returncode
     bench = open_bench(base, read_manifest(base / "shards"), small if mounted else None)
     rows, failed = [], 0
     try:
         for name in names or KINDS:
             if name == "disk_full" and not mounted:
-                print("disk_full: skipped, it needs root to mount a small disk", flush=True)
+                print("disk_full: skipped: mounting a small disk needs root", flush=True)
                 continue
             try:
-                one = interrupt(bench, name)
+                outcome = interrupt(bench, name)
             except AssertionError as error:
                 failed += 1
                 print(f"{name}: FAILED: {error}", flush=True)
                 continue
-            rows.append(f"| {one.kind.what} | {one.hit} | {one.back} | {one.restarts} | {one.lost_s:.0f} | same bits |")
+            rows.append(
+                f"| {outcome.kind.what} | {outcome.hit} | {outcome.back} | {outcome.restarts} "
+                f"| {outcome.lost_s:.0f} | same bits |"
+            )
             print(rows[-1], flush=True)
     finally:
         down(bench.testbed.folder)
         if mounted:
             subprocess.run(["umount", "-l", str(small)], check=True)
-    print(
-        "\n| interruption | last step | went on from | restarts | seconds lost | the end |\n|---|---|---|---|---|---|"
-    )
+    print("\n| interruption | last step | resumed from | restarts | seconds lost | result |\n|---|---|---|---|---|---|")
     print("\n".join(rows))
     return 1 if failed else 0
 

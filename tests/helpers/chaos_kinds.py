@@ -1,4 +1,4 @@
-"""The kinds of interruption that `chaos.py` tries, each done to a run that is watched."""
+"""The kinds of interruption that `chaos.py` tries on a watched run."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from shards.manifest import Manifest
 from slurm.errors import SlurmError
 from slurm.profile import Profile
 from slurm.queue import states
-from slurm.submit import Submitted, Task, submit
+from slurm.submit import Launch, Submitted, submit
 from slurm.testbed.cluster import (
     Testbed,
     client,
@@ -28,7 +28,7 @@ from slurm.testbed.cluster import (
 STEPS = 40
 
 
-HIT = 13  # the interruption comes after this step: three steps after a checkpoint
+HIT = 13  # the interruption comes after this step, three steps after a checkpoint
 
 
 PROFILE = Profile(
@@ -42,7 +42,7 @@ PATIENCE_S = 900
 
 @dataclass
 class Bench:
-    """A cluster, shards and the calm run that all others are compared with. `small`: a disk that can be filled."""
+    """A cluster, shards and the undisturbed run that all others are compared with. `small`: a disk to fill up."""
 
     testbed: Testbed
     manifest: Manifest
@@ -50,17 +50,17 @@ class Bench:
     small: Path | None = None
 
     @property
-    def calm(self) -> Path:
-        return self.base / "runs/classify/calm"
+    def undisturbed(self) -> Path:
+        return self.base / "runs/classify/undisturbed"
 
     def start(self, name: str, *more: str, profile: Profile = PROFILE, runs: Path | None = None) -> "Watched":
-        """Submit a run: 40 steps, a checkpoint every 10, BatchNorm frozen (it would see its rank's part)."""
+        """Submit a run: 40 steps, a checkpoint every 10, BatchNorm frozen (it would see only its rank's samples)."""
         runs = runs or self.base / "runs"
         words = small_run(
             self.manifest, runs, name, "train.deterministic=true", "train.freeze_bn=statistics", "train.epochs=4", *more
         )
-        task = Task(name, tuple(words), runs / "classify" / name)
-        return Watched(self, profile, task, submit(profile, [task])[0])
+        launch = Launch(name, tuple(words), runs / "classify" / name)
+        return Watched(self, profile, launch, submit(profile, [launch])[0])
 
     def slurm(self, *command: str) -> str:
         return client(self.testbed, *command)
@@ -68,16 +68,16 @@ class Bench:
 
 @dataclass
 class Watched:
-    """A run on the cluster, with an eye on its files."""
+    """A run on the cluster whose files are watched."""
 
     bench: Bench
     profile: Profile
-    task: Task
+    launch: Launch
     submitted: Submitted
 
     @property
     def run(self) -> Path:
-        return self.task.folder
+        return self.launch.folder
 
     @property
     def id(self) -> str:
@@ -91,14 +91,14 @@ class Watched:
     def until(self, ready: Callable[[], object], what: str, pause_s: float = 0.02) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not ready():
-            assert time.monotonic() < deadline, f"{self.task.name}: {what} did not come\n{self.log()}"
+            assert time.monotonic() < deadline, f"{self.launch.name}: timed out waiting for {what}\n{self.log()}"
             assert (self.run / "result.json").is_file() or self.alive(), (
-                f"{self.task.name} ended before {what}\n{self.log()}"
+                f"{self.launch.name} ended before {what}\n{self.log()}"
             )
             time.sleep(pause_s)
 
     def alive(self) -> bool:
-        # Asked seldom: the controller may be away.
+        # Polled rarely: the controller may be down.
         now = time.monotonic()
         if now - getattr(self, "_asked", 0) > 2:
             self._asked = now
@@ -114,10 +114,10 @@ class Watched:
         )
 
     def ends(self) -> None:
-        """Wait for the end; a job that failed is an error."""
+        """Wait for the job to end; AssertionError if it failed."""
         deadline = time.monotonic() + PATIENCE_S
         while (job := states([self.id])[self.id]).live:
-            assert time.monotonic() < deadline, f"{self.task.name} does not end: {job}\n{self.log()}"
+            assert time.monotonic() < deadline, f"{self.launch.name} did not end: {job}\n{self.log()}"
             time.sleep(0.2)
         assert job.state == "COMPLETED", f"{job}\n{self.log()}"
 
@@ -131,7 +131,7 @@ class Watched:
             here = str(self.submitted.log.parent).encode() in line and b"submitit.core._submit" in line
             if here and b"python" in line.split(b"\0")[0] and f"SLURM_PROCID={number}".encode() in environ:
                 return int(entry.name)
-        raise AssertionError(f"rank {number} of {self.task.name} is not there")
+        raise AssertionError(f"rank {number} of {self.launch.name} not found")
 
     def restarts(self) -> int:
         return int(shown_by_slurm(self.bench.testbed, self.id)["Restarts"])
@@ -145,12 +145,12 @@ def time_limit(watched: Watched) -> None:
     limit = math.ceil((elapsed + 25) / 60)
     watched.bench.slurm("scontrol", "update", f"jobid={watched.id}", f"timelimit={limit}")
     watched.until(lambda: watched.restarts() > 0, "the restart at the time limit", 0.5)
-    # The limit stays lowered: on a busy machine a start alone could take as long.
+    # Raise it again: on a busy machine the restart alone could take that long.
     watched.bench.slurm("scontrol", "update", f"jobid={watched.id}", "timelimit=30")
 
 
 def preemption(watched: Watched) -> None:
-    # Longer than the grace, so that the job is seen to give way.
+    # Takes both nodes, so that the job has to give way.
     watched.bench.slurm("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
 
 
@@ -163,7 +163,7 @@ def requeue(watched: Watched) -> None:
 
 
 def node_fails(watched: Watched) -> None:
-    # The first node: the batch script dies with it, Slurm itself has to start the job again.
+    # The first node: the batch script dies with it, so Slurm itself has to requeue the job.
     kill_node(watched.bench.testbed.folder, "n1")
     time.sleep(2)
     restore_node(watched.bench.testbed.folder, "n1")
@@ -182,8 +182,8 @@ def rank_killed(watched: Watched) -> None:
 
 
 def slurmd_killed(watched: Watched) -> None:
-    kill_node(watched.bench.testbed.folder, "n2", tell=False)
-    watched.until(watched.pending, "the end of the job whose node is gone", 0.2)
+    kill_node(watched.bench.testbed.folder, "n2", notify=False)
+    watched.until(watched.pending, "the job whose node is gone to be pending", 0.2)
     restore_node(watched.bench.testbed.folder, "n2")
 
 
@@ -194,7 +194,7 @@ def slurmctld_killed(watched: Watched) -> None:
 
 
 def disk_full(watched: Watched) -> None:
-    """Fill the disk before the next checkpoint; the job ends with an error; free it and submit the same again."""
+    """Fill the disk before the next checkpoint, so that the job fails; then free it and resubmit."""
     assert watched.bench.small is not None
     filler = watched.bench.small / "filler"
     with filler.open("wb", buffering=0) as stream:
@@ -209,12 +209,12 @@ def disk_full(watched: Watched) -> None:
     assert "no space left on the disk" in watched.submitted.log.read_text(), watched.log()
     assert "Traceback" not in watched.submitted.log.read_text()
     filler.unlink()
-    watched.submitted = submit(watched.profile, [watched.task])[0]
+    watched.submitted = submit(watched.profile, [watched.launch])[0]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How to interrupt, under which profile, and the least restarts that Slurm must count."""
+    """How to interrupt, in which partition, and the minimum number of restarts that Slurm must count."""
 
     what: str
     act: Callable[[Watched], None]
@@ -225,7 +225,7 @@ class Kind:
 
 
 KINDS = {
-    # A checkpoint at every step slows this one down: Slurm looks at time limits every 30 s only.
+    # Slowed down by a checkpoint at every step: Slurm enforces time limits only every 30 s.
     "time_limit": Kind("time limit", time_limit, more=("train.checkpoint_minutes=0",), hit=3),
     "preemption": Kind("preemption, 10 s of grace", preemption, "preemptible"),
     "preemption_at_once": Kind("preemption without grace", preemption, "spot"),

@@ -1,4 +1,4 @@
-"""What tests on the test cluster share: submit a job, wait for its state, look for its processes."""
+"""Helpers for tests on the test cluster: submit a job, wait for its state, find its processes."""
 
 import os
 import time
@@ -21,7 +21,7 @@ def job(testbed: Testbed, job_id: str) -> dict[str, str]:
 
 
 def reaches(testbed: Testbed, job_id: str, state: str, restarts: int = 0, seconds: float = 40) -> None:
-    """Wait until the job is in that state after so many restarts; fails with its fields."""
+    """Wait until the job is in that state after that many restarts; AssertionError with its fields."""
     deadline = time.monotonic() + seconds
     while (fields := job(testbed, job_id))["JobState"] != state or int(fields["Restarts"]) != restarts:
         assert time.monotonic() < deadline, f"not {state} after {restarts} restarts: {fields}"
@@ -37,12 +37,12 @@ def eventually(done: Callable[[], bool], seconds: float = 10) -> bool:
 
 
 def says(out: Path, lines: list[str]) -> bool:
-    """Whether a job's output holds these lines in this order; slurmstepd and srun write theirs between them."""
+    """Whether a job's output has these lines in this order, ignoring those of slurmstepd and srun."""
     return [line for line in out.read_text().splitlines() if line in lines] == lines
 
 
 def a_sleep(number: int) -> str:
-    """A command that lasts, and that no other run of these tests on this machine has."""
+    """A long-running command line that is unique to this test process."""
     return f"sleep 300.{os.getpid()}{number}"
 
 

@@ -13,7 +13,7 @@ from slurm.testbed import daemons
 from slurm.testbed.cluster import Partition, missing_packages
 
 
-def test_up_tells_how_to_use_it_and_down_ends_it(
+def test_up_shows_how_to_use_it_and_down_stops_it(
     tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if missing := missing_packages(accounting=False):
@@ -31,7 +31,7 @@ def test_up_tells_how_to_use_it_and_down_ends_it(
         shown = capsys.readouterr().out
         export = re.search(r"^ +(export SLURM_CONF=.*)$", shown, re.MULTILINE)
         assert export is not None
-        # As a user would: paste the line into a shell, then ask Slurm.
+        # As a user would: paste the line into a shell, then query Slurm.
         ask = f"{export[1]}; sinfo -h -o '%R %D %G %c' | sort -u; scontrol show config | grep MaxArraySize"
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
         seen = subprocess.run(["sh", "-c", ask], capture_output=True, text=True, check=True, env=env).stdout
@@ -61,8 +61,8 @@ def test_partitions_are_written_as_one_word() -> None:
     ("words", "message"),
     [
         (["--partition", "h100:gpu=8"], "unknown key 'gpu'; did you mean 'gpus'"),
-        (["--partition", "h100:gpus=many"], "gpus=many: a whole number is wanted"),
-        (["--partition", "h100:preemptible=maybe"], "preemptible=maybe: yes or no is wanted"),
+        (["--partition", "h100:gpus=many"], "gpus=many: expected a whole number"),
+        (["--partition", "h100:preemptible=maybe"], "preemptible=maybe: expected yes or no"),
         (["--partition", "h100:gpus"], "'gpus' is not of the form KEY=VALUE"),
         (["--partition", "h 1"], "'h 1' cannot be a partition's name"),
         (["--partition", "Default"], "'Default' cannot be a partition's name: Slurm reserves it"),
@@ -74,7 +74,7 @@ def test_partitions_are_written_as_one_word() -> None:
 )
 def test_mistakes_are_one_line(words: list[str], message: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     if missing_packages(accounting=False) and not words[1].startswith(("h100:", "Max", "many")):
-        pytest.skip("without the packages, that they are missing is said first")
+        pytest.skip("missing packages are reported first")
     with pytest.raises((SlurmError, UserError)) as caught:
         main(["up", "--folder", str(tmp_path_factory.mktemp("m")), *words])
     assert message in str(caught.value)

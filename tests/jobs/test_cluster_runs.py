@@ -36,7 +36,7 @@ def _allowed() -> None:
 
 
 def command(testbed: Testbed, folder: Path, *words: str, code: int = 0) -> str:
-    """What `fgvc WORDS` prints in that folder, with the test cluster at hand."""
+    """The output of `fgvc WORDS` in that folder, on the test cluster."""
     result = subprocess.run(
         [sys.executable, "-m", "jobs.cli", *words], cwd=folder, capture_output=True, text=True,
         env=os.environ | testbed.env | {"OMP_NUM_THREADS": "1"},
@@ -49,10 +49,10 @@ def command(testbed: Testbed, folder: Path, *words: str, code: int = 0) -> str:
 def test_two_nodes_with_two_ranks_learn_what_one_process_learns(
     guide: Manifest, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Stopped by a signal on the way: one history and one W&B run id in all, in the samples of one process."""
+    """Stopped by a signal half-way: one history, one W&B run id, and the samples of one process."""
     folder = tmp_path_factory.mktemp("two")
     testbed = up(folder / "slurm")
-    # BatchNorm sees its rank's part of a batch: frozen, the figures of a step depend on its samples alone.
+    # BatchNorm sees only its rank's samples; frozen, the figures of a step depend on the global batch alone.
     more = ["train.freeze_bn=statistics", "track.wandb=offline", "evaluate_test=false", "train.max_steps=16"]
     try:
         command(testbed, folder, *small_run(guide, folder / "runs", "one", *more))
@@ -76,9 +76,9 @@ def test_two_nodes_with_two_ranks_learn_what_one_process_learns(
         assert left["loss"] == pytest.approx(right["loss"], rel=2e-4)
         assert left["top1"] == right["top1"]
     assert json.loads((run / "result.json").read_text())["steps"] == 16
-    # A restart is a folder of its own for W&B; the id, by which `wandb sync` joins them, is one.
+    # W&B makes a new folder per restart; `wandb sync` joins them by their common id.
     offline = [path.name.rsplit("-", 1)[1] for path in (run / "wandb").glob("offline-run-*")]
-    assert len(offline) == 2, "one start and one restart, rank 0 alone"
+    assert len(offline) == 2, "one start and one restart, on rank 0 only"
     assert set(offline) == {(run / "wandb_id").read_text()}
     assert len(list(run.rglob("metrics.jsonl"))) == 1
 
@@ -94,7 +94,7 @@ def bench(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["rank_killed", "node_fails", "preemption_at_once"])
 def test_an_interrupted_run_ends_in_the_same_bits(bench: Bench, kind: str) -> None:
-    """Three of the twelve kinds; `make chaos` runs them all."""
+    """Three of the twelve kinds; `make chaos` runs all."""
     outcome = interrupt(bench, kind)
     assert outcome.hit >= chaos_kinds.HIT
     assert outcome.restarts >= 1
@@ -102,7 +102,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(bench: Bench, kind: str) -> No
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_batch_script_of_ones_own_does_the_same(guide: Manifest, bench: Bench, tmp_path: Path) -> None:
+def test_a_hand_written_batch_script_does_the_same(guide: Manifest, bench: Bench, tmp_path: Path) -> None:
     more = ["train.deterministic=true", "train.freeze_bn=statistics", "train.epochs=4"]
     words = small_run(guide, tmp_path / "runs", "own", *more)[1:]
     size = ["--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2", "--cpus-per-task=1", f"--output={tmp_path}/log"]
@@ -117,16 +117,16 @@ def test_a_batch_script_of_ones_own_does_the_same(guide: Manifest, bench: Bench,
     job = sbatch(*words)
     run, metrics = tmp_path / "runs/classify/own", tmp_path / "runs/classify/own/metrics.jsonl"
     wait_until(lambda: metrics.is_file() and metrics.read_bytes().count(b"\n") >= chaos_kinds.HIT)
-    # fgvc status and fgvc cancel know the job by its run, as they do one that --on submitted.
+    # fgvc status and fgvc cancel find the job by its run, as with --on.
     record = json.loads((run / "slurm.json").read_text())
     assert (record["job"], record["name"], record["log"]) == (job, "classify", f"{tmp_path}/log")
     client(bench.testbed, "scancel", "--signal=USR2", job)
     wait_until((run / "result.json").is_file)
-    same_end(bench.calm, run, chaos_kinds.STEPS)
+    same_end(bench.undisturbed, run, chaos_kinds.STEPS)
     log = (tmp_path / "log").read_text()
     assert "stopped by SIGUSR2 at step" in log
-    assert f"job {job} starts again" in log
-    # A mistake is said once and not tried again.
+    assert f"job {job} restarts" in log
+    # A mistake is reported once and not retried.
     job = sbatch(*words, "optim.lr=1")
     wait_until(lambda: client(bench.testbed, "squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip() == "FAILED")
     assert "holds a run of another config: optim.lr (0.05 -> 1.0)" in (tmp_path / "log").read_text()

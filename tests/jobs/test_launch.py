@@ -13,14 +13,14 @@ from slurm_helpers import eventually
 from jobs import launch as launching
 from jobs.classify import Config
 from jobs.cli import main
-from jobs.launch import read_profile, split_words, task_of
+from jobs.launch import launch_of, read_profile, split_words
 from jobs.registry import JOBS
 from shards.errors import UserError
 from slurm import submit as submission
 from slurm.errors import SlurmError
 from slurm.profile import KEYS, Profile, check, check_cluster
 from slurm.queue import Job, states
-from slurm.submit import Submitted, Task, submit
+from slurm.submit import Launch, Submitted, submit
 from slurm.testbed import daemons
 from slurm.testbed.cluster import (
     Partition,
@@ -64,10 +64,10 @@ def _here(testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def ended(submitted: list[Submitted], seconds: float = 60) -> list[Job]:
     """The jobs, once all have ended."""
     deadline = time.monotonic() + seconds
-    while any(job.live for job in states(one.job for one in submitted).values()):
-        assert time.monotonic() < deadline, [one.log.read_text() for one in submitted if one.log.exists()]
+    while any(job.live for job in states(entry.job for entry in submitted).values()):
+        assert time.monotonic() < deadline, [entry.log.read_text() for entry in submitted if entry.log.exists()]
         time.sleep(0.1)
-    return list(states(one.job for one in submitted).values())
+    return list(states(entry.job for entry in submitted).values())
 
 
 def test_looking_at_a_config_submits_nothing(testbed: Testbed, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -82,23 +82,23 @@ def test_looking_at_a_config_submits_nothing(testbed: Testbed, tmp_path: Path, c
     assert "it goes with --on CLUSTER" in capsys.readouterr().err
 
 
-def test_tasks_become_arrays_split_at_the_clusters_limit_and_wait_for_others(tmp_path: Path) -> None:
+def test_launches_become_arrays_of_the_clusters_size_and_wait_for_others(tmp_path: Path) -> None:
     profile = QUICK
-    # `fgvc help` ends well at once, an unknown command is the user's mistake.
-    tasks = [Task("many", ("--help",), tmp_path / "runs" / str(i)) for i in range(6)]
-    first = submit(profile, tasks)
-    assert [one.job.partition("_")[2] for one in first] == ["0", "1", "2", "3", "4", ""]
-    then = submit(profile, [Task("then", ("--help",), tmp_path / "runs/then")], after=[first[0].job, first[-1].job])
+    # `fgvc --help` succeeds at once, an unknown command is a user's mistake.
+    launches = [Launch("many", ("--help",), tmp_path / "runs" / str(i)) for i in range(6)]
+    first = submit(profile, launches)
+    assert [entry.job.partition("_")[2] for entry in first] == ["0", "1", "2", "3", "4", ""]
+    then = submit(profile, [Launch("then", ("--help",), tmp_path / "runs/then")], after=[first[0].job, first[-1].job])
     assert {job.state for job in ended([*first, *then])} == {"COMPLETED"}
     assert "fgvc: from a folder of images" in then[0].log.read_text()
-    bad = submit(profile, [Task("bad", ("clasify",), tmp_path / "runs/bad")])
-    never = submit(profile, [Task("never", ("--help",), tmp_path / "runs/never")], after=[bad[0].job])
+    bad = submit(profile, [Launch("bad", ("clasify",), tmp_path / "runs/bad")])
+    never = submit(profile, [Launch("never", ("--help",), tmp_path / "runs/never")], after=[bad[0].job])
     assert [job.state for job in ended([*bad, *never])] == ["FAILED", "CANCELLED"]
     assert "no such command 'clasify'; did you mean classify?" in bad[0].log.read_text()
-    assert "starts again" not in bad[0].log.read_text(), "a user's mistake is not tried again"
+    assert " restarts (Slurm" not in bad[0].log.read_text(), "a user's mistake is not retried"
 
 
-def test_profiles_that_come_with_the_suite_are_sound() -> None:
+def test_shipped_profiles_are_valid() -> None:
     for name in ("h100", "a100", "cpu", "testbed"):
         assert read_profile(name, []).ranks >= 1
     assert read_profile("h100", ["nodes=4", "time=8:00:00"]).ranks == 32
@@ -116,7 +116,7 @@ def test_launch_settings_are_no_jobs_settings() -> None:
     )
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_submitted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_the_cluster_is_refused_before_submission(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--on h10: no such cluster; did you mean 'h100'"):
         read_profile("h10", [])
     with pytest.raises(UserError, match="unknown key 'node'; did you mean 'nodes'"):
@@ -160,7 +160,7 @@ def test_vit_large_on_four_h100_nodes_is_accepted_by_slurm(
     assert subprocess.run(["sbatch", "--test-only"], input=too_many, capture_output=True, text=True).returncode
 
 
-def test_one_job_a_run_folder(testbed: Testbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_job_per_run_folder(testbed: Testbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["classify", "name=one", "--on", "testbed"]
     client(testbed, "scontrol", "update", "partitionname=normal", "state=down")
     try:
@@ -170,15 +170,15 @@ def test_one_job_a_run_folder(testbed: Testbed, tmp_path: Path, capsys: pytest.C
         assert f"job {number}: classify/one on testbed, 1 node x 1 rank\n  folder  runs/classify/one\n" in shown
         assert main(words) == 2
         assert capsys.readouterr().err == (
-            f"fgvc classify: runs/classify/one: job {number} (PENDING) writes there; wait for it, "
-            f"fgvc cancel {number}, or choose another name=\n"
+            f"fgvc classify: runs/classify/one: job {number} (PENDING) uses this folder; wait for it, run "
+            f"fgvc cancel {number}, or set another name=\n"
         )
         assert main(["status"]) == 0
         assert f"classify/one  PENDING (PartitionDown)  {number}" in capsys.readouterr().out
         assert main(["cancel", "classify/one"]) == 0
         assert capsys.readouterr().out.startswith(f"cancelled job {number} (classify/one)")
         assert main(["cancel", number]) == 2
-        assert f"{number}: no job of yours in the queue" in capsys.readouterr().err
+        assert f"{number}: you have no such job in the queue" in capsys.readouterr().err
     finally:
         client(testbed, "scontrol", "update", "partitionname=normal", "state=up")
     assert states([number])[number].state == "CANCELLED"
@@ -188,71 +188,71 @@ def test_one_job_a_run_folder(testbed: Testbed, tmp_path: Path, capsys: pytest.C
     assert "unknown key 'optim.rl'; did you mean 'optim.lr'" in capsys.readouterr().err
 
 
-def test_a_job_that_never_saves_anything_is_not_started_for_ever(tmp_path: Path) -> None:
+def test_a_job_that_never_saves_is_not_restarted_forever(tmp_path: Path) -> None:
     broken = Profile(cpus_per_task=1, time="5", max_restarts=1, python="false")
-    [job] = submit(broken, [Task("broken", ("--help",), tmp_path / "run")])
+    [job] = submit(broken, [Launch("broken", ("--help",), tmp_path / "run")])
     assert ended([job])[0].state == "FAILED"
     log = job.log.read_text()
-    assert log.count("asking Slurm to start it again") == 1
-    assert "was started 2 times without a new checkpoint (the newest: none): not again" in log
+    assert log.count("asking Slurm to requeue it") == 1
+    assert "was started 2 times without a new checkpoint (latest: none): giving up" in log
 
 
-def test_a_folder_that_cannot_be_written_or_that_a_node_does_not_see(testbed: Testbed, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_or_missing_on_a_node(testbed: Testbed, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SlurmError, match=r"file/run: cannot be written .*set runs_dir= to a folder that can"):
-        submit(QUICK, [Task("a", ("--help",), tmp_path / "file/run")])
+    with pytest.raises(SlurmError, match=r"file/run: not writable .*set runs_dir= to a folder that is"):
+        submit(QUICK, [Launch("a", ("--help",), tmp_path / "file/run")])
     if os.getuid() != 0:
         pytest.skip("hiding a folder from a node needs root")
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    # The node has mounts of its own: there, and only there, an empty disk covers the folder.
+    # The node has its own mounts: an empty disk hides the folder on that node only.
     pid = daemons.running(testbed.folder)["n2"]
     subprocess.run(["nsenter", "-t", str(pid), "-m", "mount", "-t", "tmpfs", "tmpfs", str(hidden)], check=True)
     two = Profile(cpus_per_task=1, nodes=2, time="5")
-    [job] = submit(two, [Task("hidden", ("--help",), hidden / "run")])
+    [job] = submit(two, [Launch("hidden", ("--help",), hidden / "run")])
     assert ended([job])[0].state == "FAILED"
     assert (
-        f"{job.log.parent} is not there on every node; set runs_dir= to a folder that all nodes share"
+        f"{job.log.parent} is missing on some nodes; set runs_dir= to a folder that all nodes share"
         in job.log.read_text()
     )
     assert "asking Slurm" not in job.log.read_text()
 
 
-def test_cancelled_is_cancelled_though_the_run_saved_and_asked_to_go_on(
+def test_a_cancelled_job_stays_cancelled_though_the_run_asked_for_a_restart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # As a run does on SIGTERM: it saves, and ends with the code that otherwise means "start me again".
+    # As a run does on SIGTERM: save, then exit with the code that otherwise requests a restart.
     saves = "sh -c 'trap \"exit 3\" TERM; echo ready; sleep 100 & wait' sh"
-    [job] = submit(Profile(cpus_per_task=1, time="5", python=saves), [Task("a", ("--help",), tmp_path / "run")])
+    [job] = submit(Profile(cpus_per_task=1, time="5", python=saves), [Launch("a", ("--help",), tmp_path / "run")])
     assert eventually(lambda: job.log.exists() and "ready" in job.log.read_text())
     assert main(["cancel", str(tmp_path / "run")]) == 0
     assert ended([job])[0].state == "CANCELLED"
     assert not eventually(lambda: states([job.job])[job.job].state != "CANCELLED", seconds=2)
-    assert "starts again" not in job.log.read_text()
+    assert " restarts (Slurm" not in job.log.read_text()
     assert main(["cancel", str(tmp_path / "run")]) == 2
-    assert "no job of yours in the queue" in capsys.readouterr().err
+    assert "you have no such job in the queue" in capsys.readouterr().err
 
 
-def test_following_prints_the_log_and_ends_as_the_job_does(
+def test_follow_prints_the_log_and_returns_the_jobs_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(launching, "ASK_S", 0.2)
-    [good] = submit(QUICK, [Task("good", ("--help",), tmp_path / "good")])
+    monkeypatch.setattr(launching, "POLL_S", 0.2)
+    [good] = submit(QUICK, [Launch("good", ("--help",), tmp_path / "good")])
     assert launching.follow_log(good, 0.1) == 0
     shown = capsys.readouterr().out
     assert shown.count("fgvc: from a folder of images") == 1
     assert shown.endswith(f"job {good.job}: COMPLETED\n")
-    [bad] = submit(QUICK, [Task("bad", ("no-such",), tmp_path / "bad")])
+    [bad] = submit(QUICK, [Launch("bad", ("no-such",), tmp_path / "bad")])
     assert launching.follow_log(bad, 0.1) == 1
     shown = capsys.readouterr().out
     assert "no such command 'no-such'" in shown
     assert shown.endswith(f"job {bad.job}: FAILED\n")
 
 
-def test_every_rank_sees_all_gpus_of_its_node_as_slurm_gave_them(tmp_path: Path) -> None:
+def test_every_rank_sees_all_gpus_of_its_node(tmp_path: Path) -> None:
     shows = "sh -c 'echo saw $CUDA_VISIBLE_DEVICES on $SLURM_NODEID as $SLURM_LOCALID at $MASTER_ADDR' sh"
     profile = Profile(nodes=2, gpus_per_node=2, cpus_per_task=1, time="5", python=shows)
-    [job] = submit(profile, [Task("gpus", ("--help",), tmp_path / "run")])
+    [job] = submit(profile, [Launch("gpus", ("--help",), tmp_path / "run")])
     assert ended([job])[0].state == "COMPLETED"
     logs = [job.log.with_name(f"{job.job}_{rank}_log.out").read_text() for rank in range(4)]
     assert [next(line for line in log.splitlines() if line.startswith("saw")) for log in logs] == [
@@ -263,18 +263,16 @@ def test_every_rank_sees_all_gpus_of_its_node_as_slurm_gave_them(tmp_path: Path)
 def test_folders_of_the_profile_reach_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRATCH", str(tmp_path))
     profile = Profile(scratch="$SCRATCH/fgvc", cache="$TMPDIR/shards")
-    task, config = task_of(profile, "classify", Config, None, ["name=a"])
-    # The cache is the node's: its variable is left for the job to fill in.
-    assert task.words == ("classify", "name=a", f"runs_dir={tmp_path}/fgvc/runs", "data.cache=$TMPDIR/shards")
-    assert task.folder == tmp_path / "fgvc/runs/classify/a"
+    command, config = launch_of(profile, "classify", Config, None, ["name=a"])
+    # The cache is local to the node: the job expands its variable.
+    assert command.words == ("classify", "name=a", f"runs_dir={tmp_path}/fgvc/runs", "data.cache=$TMPDIR/shards")
+    assert command.folder == tmp_path / "fgvc/runs/classify/a"
     assert config.data.cache == "$TMPDIR/shards"
-    task, _ = task_of(profile, "classify", Config, None, ["name=a", "runs_dir=mine", "data.cache=/here"])
-    assert task.words == ("classify", "name=a", "runs_dir=mine", "data.cache=/here")
+    command, _ = launch_of(profile, "classify", Config, None, ["name=a", "runs_dir=mine", "data.cache=/here"])
+    assert command.words == ("classify", "name=a", "runs_dir=mine", "data.cache=/here")
 
 
-def test_no_cluster_here_and_words_in_the_wrong_place(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_cluster_and_misplaced_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["classify", "name=a", "nodes=2"]) == 2
     assert main(["classify", "name=a", "--on", "testbed", "--processes", "2"]) == 2
     monkeypatch.delenv("SLURM_CONF")
@@ -285,7 +283,7 @@ def test_no_cluster_here_and_words_in_the_wrong_place(
     assert "no cluster is known here: log in to one, or fgvc cluster up and export SLURM_CONF" in third
 
 
-def test_slurm_down_in_mid_submission_says_what_was_submitted(
+def test_slurm_dying_during_a_submission_reports_what_was_submitted(
     testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = submission._submit_one
@@ -296,9 +294,9 @@ def test_slurm_down_in_mid_submission_says_what_was_submitted(
         return done
 
     monkeypatch.setattr(submission, "_submit_one", dies_after)
-    tasks = [Task("many", ("--help",), tmp_path / "runs" / str(i)) for i in range(6)]
+    launches = [Launch("many", ("--help",), tmp_path / "runs" / str(i)) for i in range(6)]
     with pytest.raises(SlurmError) as caught:
-        submit(QUICK, tasks)
+        submit(QUICK, launches)
     assert "\n" not in str(caught.value)
-    assert "slurmctld is down: try again later; 5 of 6 tasks were submitted before, as" in str(caught.value)
+    assert "slurmctld is down: try again later; 5 of 6 were submitted before, as" in str(caught.value)
     start_controller(testbed.folder)

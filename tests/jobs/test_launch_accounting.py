@@ -1,4 +1,4 @@
-"""With accounting: an account that may not be used is named before anything runs, and old jobs' states are known."""
+"""With accounting: a forbidden account is named before anything runs, and states of old jobs are known."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from jobs.cli import main
 from slurm.errors import SlurmError
 from slurm.profile import Profile
 from slurm.queue import queue, states
-from slurm.submit import Task, submit
+from slurm.submit import Launch, submit
 from slurm.testbed import daemons
 from slurm.testbed.cluster import down, missing_packages, up
 
@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 
-def test_accounts_and_states_of_jobs_that_the_queue_has_forgotten(
+def test_accounts_and_states_of_jobs_that_left_the_queue(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
@@ -41,9 +41,9 @@ def test_accounts_and_states_of_jobs_that_the_queue_has_forgotten(
         assert main(["classify", "name=a", "--on", "testbed", "qos=gold"]) == 2
         assert "set qos= to one of yours" in capsys.readouterr().err
         profile = Profile(cpus_per_task=1, time="5", account="research")
-        tasks = [Task("many", ("--help",) if i else ("no-such-command",), Path("runs") / str(i)) for i in range(3)]
-        jobs = [one.job for one in submit(profile, tasks)]
-        assert eventually(lambda: not any(one in queue() for one in jobs), 150), "MinJobAge is 2 s"
+        launches = [Launch("many", ("--help",) if i else ("no-such-command",), Path("runs") / str(i)) for i in range(3)]
+        jobs = [entry.job for entry in submit(profile, launches)]
+        assert eventually(lambda: not any(job in queue() for job in jobs), 150), "MinJobAge is 2 s"
         assert eventually(
             lambda: [job.state for job in states(jobs).values()] == ["FAILED", "COMPLETED", "COMPLETED"], 30
         )

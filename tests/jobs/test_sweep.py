@@ -215,7 +215,7 @@ def test_on_a_cluster_the_trials_outlive_the_driver(sweep, fgvc, tmp_path, testb
     assert_whole(folder, 2, before)
     assert {name: read_record(folder / f"classify/{name}") for name in jobs} == jobs, "no second job for a trial"
     log = Path(jobs["trial-000"]["log"]).read_text()  # type: ignore[index]
-    assert "starts again" in log
+    assert " restarts (Slurm" in log
 
 
 @pytest.mark.slow

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from slurm.errors import SlurmError
-from slurm.graph import Node, check_graph, graph_states, submit_graph, wait_for_graph
+from slurm.graph import Stage, check_graph, graph_states, submit_graph, wait_for_graph
 from slurm.profile import Profile
 from slurm.queue import queue, read_record
-from slurm.submit import Task
+from slurm.submit import Launch
 from slurm.testbed import daemons
 from slurm.testbed.cluster import Testbed, client, down, missing_packages, up
 
@@ -42,45 +42,45 @@ def _here(testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
-def build(folder: Path, *words: str, name: str = "") -> Task:
-    """A small real task: draw two birds. It is done when the manifest is there."""
+def build(folder: Path, *words: str, name: str = "") -> Launch:
+    """A small real launch: draw two birds. It is done when the manifest exists."""
     small = ("species=2", "train_per_class=1", "test_per_class=1", "size=32", *words)
-    return Task(name or folder.name, ("shards", "build", "field_guide", "-", str(folder / "shards"), *small), folder)
+    return Launch(name or folder.name, ("shards", "build", "field_guide", "-", str(folder / "shards"), *small), folder)
 
 
-def diamond(runs: Path, *for_left: str) -> list[Node]:
-    def node(name: str, *after: str, words: tuple[str, ...] = ()) -> Node:
-        return Node(name, (build(runs / name, *words),), after, done=MANIFEST)
+def diamond(runs: Path, *for_left: str) -> list[Stage]:
+    def stage(name: str, *after: str, words: tuple[str, ...] = ()) -> Stage:
+        return Stage(name, (build(runs / name, *words),), after, done=MANIFEST)
 
-    return [node("top"), node("left", "top", words=for_left), node("right", "top"), node("bottom", "left", "right")]
+    return [stage("top"), stage("left", "top", words=for_left), stage("right", "top"), stage("bottom", "left", "right")]
 
 
-def wait(nodes: list[Node], seconds: float = 90) -> list[str]:
-    """What `wait_for_graph` tells until the graph stands still."""
-    told: list[str] = []
+def wait(stages: list[Stage], seconds: float = 90) -> list[str]:
+    """The lines that `wait_for_graph` reports until nothing of the graph is left in the queue."""
+    lines: list[str] = []
     deadline = time.monotonic() + seconds
 
     def pause() -> None:
-        assert time.monotonic() < deadline, told
+        assert time.monotonic() < deadline, lines
         time.sleep(0.1)
 
-    wait_for_graph(nodes, told.append, pause)
-    return told
+    wait_for_graph(stages, lines.append, pause)
+    return lines
 
 
-def test_diamond_with_a_failing_branch_and_only_that_branch_again(tmp_path: Path) -> None:
+def test_diamond_with_a_failing_branch_then_only_that_branch(tmp_path: Path) -> None:
     broken = diamond(tmp_path, "spieces=3")
     submitted = submit_graph(PROFILE, broken)
     assert [len(submitted[name]) for name in ("top", "left", "right", "bottom")] == [1, 1, 1, 1]
     assert submit_graph(PROFILE, broken) == {"top": [], "left": [], "right": [], "bottom": []}, "all are in the queue"
-    told = wait(broken)
+    lines = wait(broken)
     assert [str(state) for state in graph_states(broken)] == [
         "top: done", "left: failed (left)", "right: done", "bottom: cancelled, because left failed",
     ]  # fmt: skip
-    assert "bottom: cancelled, because left failed" in told
+    assert "bottom: cancelled, because left failed" in lines
     assert "'spieces'" in submitted["left"][0].log.read_text()
     assert not (tmp_path / "bottom" / MANIFEST).exists()
-    # The child never started, and came after both parents in Slurm's own words.
+    # The child never started.
     assert not submitted["bottom"][0].log.exists()
 
     written = {name: (tmp_path / name / MANIFEST).stat().st_mtime_ns for name in ("top", "right")}
@@ -93,41 +93,41 @@ def test_diamond_with_a_failing_branch_and_only_that_branch_again(tmp_path: Path
 
 
 def test_jobs_of_a_killed_submission_are_replaced(tmp_path: Path, testbed: Testbed) -> None:
-    for node in testbed.nodes:  # nothing starts for now
+    for node in testbed.nodes:  # hold all jobs
         client(testbed, "scontrol", "update", f"nodename={node.name}", "state=drain", "reason=test")
     try:
-        nodes = [Node("many", tuple(build(tmp_path / f"task{i}") for i in range(3)), done=MANIFEST)]
-        # As if killed after sbatch, before the second and third run folder knew their job.
-        first = [one.job for one in submit_graph(PROFILE, nodes)["many"]]
+        stages = [Stage("many", tuple(build(tmp_path / f"task{i}") for i in range(3)), done=MANIFEST)]
+        # As if killed after sbatch, before the second and third run folder recorded their job.
+        first = [entry.job for entry in submit_graph(PROFILE, stages)["many"]]
         for i in (1, 2):
             (tmp_path / f"task{i}/slurm.json").unlink()
-        second = submit_graph(PROFILE, nodes)["many"]
-        assert [one.task.folder.name for one in second] == ["task1", "task2"]
+        second = submit_graph(PROFILE, stages)["many"]
+        assert [entry.launch.folder.name for entry in second] == ["task1", "task2"]
         live = {number for number, job in queue().items() if job.live}
-        assert live & {*first, *(one.job for one in second)} == {first[0], *(one.job for one in second)}
+        assert live & {*first, *(entry.job for entry in second)} == {first[0], *(entry.job for entry in second)}
         client(testbed, "scancel", "--me")
     finally:
         for node in testbed.nodes:
             client(testbed, "scontrol", "update", f"nodename={node.name}", "state=resume")
 
 
-def test_a_child_whose_parent_failed_a_moment_ago_is_submitted_anew(tmp_path: Path, testbed: Testbed) -> None:
-    parent = Node("parent", (build(tmp_path / "parent", "spieces=3"),), done=MANIFEST)
-    child = Node("child", (build(tmp_path / "child"),), ("parent",), done=MANIFEST)
+def test_a_child_whose_parent_just_failed_is_resubmitted(tmp_path: Path, testbed: Testbed) -> None:
+    parent = Stage("parent", (build(tmp_path / "parent", "spieces=3"),), done=MANIFEST)
+    child = Stage("child", (build(tmp_path / "child"),), ("parent",), done=MANIFEST)
     submit_graph(PROFILE, [parent, child])
     deadline = time.monotonic() + 60
     while graph_states([parent])[0].state != "failed":
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    # At this moment Slurm may still show the child as waiting for ever.
-    mended = [Node("parent", (build(tmp_path / "parent"),), done=MANIFEST), child]
-    again = submit_graph(PROFILE, mended)
+    # At this moment Slurm may still show the child as pending.
+    fixed = [Stage("parent", (build(tmp_path / "parent"),), done=MANIFEST), child]
+    again = submit_graph(PROFILE, fixed)
     assert [len(again["parent"]), len(again["child"])] == [1, 1]
-    assert {one.state for one in graph_states(mended)} <= {"waiting", "running"}
+    assert {state.state for state in graph_states(fixed)} <= {"waiting", "running"}
     client(testbed, "scancel", "--me")
 
 
-def test_comparison_as_an_array_then_only_its_failed_run_again(guide, fgvc, tmp_path: Path, testbed: Testbed) -> None:
+def test_comparison_as_an_array_then_only_its_failed_run(guide, fgvc, tmp_path: Path, testbed: Testbed) -> None:
     tiny = {
         "data": {"shards": str(guide.folder), "workers": 0}, "image": {"size": 32}, "track": {"wandb": "disabled"},
         "model": {"name": "test_resnet", "weights": "none"}, "train": {"batch": 8, "epochs": 1},
@@ -154,55 +154,55 @@ def test_comparison_as_an_array_then_only_its_failed_run_again(guide, fgvc, tmp_
     client(testbed, "scancel", "--me")
 
 
-def test_slips_in_a_graph_are_named(tmp_path: Path) -> None:
+def test_mistakes_in_a_graph_are_named(tmp_path: Path) -> None:
     one, two = build(tmp_path / "one"), build(tmp_path / "two")
-    with pytest.raises(SlurmError, match="'late' comes after 'early', but no node before it has that name"):
-        check_graph([Node("late", (one,), ("early",)), Node("early", (two,))])
-    with pytest.raises(SlurmError, match="two nodes are called 'same'"):
-        check_graph([Node("same", (one,)), Node("same", (two,))])
-    with pytest.raises(SlurmError, match="two tasks of this graph would write there"):
-        check_graph([Node("a", (one,)), Node("b", (one,))])
+    with pytest.raises(SlurmError, match="'late' comes after 'early', but no stage before it has that name"):
+        check_graph([Stage("late", (one,), ("early",)), Stage("early", (two,))])
+    with pytest.raises(SlurmError, match="two stages are called 'same'"):
+        check_graph([Stage("same", (one,)), Stage("same", (two,))])
+    with pytest.raises(SlurmError, match="two launches of this graph would write to this folder"):
+        check_graph([Stage("a", (one,)), Stage("b", (one,))])
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("count", [35, pytest.param(300, marks=pytest.mark.slow)])
-def test_many_small_tasks_as_throttled_arrays_and_only_what_failed_again(
+def test_many_small_launches_as_throttled_arrays_and_only_failures_again(
     count: int, tmp_path: Path, testbed: Testbed
 ) -> None:
-    # The smallest real commands: `fgvc --help` ends well, `fgvc hlep` does not. The batch script marks what ended well.
+    # The smallest real commands: `fgvc --help` succeeds, `fgvc hlep` fails. The batch script marks success.
     done = """trap '[ $? -eq 0 ] && touch "$fgvc_run/result.json"' EXIT"""
     profile = Profile(cpus_per_task=1, time="5", setup=[done])
     bad = {7, count // 2, count - 1}
 
-    def nodes(mended: bool) -> list[Node]:
-        words = [("--help",) if mended or i not in bad else ("hlep",) for i in range(count)]
-        tasks = tuple(Task("many", word, tmp_path / f"t{i:03}") for i, word in enumerate(words))
+    def stages(fixed: bool) -> list[Stage]:
+        words = [("--help",) if fixed or i not in bad else ("hlep",) for i in range(count)]
+        launches = tuple(Launch("many", word, tmp_path / f"t{i:03}") for i, word in enumerate(words))
         return [
-            Node("many", tasks, throttle=2),
-            Node("after", (Task("after", ("--help",), tmp_path / "after"),), ("many",)),
+            Stage("many", launches, throttle=2),
+            Stage("after", (Launch("after", ("--help",), tmp_path / "after"),), ("many",)),
         ]
 
     began = time.monotonic()
-    submitted = submit_graph(profile, nodes(False))
+    submitted = submit_graph(profile, stages(False))
     in_queue = time.monotonic() - began
     arrays = {one.job.split("_")[0] for one in submitted["many"]}
     assert len(arrays) == -(-count // 30), "an array takes 30 tasks: indices below MaxArraySize=30"
     most, deadline = 0, time.monotonic() + 1500
-    while (state := graph_states(nodes(False))[0]).live:
+    while (state := graph_states(stages(False))[0]).live:
         assert time.monotonic() < deadline, state
         running = [job.id.split("_")[0] for job in queue().values() if job.state == "RUNNING"]
         most = max([most, *(running.count(array) for array in arrays)])
         time.sleep(0.3)
     print(f"\n{count} tasks: submitted in {in_queue:.1f} s, ended after {time.monotonic() - began:.0f} s")
     assert most == 2, "the throttle, per array"
-    wait(nodes(False))
-    many, after = graph_states(nodes(False))
+    wait(stages(False))
+    many, after = graph_states(stages(False))
     names = ", ".join(f"t{i:03}" for i in sorted(bad))
     assert str(many) == f"many: failed, {count - 3} of {count} done ({names})"
     assert str(after) == "after: cancelled, because many failed"
-    again = submit_graph(profile, nodes(True))
-    assert [one.task.folder.name for one in again["many"]] == [f"t{i:03}" for i in sorted(bad)]
-    wait(nodes(True))
-    assert [state.state for state in graph_states(nodes(True))] == ["done", "done"]
+    again = submit_graph(profile, stages(True))
+    assert [entry.launch.folder.name for entry in again["many"]] == [f"t{i:03}" for i in sorted(bad)]
+    wait(stages(True))
+    assert [state.state for state in graph_states(stages(True))] == ["done", "done"]
     jobs = [(read_record(tmp_path / f"t{i:03}") or {})["job"] for i in range(count)]
     assert len(set(jobs)) == count

@@ -229,7 +229,7 @@ def test_mistakes_are_named(testbed: Testbed, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(SlurmError, match=f"already runs in {testbed.folder}"):
         up(testbed.folder)
     assert client(testbed, "srun", "hostname"), "the refused one must not harm the running one"
-    with pytest.raises(SlurmError, match="ever brought up"):
+    with pytest.raises(SlurmError, match="ever started"):
         down(tmp_path)
     assert not status(tmp_path).running
     with pytest.raises(SlurmError, match=r"no node 'n3' .*n1, n2"):
