@@ -120,8 +120,18 @@ def _run(folder: Path) -> dict[str, Any]:
     for file in folder.glob("boxes_*.json"):
         found[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     for file in sorted((folder / "checkpoints").glob("step-*/shared.pt"))[-1:]:
-        found |= {f"checkpoint {key}": value for key, value in _flat(torch.load(file, weights_only=True)).items()}
+        found |= {
+            f"checkpoint {key}": value for key, value in _flat(_named(torch.load(file, weights_only=True))).items()
+        }
     return found
+
+
+def _named(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's state as it is named now; until 29721d2 a run had one network, at the top."""
+    if "networks" in state:
+        return state
+    model = {"weights": state.pop("network"), "average": state.pop("ema"), "optimizer": state.pop("optimizer")}
+    return state | {"networks": {"model": model}}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

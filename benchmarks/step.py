@@ -34,7 +34,7 @@ from fgvc.runtime.config import TrackConfig
 from fgvc.runtime.device import tune_cpu_memory
 from fgvc.runtime.tracking import Tracker
 from fgvc.training.config import OptimConfig
-from fgvc.training.learner import Learner
+from fgvc.training.learner import SupervisedLearner
 from fgvc.training.loop import fit
 from fgvc.training.optim import create_optimizer
 from fgvc.training.schedule import Schedule
@@ -83,7 +83,8 @@ def in_turns(options: argparse.Namespace, folder: Path) -> tuple[list[float], li
     total = options.steps + WARM_UP
     train = TrainConfig(batch=options.batch, epochs=1, checkpoint_minutes=1e9)
     objective = classification(CLASSES, train, 0, accelerator.device)
-    learner = Learner(network, Normalised(network, mean, std), objective, OPTIM, train, accelerator)
+    schedule = Schedule(total, total)
+    learner = SupervisedLearner(network, Normalised(network, mean, std), objective, OPTIM, train, schedule, accelerator)
     batch = batch_of(options.batch, options.size)
     ours, theirs, given = [], [], 0.0
 
@@ -99,7 +100,7 @@ def in_turns(options: argparse.Namespace, folder: Path) -> tuple[list[float], li
             yield copy.copy(batch)
 
     tracker = Tracker(TrackConfig(wandb=options.wandb), folder, "classify", "step", {})
-    fit(learner, batches(), Schedule(total, total), folder, tracker)
+    fit(learner, batches(), train, schedule, folder, tracker)
     tracker.close(0)
     return ours[WARM_UP - 1 :], theirs[WARM_UP:]
 

@@ -31,7 +31,7 @@ def rank_main(options: argparse.Namespace) -> None:
     from fgvc.runtime.device import peak_memory_mb, seed_everything
     from fgvc.runtime.distributed import gather_objects, rank, sum_over_ranks
     from fgvc.training.config import OptimConfig
-    from fgvc.training.learner import Learner
+    from fgvc.training.learner import SupervisedLearner
     from fgvc.training.schedule import Schedule
     from fgvc.training.strategies.create import create_accelerator
     from shards.reading.loader import Batch
@@ -45,7 +45,9 @@ def rank_main(options: argparse.Namespace) -> None:
     before = psutil.Process().memory_info().rss / 2**20 if accelerator.device.type == "cpu" else 0.0
     network = create_model(options.model, num_classes=50, img_size=options.size)
     whole = Normalised(network, *input_statistics(network, ModelConfig()))
-    learner = Learner(network, whole, classification(50, train, 0, accelerator.device), optim, train, accelerator)
+    schedule = Schedule(options.steps, options.steps)
+    objective = classification(50, train, 0, accelerator.device)
+    learner = SupervisedLearner(network, whole, objective, optim, train, schedule, accelerator)
     micro = options.batch // options.ranks // 2
     draw = torch.Generator().manual_seed(rank())
 
@@ -57,7 +59,7 @@ def rank_main(options: argparse.Namespace) -> None:
     losses, times = [], []
     for _ in range(options.steps):
         began = time.perf_counter()
-        loss = learner.learn([batch(), batch()], Schedule(options.steps, options.steps))["loss"]
+        loss = learner.learn([batch(), batch()])["loss"]
         losses.append(sum_over_ranks(loss).item() / options.ranks)
         times.append(time.perf_counter() - began)
     memory = max(gather_objects(peak_memory_mb(accelerator.device) - before))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from jobs.registry import command_module
 from shards.errors import UserError
 
 C = TypeVar("C")
@@ -33,6 +34,15 @@ def load(kind: type[C], path: str | Path | None = None, overrides: list[str] | N
         declared = _field_type(kind, key, f"'{word}'")
         _set(values, key, text if declared is str else _parse(text, word))
     return from_dict(kind, values, str(path) if path else "command line")
+
+
+def load_job(name: str, path: str | Path | None = None, overrides: list[str] | None = None) -> Any:
+    """The config of a job, with what its command checks before anything is read. Raises UserError as `load` does."""
+    module = command_module(name)
+    config = load(module.Config, path, overrides)
+    if hasattr(module, "check"):
+        module.check(config)
+    return config
 
 
 def from_dict(kind: type[C], values: dict[str, Any], where: str) -> C:

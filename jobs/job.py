@@ -1,16 +1,22 @@
 """Run one job by its command line, `fgvc JOB CONFIG [key=value ...]`: here, as ranks on this machine, on a cluster."""
 
 import argparse
-import importlib
 import logging
 import os
 import subprocess
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from jobs.registry import JOBS
+import yaml
+
+from fgvc.runtime.interrupt import Interrupted
+from jobs.config import describe, load_job, to_dict
+from jobs.experiments.sweep_file import agent_words
+from jobs.launch import launch, split_words
+from jobs.registry import command_module, task_module
 from jobs.words import Parser
 from shards.errors import UserError
 from slurm.job import note_mistake
@@ -19,45 +25,27 @@ from slurm.profile import KEYS
 
 def main(name: str, words: list[str]) -> int:
     """`fgvc NAME WORDS` for a job; the exit code. Raises UserError for a user's mistake."""
-    from jobs.config import describe, load, to_dict
-
-    module = importlib.import_module(JOBS[name])
-    arguments = _parse(name, words)
+    module, arguments = command_module(name), _parse(name, words)
     if arguments.help:
         print((module.__doc__ or "").strip())
         print(f"\nsettings (key: type = default):\n{describe(module.Config)}")
         return 0
     if os.environ.get("WANDB_SWEEP_ID"):
-        from jobs.experiments.sweep_file import agent_words
-
         arguments.words = agent_words(module.Config, arguments.words)
     path, overrides = _split(name, arguments.words)
-    if not arguments.on and (stray := [word for word in overrides if word.partition("=")[0] in KEYS]):
-        raise UserError(f"'{stray[0]}' is a setting of a cluster: it goes with --on CLUSTER")
-    if arguments.follow and arguments.on in ("", "debug"):
-        raise UserError("--follow prints a cluster job's log: it goes with --on CLUSTER; here the run prints by itself")
+    _check_options(arguments, overrides)
+    on_cluster = arguments.on not in ("", "debug")
     if arguments.on == "debug":
         overrides = [*module.DEBUG, *overrides]
-    elif arguments.on:
-        from jobs.launch import launch, split_words
-
-        if arguments.processes > 1:
-            raise UserError("--processes starts ranks on this machine; with --on CLUSTER set nodes= and gpus_per_node=")
-        if not arguments.print_config and not arguments.print_folder:
-            return launch(name, module, arguments.on, path, overrides, arguments.dry_run, arguments.follow)
-        overrides = split_words(overrides)[1]
-    config = load(module.Config, path, overrides)
-    if not config.name and os.environ.get("WANDB_SWEEP_ID"):
-        # A trial that `wandb agent` starts: a run folder of its own, or the second one would be refused the first's.
-        config.name = os.environ.get("WANDB_RUN_ID", "")
-    if not config.name:
-        config.name = (path.stem if path else name) + ("-debug" if arguments.on == "debug" else "")
+    own = split_words(overrides)[1] if on_cluster else overrides
+    config = load_job(name, path, own)
+    config.name = config.name or _default_name(name, path, arguments.on == "debug")
     if arguments.print_folder:
         print(Path(config.runs_dir) / name / config.name)
         return 0
+    if on_cluster and not arguments.print_config:
+        return launch(name, module, arguments.on, path, overrides, arguments.dry_run, arguments.follow)
     if arguments.print_config or arguments.dry_run:
-        import yaml
-
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
         return 0
     if arguments.processes > 1 and "RANK" not in os.environ:
@@ -65,13 +53,26 @@ def main(name: str, words: list[str]) -> int:
     return _run(module, name, config)
 
 
-def _run(module: Any, name: str, config: Any) -> int:
-    from fgvc.runtime.interrupt import Interrupted
+def _check_options(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    if not arguments.on and (stray := [word for word in overrides if word.partition("=")[0] in KEYS]):
+        raise UserError(f"'{stray[0]}' is a setting of a cluster: it goes with --on CLUSTER")
+    if arguments.follow and arguments.on in ("", "debug"):
+        raise UserError("--follow prints a cluster job's log: it goes with --on CLUSTER; here the run prints by itself")
+    if arguments.on not in ("", "debug") and arguments.processes > 1:
+        raise UserError("--processes starts ranks on this machine; with --on CLUSTER set nodes= and gpus_per_node=")
 
+
+def _default_name(job: str, path: Path | None, debug: bool) -> str:
+    # A trial that `wandb agent` starts has a run folder of its own, or the second one would be refused the first's.
+    trial = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
+    return trial or (path.stem if path else job) + ("-debug" if debug else "")
+
+
+def _run(module: ModuleType, name: str, config: Any) -> int:
     # Rank 0 speaks for all; the others' warnings would say the same again.
     logging.basicConfig(format="%(message)s", level=logging.WARNING if _rank() == 0 else logging.ERROR)
     try:
-        result = module.run(config)
+        result = task_module(name).run(config)
     except Interrupted as stop:
         if _rank() == 0:
             print(f"fgvc {name}: {stop}", file=sys.stderr)
@@ -114,17 +115,13 @@ def _leave(code: int) -> int:
 
 def _launch(processes: int, words: list[str]) -> int:
     """Start this command as `processes` ranks on this machine, through torchrun; one that fails ends all."""
-    command = [
+    words_of_ranks = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
         "-m", "jobs.cli", *words,
     ]  # fmt: skip
     # torchrun would set one thread a rank without saying so; an even share of the cores is what people expect.
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    environment = {
-        "OMP_NUM_THREADS": str(threads),
-    } | os.environ
-    code = subprocess.run(command, env=environment).returncode
-    return code
+    return subprocess.run(words_of_ranks, env={"OMP_NUM_THREADS": str(threads)} | os.environ).returncode
 
 
 def _parse(name: str, words: list[str]) -> argparse.Namespace:

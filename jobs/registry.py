@@ -1,17 +1,55 @@
-"""Every command of fgvc, by name: the module that has it, which is imported only when it is called."""
+"""Every command of fgvc, a line each: from here come the help, `fgvc status`, `--on`, sweeps and comparisons.
 
-JOBS = {  # a config and run(config)
-    "classify": "jobs.classify",
-    "evaluate": "jobs.evaluate",
-    "detect": "jobs.detect",
-    "crop": "jobs.crop",
+A job NAME reads a config and leaves a run folder. Its command is jobs/NAME.py: `Config`, `DEBUG`, `HEADLINE`,
+`check(config)` and `report(result, folder)`, nothing heavy; its task is jobs/tasks/NAME.py: `run(config)`. Any other
+command NAME is jobs/NAME.py with `main(words)`.
+"""
+
+import importlib
+from types import ModuleType
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """One command: its group in the help, how it is written after `fgvc`, what it does, and whether it is a job."""
+
+    group: str
+    usage: str
+    help: str
+    job: bool = False
+
+
+COMMANDS = {
+    "shards": Entry("data", "shards build|verify|show|list", "raw images to shards"),
+    "classify": Entry("train", "classify CONFIG", "fine-tune a classifier, measure it once on the test split", True),
+    "detect": Entry("train", "detect CONFIG", "train a detector on shards with boxes", True),
+    "crop": Entry("train", "crop CONFIG", "find the object in every image: a boxes layer to crop by", True),
+    "evaluate": Entry("measure", "evaluate CONFIG", "trained weights on any shards", True),
+    "compare": Entry("measure", "compare CONFIG...", "several configs x seeds x folds, with paired intervals"),
+    "sweep": Entry("measure", "sweep FILE", "hyperparameter search, from a W&B sweep file"),
+    "doctor": Entry("machine", "doctor", "what is here, what is missing, how to get it"),
+    "cluster": Entry("machine", "cluster up|down|status", "a small real Slurm on this machine, to try things on"),
+    "status": Entry("cluster", "status [RUN]", "runs, their jobs, progress, last figures"),
+    "cancel": Entry("cluster", "cancel RUN|JOB", "end a job; the same command resumes it later"),
 }
-COMMANDS = {  # their own words, by main(words)
-    "shards": "jobs.shards",
-    "compare": "jobs.compare",
-    "sweep": "jobs.sweep",
-    "doctor": "jobs.doctor",
-    "cluster": "jobs.cluster",
-    "status": "jobs.status",
-    "cancel": "jobs.cancel",
-}
+JOBS = tuple(name for name, entry in COMMANDS.items() if entry.job)
+
+
+def command_module(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"jobs.{name}")
+
+
+def task_module(name: str) -> ModuleType:
+    """The module that does a job's work; importing it takes seconds."""
+    return importlib.import_module(f"jobs.tasks.{name}")
+
+
+def summary() -> str:
+    """A line a command, in groups."""
+    lines, before = [], ""
+    for entry in COMMANDS.values():
+        group = "" if entry.group == before else entry.group
+        lines.append(f"  {group:9}fgvc {entry.usage:31}{entry.help}")
+        before = entry.group
+    return "\n".join(lines)

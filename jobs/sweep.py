@@ -27,6 +27,7 @@ from annotated_types import Ge
 
 from jobs.config import describe, hashed, load, nearest, walk
 from jobs.experiments.sweep_file import Sweep, job_config, read_sweep
+from jobs.registry import command_module
 from jobs.words import Parser
 from shards.errors import UserError
 from shards.options import option
@@ -237,11 +238,8 @@ def _sorted_words(words: list[str], on: str) -> _Words:
 
 
 def _debug_words(job: str) -> list[str]:
-    import importlib
 
-    from jobs.registry import JOBS
-
-    return list(importlib.import_module(JOBS[job]).DEBUG)
+    return list(command_module(job).DEBUG)
 
 
 def _plain(sweep: Sweep) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """A linear probe: multinomial logistic regression on a frozen backbone's features, by L-BFGS, in seconds."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -67,6 +69,16 @@ def fit_probe(
     with torch.no_grad():
         scaled = weight / scale
         return scaled.float(), (bias - scaled @ features.double().mean(0)).float()
+
+
+def probe_head(
+    network: nn.Module, model: nn.Module, loaders: Sequence[DataLoader], device: torch.device, precision: str,
+    images: int, classes: int, penalty: float,
+) -> None:  # fmt: skip
+    """Give a network the head that a probe finds on its features of `images` images, in one view a loader."""
+    found = [features_of(model, network, one, device, precision=precision, expected=images) for one in loaders]
+    features, labels = (torch.cat(column) for column in zip(*found, strict=True))
+    set_head(network, *fit_probe(features, labels, classes, penalty))
 
 
 def set_head(network: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:

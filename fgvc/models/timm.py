@@ -1,5 +1,6 @@
 """Any timm network: created with weights from its hub, a local file or none, and what input it expects."""
 
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -8,6 +9,8 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from fgvc.models.config import ModelConfig
+from fgvc.models.export import read_about
+from fgvc.models.normalised import Normalised
 from fgvc.models.weights import load_weights, one_line
 from shards.errors import UserError
 from shards.paths import expand
@@ -35,6 +38,29 @@ def create_model(config: ModelConfig, classes: int) -> nn.Module:
     if config.weights not in ("hub", "none"):
         load_weights(model, expand(config.weights, "model.weights"))
     return model
+
+
+def load_classifier(path: Path) -> tuple[Normalised, dict[str, Any]]:
+    """A classifier from the weights file that `fgvc classify` wrote: (N, 3, H, W) uint8 -> (N, classes) logits, and
+    what the file says of it (`read_classifier`)."""
+    about = read_classifier(path)
+    record = about["model"]
+    config = ModelConfig(record["name"], "none", record["kwargs"], caffe_stride=record["caffe_stride"])
+    network = create_model(config, len(about["classes"]))
+    load_weights(network, path, head=True)
+    mean, std = (torch.tensor(about[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    return Normalised(network, mean, std), about
+
+
+def read_classifier(path: Path) -> dict[str, Any]:
+    """What a classifier's weights file says of itself: model, classes, size, crop, mean, std and more.
+
+    Raises UserError for a file that says nothing of the kind.
+    """
+    about = read_about(path)
+    if "classes" not in about or "model" not in about:
+        raise UserError(f"weights={path}: says nothing of its model; give a model.safetensors that fgvc classify wrote")
+    return about
 
 
 def input_size(model: nn.Module) -> int:

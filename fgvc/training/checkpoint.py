@@ -57,7 +57,7 @@ def save(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> Path:
     return final
 
 
-def newest_sound(folder: Path) -> Path | None:
+def latest_valid(folder: Path) -> Path | None:
     """The newest checkpoint whose files match their checksums; damaged ones are named in a warning and skipped."""
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         problem = _problem(candidate)

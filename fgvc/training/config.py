@@ -26,6 +26,14 @@ class OptimConfig:
 
 
 @dataclass
+class PlayerOptimConfig(OptimConfig):
+    """Optimizer of one of two networks that play against each other; Adam's betas matter there."""
+
+    method: Literal["sgd", "adamw"] = option("adamw", "SGD with Nesterov momentum | AdamW")
+    betas: list[float] = option([0.0, 0.99], "AdamW's decay of gradient means and of their squares")
+
+
+@dataclass
 class LoopConfig:
     """How the training loop runs, whatever it trains (fgvc/training/loop.py)."""
 

@@ -9,7 +9,7 @@ from fgvc.runtime.distributed import sync_buffers
 from fgvc.training.strategies.base import Tensors
 
 
-class Twin:
+class EvalCopy:
     """A plain copy of a network, to be filled with whole weights for evaluation and export. Holds none by itself."""
 
     def __init__(self, network: nn.Module) -> None:

@@ -1,126 +1,149 @@
-"""All that changes while training, and one step of it."""
+"""What the loop trains: anything that makes steps and saves itself; and the usual kind, one network, one objective."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from fgvc.models.layers import freeze_batch_norm, freeze_layers
-from fgvc.runtime.distributed import rank, sync_buffers, world_size
-from fgvc.training import checkpoint
-from fgvc.training.average import Average
+from fgvc.runtime.distributed import rank
+from fgvc.runtime.flops import FlopCounter
 from fgvc.training.config import LoopConfig, OptimConfig
-from fgvc.training.eval_copy import Twin
-from fgvc.training.schedule import Schedule, lr_factor, set_lr
-from fgvc.training.strategies.create import create_strategy
+from fgvc.training.player import Player
+from fgvc.training.schedule import Schedule
+from fgvc.training.state import load_state, restore_rank, save_state
+from fgvc.training.strategies.create import check_strategy
 
-# (model, micro-batch as the loader gave it) -> (mean loss, {name: mean figure}); the same names on every rank. It
-# moves the batch to the device and calls the model it is given: the one made for the ranks, not the one it was made of.
+# (model, micro-batch as the loader gave it) -> (mean loss, {name: mean figure}); the same names on every rank. It moves
+# the batch to the device. The model is the bare network in its normalisation, free to be called several times. An
+# objective that is a module with parameters has them trained, saved and averaged with the network's.
 Objective = Callable[[nn.Module, Any], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
-class Learner:
-    """All that changes while training: network, its average, optimizer, and the step they have reached."""
+class Learner(Protocol):
+    """What `fit` asks of whatever it trains."""
+
+    step: int  # steps made so far
+    device: torch.device
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the step about to be made."""
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of a step on rank 0, forward and backward; 0 before the first."""
+
+    def learn(self, micro_batches: list[Any]) -> dict[str, torch.Tensor]:
+        """One step on this rank's micro-batches; mean figures, the losses among them named `loss...`."""
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint. All ranks call it."""
+
+
+class SupervisedLearner:
+    """One network that minimises one objective."""
 
     def __init__(
         self, network: nn.Module, whole: nn.Module, objective: Objective, optim: OptimConfig, config: LoopConfig,
-        accelerator: Accelerator, found: Path | None = None,
+        schedule: Schedule, accelerator: Accelerator, found: Path | None = None,
     ) -> None:  # fmt: skip
-        """network: what is optimised, averaged, saved and exported. whole: what the objective calls: the network, or a
-        module around it. found: a checkpoint to go on from (of another number of ranks too: the samples stay, only
+        """network: what is optimized, averaged, saved and exported. whole: what the objective calls: the network, or a
+        module around it. found: a checkpoint to resume from (of another number of ranks too: the samples stay, only
         dropout's draws change)."""
-        self.objective, self.optim, self.config, self.accelerator = objective, optim, config, accelerator
-        self.step, self.flops = 0, 0.0
-        state = checkpoint.load(found, "shared") if found is not None else None
-        if state is not None:  # before they are spread over the ranks
-            network.load_state_dict(state["network"])
-        self.network = network.to(accelerator.device)
-        network.train()
-        freeze_batch_norm(network, config.freeze_bn)
-        freeze_layers(network, config.freeze_layers)
-        self.twin = Twin(network)
-        self.strategy = create_strategy(accelerator, config, optim)
-        self.model = self.strategy.wrap(network, whole.to(accelerator.device))
-        self.average = Average(self.strategy.local(), config.ema) if config.ema else None
+        self.config, self.accelerator, self.device = config, accelerator, accelerator.device
+        if isinstance(objective, nn.Module) and any(True for _ in objective.parameters()):
+            check_strategy(config, objective_parameters=True)
+            network.add_module(OBJECTIVE, objective)
+            _mark_as_new(network)
+        state = load_state(found)
+        self.player = Player(
+            network, _Step(whole, objective), optim, config, schedule, accelerator,
+            state["networks"]["model"] if state else None,
+        )  # fmt: skip
+        self.step, self._forward_flops = 0, 0.0
         if found is not None and state is not None:
-            self._restore(found, state)
+            self.step = state["step"]
+            restore_rank(found, state, accelerator)
 
-    def learn(self, micro_batches: list[Any], schedule: Schedule) -> dict[str, torch.Tensor]:
-        """One optimizer step on this rank's micro-batches; returns their mean loss and figures."""
-        set_lr(self.strategy.optimizer, self.lr(schedule))
-        sums: dict[str, torch.Tensor] = {}
+    @property
+    def lr(self) -> float:
+        return self.player.lr(self.step)
+
+    @property
+    def flops(self) -> float:
+        """The backward pass counts as twice the forward."""
+        return 3 * self._forward_flops * self.config.accumulation
+
+    def learn(self, micro_batches: list[Any]) -> dict[str, torch.Tensor]:
+        strategy, figures = self.player.strategy, Means(len(micro_batches))
         for turn, batch in enumerate(micro_batches):
             last = turn == len(micro_batches) - 1
-            with self.strategy.forward_and_backward(last):
+            with strategy.forward_and_backward(last):
                 with self._counted():
-                    loss, figures = self.objective(self.model, batch)
-                self.strategy.backward(loss / len(micro_batches), last)
-            for name, value in ({"loss": loss} | figures).items():
-                sums[name] = sums.get(name, 0) + value.detach()
-        self.strategy.step()
+                    loss, parts = self.player.model(batch)
+                strategy.backward(loss / len(micro_batches), last)
+            figures.add({"loss": loss} | parts)
+        self.player.make_step(self.step)
         self.step += 1
-        if self.average is not None:
-            self.average.update(self.strategy.local(), self.step)
-        return {name: value / len(micro_batches) for name, value in sums.items()}
+        return figures.means
 
-    def lr(self, schedule: Schedule) -> float:
-        """The learning rate of the step about to be made."""
-        return self.optim.lr * lr_factor(self.optim, self.step, schedule.per_epoch, self.config.epochs)
-
-    def best(self) -> nn.Module:
-        """The plain network to evaluate and export, whole on every rank: the average if one is kept. All ranks call
-        it: they take over rank 0's BatchNorm statistics."""
-        local = self.average.tensors if self.average is not None else self.strategy.local()
-        return self.twin.filled(self.strategy.full(local))
+    def eval_network(self) -> nn.Module:
+        """The plain network to evaluate and export, whole on every rank, without the objective's own parameters."""
+        network = self.player.eval_network()
+        if hasattr(network, OBJECTIVE):
+            delattr(network, OBJECTIVE)
+        return network
 
     def save(self, folder: Path) -> None:
-        """All ranks call it. Weights, average and optimizer state are saved whole, by name, by rank 0: so that any
-        number of ranks and any strategy can go on from them."""
-        sync_buffers(self.network)
-        main, strategy = rank() == 0, self.strategy
-        network = strategy.full(strategy.local(), keep=main)
-        average = strategy.full(self.average.tensors, keep=main) if self.average is not None else None
-        optimizer = strategy.optimizer_state(keep=main)
-        parts: dict[str, Any] = {f"rank-{rank()}": {"torch": torch.get_rng_state(), "cuda": _cuda_rng()}}
-        if main:
-            parts["shared"] = {
-                "network": network,
-                "optimizer": optimizer,
-                "ema": average,
-                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
-                "step": self.step,
-                "ranks": world_size(),
-            }
-        checkpoint.save(folder, self.step, parts, self.config.checkpoint_keep)
-
-    def _restore(self, found: Path, state: dict[str, Any]) -> None:
-        self.strategy.load_optimizer_state(state["optimizer"])
-        if self.average is not None:
-            self.average.load(self.strategy.part(state["ema"]))
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
-        if state["ranks"] == world_size():
-            draws = checkpoint.load(found, f"rank-{rank()}")
-            torch.set_rng_state(draws["torch"])
-            if draws["cuda"] is not None and torch.cuda.is_available():
-                torch.cuda.set_rng_state(draws["cuda"])
+        save_state(folder, self.step, {"model": self.player}, self.accelerator, self.config.checkpoint_keep)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """Rank 0 counts the floating-point operations of its first forward pass (a multiply-add counts two)."""
-        if self.flops or rank() != 0:
+        if self._forward_flops or rank() != 0:
             yield
             return
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             yield
-        self.flops = float(counter.get_total_flops())
+        self._forward_flops = counter.total
 
 
-def _cuda_rng() -> torch.Tensor | None:
-    return torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+class Means:
+    """Figures of a step's micro-batches, added up and divided."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._sums = count, dict[str, torch.Tensor]()
+
+    def add(self, figures: dict[str, torch.Tensor]) -> None:
+        for name, value in figures.items():
+            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
+
+    @property
+    def means(self) -> dict[str, torch.Tensor]:
+        return {name: value / self._count for name, value in self._sums.items()}
+
+
+OBJECTIVE = "objective"  # the name of an objective's parameters in the network they are trained with
+
+
+class _Step(nn.Module):
+    """What a strategy wraps: a forward pass is the objective's, however often that calls the network inside."""
+
+    def __init__(self, whole: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.whole, self.objective = whole, objective
+
+    def forward(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return self.objective(self.whole, batch)
+
+
+def _mark_as_new(network: Any) -> None:
+    """Give the objective's parameters the classifier's learning rate: both begin at random."""
+    settings = getattr(network, "pretrained_cfg", None) or {}
+    classifier = settings.get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    network.pretrained_cfg = dict(settings) | {"classifier": (*names, OBJECTIVE)}

@@ -13,23 +13,23 @@ from fgvc.runtime.distributed import rank, sum_over_ranks, world_size
 from fgvc.runtime.interrupt import Interrupted, Interruption
 from fgvc.runtime.progress import Progress
 from fgvc.runtime.tracking import Tracker
+from fgvc.training.config import LoopConfig
 from fgvc.training.learner import Learner
 from fgvc.training.schedule import Schedule
-from fgvc.training.utilization import Limits, Profiler
+from fgvc.training.utilization import Profiler, Utilization
 from shards.errors import UserError
 
 
 def fit(
-    learner: Learner, batches: Iterator[Any], schedule: Schedule, folder: Path, tracker: Tracker,
+    learner: Learner, batches: Iterator[Any], config: LoopConfig, schedule: Schedule, folder: Path, tracker: Tracker,
     evaluate: Callable[[], dict[str, float]] | None = None,
 ) -> None:  # fmt: skip
     """Train to the schedule's end. `evaluate` runs at every epoch's end; its figures join that step's record.
 
-    Raises Interrupted after saving when a signal asked to stop, UserError when the loss is no longer finite.
+    Raises Interrupted after saving when a signal asked to stop, UserError when a loss is no longer finite.
     """
-    config = learner.config
     progress = Progress(schedule.steps, learner.step, config.batch, "train", show=rank() == 0)
-    limits = Limits(learner)
+    utilization = Utilization(learner, config)
     saved = time.monotonic()
     # Saving by the clock is rank 0's decision; a signal counts from any rank. Both travel with the loss.
     with Interruption() as interruption, Profiler(config, folder) as profiler, closing(progress):
@@ -37,18 +37,15 @@ def fit(
             began = time.perf_counter()
             micro_batches = [next(batches) for _ in range(config.accumulation)]
             progress.waited(time.perf_counter() - began)
-            lr = learner.lr(schedule)
-            means = learner.learn(micro_batches, schedule)
+            lr = learner.lr
+            means = learner.learn(micro_batches)
             due = rank() == 0 and time.monotonic() - saved > config.checkpoint_minutes * 60
             figures, signals, clocks = _over_ranks(means, bool(interruption.signal_name), due)
-            if not math.isfinite(figures["loss"]):
-                raise UserError(
-                    f"the loss is {figures['loss']} at step {learner.step}; lower optim.lr or set optim.clip=1"
-                )
+            _check_finite(figures, learner.step)
             speed = progress.step({name: f"{value:.3f}" for name, value in figures.items()})
             epoch_ends, paused = learner.step % schedule.per_epoch == 0, time.perf_counter()
             values: dict[str, Any] = {"epoch": round(learner.step / schedule.per_epoch, 4), "lr": lr}
-            values |= figures | speed | limits.figures(speed["images_per_second"])
+            values |= figures | speed | utilization.figures(speed["images_per_second"])
             if epoch_ends and evaluate is not None:
                 values |= evaluate()
             tracker.log(learner.step, values)
@@ -61,14 +58,21 @@ def fit(
             progress.paused(time.perf_counter() - paused)
             if stop:
                 name = interruption.signal_name or "a signal on another rank"
-                raise Interrupted(f"{folder}: stopped by {name} at step {learner.step}; the same command goes on")
+                raise Interrupted(f"{folder}: stopped by {name} at step {learner.step}; the same command resumes")
             if profiler is not None:
                 profiler.step()
 
 
 def _over_ranks(means: dict[str, torch.Tensor], signal: bool, due: bool) -> tuple[dict[str, float], bool, bool]:
     """Every figure's mean over the ranks, and whether any rank had a signal or a checkpoint due."""
-    flags = torch.tensor([float(signal), float(due)], device=means["loss"].device)
-    together = torch.cat([torch.stack([value.float() for value in means.values()]), flags])
+    values = torch.stack([value.float() for value in means.values()])
+    together = torch.cat([values, torch.tensor([float(signal), float(due)], device=values.device)])
     *sums, signals, clocks = sum_over_ranks(together).tolist()
-    return {name: one / world_size() for name, one in zip(means, sums, strict=True)}, signals > 0, clocks > 0
+    return {name: total / world_size() for name, total in zip(means, sums, strict=True)}, signals > 0, clocks > 0
+
+
+def _check_finite(figures: dict[str, float], step: int) -> None:
+    for name, value in figures.items():
+        if name.startswith("loss") and not math.isfinite(value):
+            what = "the loss" if name == "loss" else name
+            raise UserError(f"{what} is {value} at step {step}; lower optim.lr or set optim.clip=1")

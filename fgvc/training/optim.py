@@ -7,7 +7,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from fgvc.models.layers import classifier_names
-from fgvc.training.config import OptimConfig
+from fgvc.training.config import OptimConfig, PlayerOptimConfig
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
@@ -40,4 +40,5 @@ def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optim
     groups = parameter_groups(model, config)
     if config.method == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
-    return torch.optim.AdamW(groups, lr=config.lr)
+    betas = config.betas if isinstance(config, PlayerOptimConfig) else (0.9, 0.999)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(betas[0], betas[1]))

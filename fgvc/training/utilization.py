@@ -11,22 +11,22 @@ from fgvc.training.config import LoopConfig
 from fgvc.training.learner import Learner
 
 
-class Limits:
+class Utilization:
     """How close rank 0's training comes to the machine: MFU against its measured matrix-product rate, and memory."""
 
-    def __init__(self, learner: Learner) -> None:
-        self.learner, self.rate, self.steps = learner, 0.0, 0
+    def __init__(self, learner: Learner, config: LoopConfig) -> None:
+        self.learner, self.config, self.rate, self.steps = learner, config, 0.0, 0
 
     def figures(self, images_per_second: float) -> dict[str, float]:
-        """MFU counts the backward pass as twice the forward. The rate is the best of several measurements (after 1, 2,
-        4, 8, ... steps, since the machine may be busy during one), and never below what training itself reaches."""
+        """The rate is the best of several measurements (after 1, 2, 4, 8, ... steps, since the machine may be busy
+        during one), and never below what training itself reaches."""
         if rank() != 0:
             return {}
-        config, device = self.learner.config, self.learner.accelerator.device
+        device = self.learner.device
         self.steps += 1
         if self.steps & (self.steps - 1) == 0:
-            self.rate = max(self.rate, matmul_rate(device, config.precision))
-        reached = 3 * self.learner.flops * config.accumulation * images_per_second / config.batch
+            self.rate = max(self.rate, matmul_rate(device, self.config.precision))
+        reached = self.learner.flops * images_per_second / self.config.batch
         self.rate = max(self.rate, reached)
         return {"mfu": round(reached / self.rate, 4), "memory_mb": round(peak_memory_mb(device))}
 

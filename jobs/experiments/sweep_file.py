@@ -1,6 +1,5 @@
 """A sweep file in W&B's own format: what it searches, by which command, and every mistake in it named in one line."""
 
-import importlib
 import os
 import re
 from dataclasses import dataclass, fields, is_dataclass
@@ -12,6 +11,7 @@ import yaml
 from fgvc.study.search import Method, Parameter
 from jobs.config import flatten, load, nearest, read_yaml, to_dict, walk
 from jobs.experiments.sweep_space import is_number, read_parameters
+from jobs.registry import JOBS, command_module
 from shards.errors import UserError
 
 KEYS = (
@@ -118,9 +118,7 @@ def agent_words(kind: type, words: list[str]) -> list[str]:
 
 def job_config(job: str) -> Any:
     """The Config class of a job."""
-    from jobs.registry import JOBS
-
-    return importlib.import_module(JOBS[job]).Config
+    return command_module(job).Config
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -133,8 +131,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def split_command(words: list[Any], program: str, where: str) -> tuple[str, list[str]]:
     """(job, words after it) of a W&B command, without its macros. Raises UserError unless it runs `fgvc JOB`."""
-    from jobs.registry import JOBS
-
     plain = [str(word) for word in words]
     for index, word in enumerate(plain):
         variable = re.fullmatch(r"\$\{envvar:(\w+)\}", word)

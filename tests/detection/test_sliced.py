@@ -14,7 +14,8 @@ from fgvc.detection.metrics import iou
 from fgvc.detection.models import create_detector
 from fgvc.detection.sliced import SahiDetector, find_in_slices
 from jobs.config import load
-from jobs.detect import Config, run
+from jobs.detect import Config
+from jobs.tasks.detect import run
 from shards.manifest import Manifest
 from shards.reading.decode import decode
 from shards.reading.detection import put, put_back

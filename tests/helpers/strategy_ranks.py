@@ -11,8 +11,9 @@ from pathlib import Path
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
 
-from jobs.classify import Config, run
+from jobs.classify import Config
 from jobs.config import load
+from jobs.tasks.classify import run
 
 
 def main() -> None:

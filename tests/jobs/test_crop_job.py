@@ -20,7 +20,9 @@ from fgvc.detection.models import create_detector
 from fgvc.detection.sliced import find_boxes_in_slices
 from jobs.cli import main
 from jobs.config import load
-from jobs.crop import Config, commands_of, run
+from jobs.crop import Config
+from jobs.experiments.crop_detectors import commands_of
+from jobs.tasks.crop import run
 from shards.boxes_layer import BoxesLayer, read_layer
 from shards.errors import UserError
 from shards.manifest import Manifest, read_manifest

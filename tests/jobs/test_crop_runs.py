@@ -117,7 +117,7 @@ def test_nothing_found_anywhere_is_counted_and_equals_the_whole_image(
     empty = tmp_path / "empty.jsonl"
     write_layer(empty, guide, {entry.key: [] for entry in guide.entries}, {})
     assert main(small_run(guide, tmp_path, "none", "train.epochs=1", "data.crop=square", f"data.boxes={empty}")) == 0
-    assert "kept whole for want of a box: train 80, test 28" in capsys.readouterr().out
+    assert "kept whole for lack of a box: train 80, test 28" in capsys.readouterr().out
     assert main(small_run(guide, tmp_path, "whole", "train.epochs=1")) == 0
     logits = [Predictions.load(tmp_path / f"classify/{name}/predictions_test.npz").logits for name in ("none", "whole")]
     assert np.array_equal(*logits)

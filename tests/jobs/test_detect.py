@@ -18,8 +18,9 @@ from same_run import history
 from fgvc.detection.detector import open_detector
 from jobs.cli import main
 from jobs.config import load
-from jobs.detect import Config, report, run
+from jobs.detect import Config, report
 from jobs.shards import build_from
+from jobs.tasks.detect import run
 from shards.errors import UserError
 from shards.manifest import Manifest, read_manifest, write_manifest
 from shards.reading.config import DataConfig

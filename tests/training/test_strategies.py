@@ -1,9 +1,7 @@
 """fsdp, zero1, zero2 and zero3 on two CPU ranks learn what ddp learns, save what ddp saves, and go on from it."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ import pytest
 import timm
 import torch
 from places import HELPERS
+from ranks import start_ranks
 from safetensors.torch import load_file
 from small_runs import small_run
 
@@ -35,24 +34,6 @@ def words(guide: Manifest, runs: Path, name: str, strategy: str, *more: str) -> 
         "train.checkpoint_minutes=0", "train.checkpoint_keep=20", f"train.max_steps={STEPS}",
         f"train.strategy={strategy}", *more,
     )  # fmt: skip
-
-
-def start_ranks(folder: Path, command: list[str], ranks: int = 2) -> list[subprocess.Popen]:
-    """`python COMMAND` as ranks that nobody watches over, as srun would start them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in range(ranks):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {key: str(value) for key, value in place.items()} | {"OMP_NUM_THREADS": "1"}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, *command], cwd=folder, env=os.environ | environment,
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            )
-        )  # fmt: skip
-    return started
 
 
 def finish_all(folder: Path, runs: list[list[str]], ranks: int = 2) -> None:
@@ -97,16 +78,17 @@ def test_average_and_export(runs: Path, guide: Manifest, strategy: str) -> None:
     folder = runs / strategy
     states = [load(path, "shared") for path in sorted((folder / "checkpoints").glob("step-*"))]
     assert [state["step"] for state in states] == list(range(1, STEPS + 1))
-    expected = {name: torch.zeros_like(one) for name, one in states[0]["network"].items()}
+    expected = {name: torch.zeros_like(one) for name, one in states[0]["networks"]["model"]["weights"].items()}
     for state in states:
         decay = min(0.9, 1 - state["step"] ** -0.75)
-        for name, one in state["network"].items():
+        for name, one in state["networks"]["model"]["weights"].items():
             expected[name] = decay * expected[name] + (1 - decay) * one
     exported = load_file(folder / "model.safetensors")
     assert exported.keys() == expected.keys()
     for name, one in expected.items():
         assert torch.allclose(exported[name], one, atol=1e-6), name
-    moved = [name for name, one in expected.items() if not torch.allclose(one, states[-1]["network"][name], atol=1e-6)]
+    last = states[-1]["networks"]["model"]["weights"]
+    moved = [name for name, one in expected.items() if not torch.allclose(one, last[name], atol=1e-6)]
     assert len(moved) > len(expected) / 2
 
     plain = timm.create_model("test_vit", num_classes=4, img_size=32).eval()

@@ -1,13 +1,13 @@
 """How weights, gradients and optimizer state lie on the ranks: what every strategy does for the loop.
 
 The loop does the same under each of them, with weights in fp32 and the forward pass in train.precision. What a
-checkpoint holds is the same too: whole tensors by name, so that a run goes on with other ranks or another strategy.
+checkpoint holds is the same too: whole tensors by name, so that a run resumes with other ranks or another strategy.
 """
 
 import copy
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -21,9 +21,15 @@ from fgvc.training.config import LoopConfig, OptimConfig
 Tensors = dict[str, torch.Tensor]
 
 
+# What a run may ask for that not every strategy can do.
+FP16, COMPILE, TWO_NETWORKS, OBJECTIVE_PARAMETERS = "fp16", "compile", "two networks", "objective with parameters"
+
+
 class Strategy(ABC):
     """A local part is what a rank holds of the weights, by the names of the network's state_dict: all of it where a
     strategy does not say otherwise."""
+
+    cannot: ClassVar[dict[str, str]] = {}  # what it cannot do (of the names above) -> one line for the user
 
     network: nn.Module
     optimizer: torch.optim.Optimizer  # the plain one: `set_lr` works on its groups
@@ -94,6 +100,10 @@ def make_ready(network: nn.Module, whole: nn.Module, device: torch.device, preci
     everywhere (in the layout that can be cut), and mixed precision inside `whole`'s forward."""
     sync_module(network)
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    autocast_forward(whole, device, precision)
+
+
+def autocast_forward(module: nn.Module, device: torch.device, precision: str) -> None:
+    """Run a module's forward pass in mixed precision, with its outputs in fp32; fp32 changes nothing."""
     if precision != "fp32":
-        forward = autocast(device, precision)(whole.forward)
-        whole.forward = convert_outputs_to_fp32(forward)
+        module.forward = convert_outputs_to_fp32(autocast(device, precision)(module.forward))

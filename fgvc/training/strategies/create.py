@@ -10,24 +10,39 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedTy
 from fgvc.runtime.device import tune_cpu_memory
 from fgvc.runtime.distributed import TIMEOUT, check_world, world_size
 from fgvc.training.config import LoopConfig, OptimConfig
-from fgvc.training.strategies.base import Strategy
+from fgvc.training.strategies.averaged import AveragedGradients
+from fgvc.training.strategies.base import COMPILE, FP16, OBJECTIVE_PARAMETERS, TWO_NETWORKS, Strategy
 from fgvc.training.strategies.ddp import Ddp
 from fgvc.training.strategies.fsdp import FullyShard
 from shards.errors import UserError
 
 
-def create_strategy(accelerator: Accelerator, config: LoopConfig, optim: OptimConfig) -> Strategy:
-    """The strategy a config asks for. One rank has nothing to share out: it trains as ddp does."""
-    kind: type[Strategy] = Ddp
-    if world_size() > 1 and config.strategy != "ddp":
-        for setting, bad in (("precision", "fp16"), ("compile", True)):
-            if getattr(config, setting) == bad:
-                raise UserError(f"train.{setting}={str(bad).lower()} works with train.strategy=ddp only")
-        if config.strategy == "fsdp":
-            kind = FullyShard
-        else:
-            from fgvc.training.strategies.zero import Zero as kind
-    return kind(accelerator, config, optim)
+def create_strategy(accelerator: Accelerator, config: LoopConfig, optim: OptimConfig, networks: int = 1) -> Strategy:
+    """The strategy a config asks for, for one of `networks` networks that are trained side by side."""
+    return _kind(config, networks, world_size())(accelerator, config, optim)
+
+
+def check_strategy(config: LoopConfig, networks: int = 1, objective_parameters: bool = False) -> None:
+    """Raise UserError for what a run asks of its strategy that it cannot do. Needs no ranks to have been joined."""
+    kind = _kind(config, networks, int(os.environ.get("WORLD_SIZE", "1")))
+    asked = {
+        FP16: config.precision == "fp16", COMPILE: config.compile, TWO_NETWORKS: networks > 1,
+        OBJECTIVE_PARAMETERS: objective_parameters,
+    }  # fmt: skip
+    for what, wanted in asked.items():
+        if wanted and what in kind.cannot:
+            raise UserError(kind.cannot[what])
+
+
+def _kind(config: LoopConfig, networks: int, ranks: int) -> type[Strategy]:
+    """One rank has nothing to share out: it trains as ddp does."""
+    if ranks > 1 and config.strategy == "fsdp":
+        return FullyShard
+    if ranks > 1 and config.strategy != "ddp":
+        from fgvc.training.strategies.zero import Zero  # imports DeepSpeed's side of accelerate: seconds
+
+        return Zero
+    return Ddp if networks == 1 else AveragedGradients
 
 
 def create_accelerator(

@@ -10,7 +10,7 @@ from fgvc.training.strategies.base import Strategy
 
 
 class Ddp(Strategy):
-    """A local part is all of the weights."""
+    """A local part is all of the weights. Of two networks `AveragedGradients` takes its place."""
 
     def wrap(self, network: nn.Module, whole: nn.Module) -> nn.Module:
         self.network, self.optimizer = network, create_optimizer(network, self.optim)

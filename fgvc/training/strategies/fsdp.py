@@ -4,7 +4,7 @@ torch's own function rather than accelerate's plug-in, which does not run on CPU
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -14,13 +14,28 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fgvc.runtime.distributed import world_size
 from fgvc.training.optim import create_optimizer
-from fgvc.training.strategies.base import Strategy, Tensors, make_ready
+from fgvc.training.strategies.base import (
+    COMPILE,
+    FP16,
+    OBJECTIVE_PARAMETERS,
+    TWO_NETWORKS,
+    Strategy,
+    Tensors,
+    make_ready,
+)
 
 SMALLEST_UNIT = 1 << 16  # parameters; a gather for fewer costs more than it saves
 
 
 class FullyShard(Strategy):
     """A local part is this rank's shard of every parameter along its first dimension."""
+
+    cannot: ClassVar = {
+        FP16: "train.precision=fp16 works with train.strategy=ddp only",
+        COMPILE: "train.compile=true works with train.strategy=ddp only",
+        TWO_NETWORKS: "train.strategy=fsdp trains one network; take ddp for two",
+        OBJECTIVE_PARAMETERS: "train.strategy=fsdp cannot train an objective's own parameters; take ddp",
+    }
 
     def wrap(self, network: nn.Module, whole: nn.Module) -> nn.Module:
         make_ready(network, whole, self.accelerator.device, self.config.precision)

@@ -8,7 +8,7 @@ import copy
 import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import DeepSpeedPlugin
@@ -16,7 +16,15 @@ from torch import nn
 
 from fgvc.runtime.distributed import world_size
 from fgvc.training.optim import create_optimizer
-from fgvc.training.strategies.base import Strategy, Tensors, make_ready
+from fgvc.training.strategies.base import (
+    COMPILE,
+    FP16,
+    OBJECTIVE_PARAMETERS,
+    TWO_NETWORKS,
+    Strategy,
+    Tensors,
+    make_ready,
+)
 from shards.errors import UserError
 
 BUCKET = 20_000_000  # elements exchanged at a time: 80 MB, where DeepSpeed's default takes 2 GB
@@ -55,6 +63,13 @@ class Zero(Strategy):
     A local part is all of the weights under zero1 and zero2. Under zero3 it is this rank's slice of every flattened
     parameter, padded to the same length on every rank.
     """
+
+    cannot: ClassVar = {
+        FP16: "train.precision=fp16 works with train.strategy=ddp only",
+        COMPILE: "train.compile=true works with train.strategy=ddp only",
+        TWO_NETWORKS: "train.strategy=zero1 to zero3 train one network; take ddp for two",
+        OBJECTIVE_PARAMETERS: "train.strategy=zero1 to zero3 cannot train an objective's own parameters; take ddp",
+    }
 
     def wrap(self, network: nn.Module, whole: nn.Module) -> nn.Module:
         self.stage = int(self.config.strategy[-1])

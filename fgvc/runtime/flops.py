@@ -1,0 +1,31 @@
+"""Counting floating-point operations by torch's own formulas, gradients of gradients included."""
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+
+class FlopCounter(TorchDispatchMode):
+    """While entered, `total` adds up the operations of all that runs (a multiply-add counts two).
+
+    As torch.utils.flop_counter.FlopCounterMode counts, without its hooks on modules, under which torch.autograd.grad
+    fails.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func._overloadpacket not in flop_registry and func is not torch.ops.prim.device.default:
+            with self:
+                result = func.decompose(*args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+        result = func(*args, **kwargs)
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+        return result

@@ -1,0 +1,45 @@
+"""What a checkpoint of a run holds: every network's state, and each rank's random draws."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from fgvc.runtime.distributed import rank, world_size
+from fgvc.training import checkpoint
+from fgvc.training.player import Player
+
+
+def save_state(folder: Path, step: int, players: Mapping[str, Player], accelerator: Accelerator, keep: int) -> None:
+    """Write checkpoint `step` into `folder` and keep the newest `keep` of them. All ranks call it."""
+    networks = {name: player.state(keep=rank() == 0) for name, player in players.items()}
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    parts: dict[str, Any] = {f"rank-{rank()}": {"torch": torch.get_rng_state(), "cuda": cuda}}
+    if rank() == 0:
+        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+        parts["shared"] = {"networks": networks, "scaler": scaler, "step": step, "ranks": world_size()}
+    checkpoint.save(folder, step, parts, keep)
+
+
+def load_state(found: Path | None) -> dict[str, Any] | None:
+    """What `save_state` wrote for all ranks; None where there is no checkpoint."""
+    if found is None:
+        return None
+    state = checkpoint.load(found, "shared")
+    if "networks" not in state:  # written when a run had one network
+        model = {"weights": state.pop("network"), "average": state.pop("ema"), "optimizer": state.pop("optimizer")}
+        state["networks"] = {"model": model}
+    return state
+
+
+def restore_rank(found: Path, state: dict[str, Any], accelerator: Accelerator) -> None:
+    """Take over the gradient scaler and, with as many ranks as then, this rank's random draws; call it last."""
+    if accelerator.scaler is not None and state["scaler"]:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    if state["ranks"] == world_size():
+        draws = checkpoint.load(found, f"rank-{rank()}")
+        torch.set_rng_state(draws["torch"])
+        if draws["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(draws["cuda"])

@@ -1,0 +1,60 @@
+"""The detectors of `fgvc crop`: one for every fold of train and one for all other images, each a `fgvc detect` run."""
+
+import json
+from pathlib import Path
+
+from fgvc.runtime.run_folder import RunFolder
+from jobs.config import config_hash, flatten, load
+from jobs.crop import Config
+from jobs.detect import Config as DetectConfig
+from jobs.experiments.sequence import Command, run_all
+from jobs.inputs import file_hash
+from shards.errors import UserError
+from shards.paths import expand
+
+
+def commands_of(config: Config) -> list[Command]:
+    """The detector runs, one for every fold and one on all of train; none when trained detectors are given."""
+    if config.detectors:
+        return []
+    home = Path(config.runs_dir) / "crop" / config.name
+    shared = {
+        f"data.{key}": getattr(config.data, key)
+        for key in ("shards", "source", "root", "build", "train_split", "test_split", "limit", "cache", "workers")
+    } | {f"track.{key}": getattr(config.track, key) for key in ("wandb", "project", "group")}
+    settings = flatten(config.set, DetectConfig)
+    commands = []
+    for fold in range(config.folds + 1):
+        name, folds = (f"fold{fold}", config.folds) if fold < config.folds else ("all", 0)
+        own = shared | {
+            "name": name, "runs_dir": str(home), "seed": config.seed, "evaluate_test": False, "data.folds": folds,
+            "data.fold": fold if folds else 0,
+        }  # fmt: skip
+        for key in settings.keys() & own.keys():
+            raise UserError(f"set: '{key}' is set by fgvc crop; data.*, seed, folds and track.* are its own settings")
+        # JSON is YAML too; text stays as it is because a word like model.weights=none needs no quotes.
+        words = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in (settings | own).items()]
+        load(DetectConfig, config.detect, words)  # a mistake shows now and not hours later
+        ranks = ["--processes", str(config.processes)] if config.processes > 1 else []
+        command = ("detect", config.detect, *words, *ranks)
+        commands.append(Command(name, command, home / "detect" / name, home / "logs" / f"{name}.log"))
+    return commands
+
+
+def identity_of(config: Config, commands: list[Command]) -> dict[str, str]:
+    """What the detectors are: a hash of each file that was given, or of the settings they are trained with."""
+    if config.detectors:
+        return {f"detectors.{i}": file_hash(path, "detectors") for i, path in enumerate(config.detectors)}
+    loaded = load(DetectConfig, config.detect, [word for word in commands[-1].words[2:] if "=" in word])
+    return {"detect": config_hash(loaded), "detect.weights": file_hash(loaded.model.weights, "model.weights")}
+
+
+def train(config: Config, commands: list[Command]) -> list[Path]:
+    """The weights of the detectors: a fold each, then the one for all other images."""
+    if config.detectors:
+        return [expand(path, "detectors") for path in config.detectors]
+    failed = run_all(commands, f"crop {config.name}")
+    if failed:
+        name, reason = next(iter(failed.items()))
+        raise UserError(f"detector {name}: {reason}; its log: {commands[0].log.parent / name}.log")
+    return [RunFolder(command.folder, None).weights for command in commands]

@@ -1,0 +1,106 @@
+"""Measure a trained classifier: the work of `fgvc evaluate`."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from accelerate import Accelerator
+
+from fgvc.classification.evaluation import evaluate_split
+from fgvc.classification.metrics import Predictions, summary
+from fgvc.classification.pictures import save_pictures
+from fgvc.models.timm import load_classifier, read_classifier
+from fgvc.runtime.distributed import rank
+from fgvc.runtime.run_folder import finish, open_run
+from fgvc.training.strategies.create import create_accelerator
+from jobs.config import hashed, to_dict
+from jobs.evaluate import Config, check
+from jobs.inputs import boxes_hashes, file_hash, loader_workers, open_shards
+from shards.errors import UserError
+from shards.manifest import Manifest
+from shards.paths import expand
+from shards.reading.config import DataConfig, ImageConfig
+from shards.reading.splits import limited, open_splits
+from shards.reading.views import View, eval_policy, open_views, without_box
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Evaluate and write the run folder. Raises UserError for unfit weights, other classes, missing splits."""
+    began = time.monotonic()
+    check(config)
+    inputs = {"weights": file_hash(config.weights, "weights")}
+    accelerator = create_accelerator(config.precision, deterministic=False)
+    manifest = open_shards(config.data)
+    inputs["shards"] = manifest.fingerprint
+    about = read_classifier(expand(config.weights, "weights"))
+    _check_classes(config, about, manifest)
+    data = _data_as_measured(config, about)
+    inputs |= boxes_hashes(data)
+    identity = hashed(config) | {f"inputs.{key}": value for key, value in inputs.items()}
+    with open_run(config.runs_dir, "evaluate", config.name, to_dict(config), identity, main=rank() == 0) as folder:
+        if folder.result is not None:
+            return folder.result
+        indices = _indices(config, manifest)
+        policy = eval_policy(data)
+        views = open_views(policy, manifest, indices)
+        predictions = _predictions(config, manifest, data, indices, views, accelerator)
+        figures: dict[str, Any] = {config.split: summary(predictions, manifest.classes)}
+        if policy.uses_boxes:
+            missing = without_box(policy, views, indices)
+            figures["crops"] = {config.split: {"images": len(indices), "without_box": missing}}
+        if rank() == 0:
+            predictions.save(folder.path / "predictions.npz")
+            save_pictures(folder.path, manifest, predictions)
+            return finish(folder, figures, inputs, time.monotonic() - began)
+        return figures
+
+
+def _check_classes(config: Config, about: dict[str, Any], manifest: Manifest) -> None:
+    """Raise UserError for shards of other classes than the weights were trained for."""
+    if tuple(about["classes"]) != manifest.classes:
+        raise UserError(
+            f"weights={config.weights}: trained for {len(about['classes'])} classes (first '{about['classes'][0]}'), "
+            f"{manifest.folder} has {len(manifest.classes)} (first '{manifest.classes[0]}')"
+        )
+
+
+def _data_as_measured(config: Config, about: dict[str, Any]) -> DataConfig:
+    """The data config with the crops that the weights were measured with; the boxes are those of these shards."""
+    boxes = config.data.test_boxes or config.data.boxes
+    if about["crop"] != "whole" and about.get("boxes") == "layer" and boxes == "truth" and not config.data.test_boxes:
+        raise UserError(
+            f"weights={config.weights}: measured on crops by a detector's boxes; give data.boxes=FILE, a boxes layer "
+            "of these shards (fgvc crop makes one), or data.test_boxes=truth to crop by the truth all the same"
+        )
+    return replace(
+        config.data, crop=about["crop"], margin=about["margin"], boxes=boxes, min_score=about.get("min_score", 0.0),
+        test_crop=None, test_margin=None, test_boxes="", test_min_score=None,
+    )  # fmt: skip
+
+
+def _predictions(
+    config: Config, manifest: Manifest, data: DataConfig, indices: list[int], views: Sequence[View],
+    accelerator: Accelerator,
+) -> Predictions:  # fmt: skip
+    """Rebuild the model as the file says and run it over the images."""
+    model, about = load_classifier(expand(config.weights, "weights"))
+    image = ImageConfig(
+        eval_fit=about["fit"], crop_fit=about.get("crop_fit"), eval_crop=config.eval_crop or about["eval_crop"],
+        eval_flip=about["eval_flip"] if config.flip is None else config.flip, interpolation=about["interpolation"],
+    )  # fmt: skip
+    return evaluate_split(
+        model.to(accelerator.device), manifest, indices, data, image, config.size or about["size"], views=views,
+        device=accelerator.device, precision=config.precision, workers=loader_workers(data, accelerator.num_processes),
+        batch=config.batch,
+    )  # fmt: skip
+
+
+def _indices(config: Config, manifest: Manifest) -> list[int]:
+    """Positions in the manifest of what is measured."""
+    if config.split != "held_out":
+        return limited(manifest.split(config.split), config.data.limit)
+    indices = open_splits(manifest, config.data).held_out
+    if not indices:
+        raise UserError("split=held_out: name the fold too, such as data.folds=5 data.fold=0")
+    return indices

@@ -1,0 +1,157 @@
+"""What all trainers share: accelerator, identity, run folder, seed, resume, tracker, fit, measure, finish."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from accelerate import Accelerator
+from torch import nn
+
+from fgvc.runtime.device import seed_everything
+from fgvc.runtime.distributed import broadcast_object, rank, world_size
+from fgvc.runtime.run_folder import RunFolder, finish, open_run
+from fgvc.runtime.tracking import Tracker
+from fgvc.training.checkpoint import latest_valid, step_of
+from fgvc.training.curves import Panel, plot_training_curves
+from fgvc.training.learner import Learner
+from fgvc.training.loop import fit
+from fgvc.training.schedule import Schedule
+from fgvc.training.strategies.create import check_strategy, create_accelerator
+from jobs.config import hashed, to_dict
+from jobs.inputs import open_shards
+from shards.errors import UserError
+from shards.manifest import Manifest
+from shards.reading.loader import Place
+from shards.reading.splits import Splits, open_splits
+
+
+class Opened(NamedTuple):
+    """What a task is made from: its config, the shards, where it runs and what it writes to."""
+
+    config: Any
+    manifest: Manifest
+    splits: Splits
+    folder: RunFolder
+    accelerator: Accelerator
+
+
+class Task(Protocol):
+    """One run of a trainer, opened: what goes in, the learner, the batches, what is held out, what is measured."""
+
+    images: int  # training images
+    trains: bool  # False: what `learner` makes is finished already
+    panels: Sequence[Panel]  # of the picture of its training curves
+
+    def learner(self, schedule: Schedule, found: Path | None) -> Any:
+        """The learner, new or resumed from the checkpoint `found`."""
+
+    def batches(self, start_step: int, place: Place) -> Iterator[Any]:
+        """This rank's micro-batches from a step on."""
+
+    def held_out(self, learner: Any, epoch: int) -> dict[str, float]:
+        """Figures measured after an epoch, for the record; none where nothing is held out."""
+
+    def measure(self, learner: Any) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Write weights and results into the run folder; what result.json holds of them, and pictures by name."""
+
+
+def run(job: str, config: Any, inputs_of: Callable[[Any], dict[str, str]], make: Callable[[Opened], Task]) -> Any:
+    """Train and measure; what result.json holds. `inputs_of`: hashes of all that the run reads beside the shards.
+
+    Raises UserError for a user's mistake, Interrupted after a signal.
+    """
+    began, loop = time.monotonic(), config.train
+    check_strategy(loop)
+    accelerator = create_accelerator(loop.precision, loop.deterministic, loop.strategy, loop.timeout_minutes)
+    manifest = open_shards(config.data)
+    inputs = {"shards": manifest.fingerprint} | inputs_of(config)
+    identity = hashed(config) | {f"inputs.{key}": value for key, value in inputs.items()}
+    main = rank() == 0
+    with open_run(config.runs_dir, job, config.name, to_dict(config), identity, main=main) as folder:
+        if folder.result is not None:
+            return folder.result
+        seed_everything(config.seed, rank(), loop.deterministic)
+        splits = open_splits(manifest, config.data)
+        if config.evaluate_test and not splits.test:
+            raise UserError(f"{manifest.folder}: no split '{config.data.test_split}'; set evaluate_test=false")
+        figures = _train(job, make(Opened(config, manifest, splits, folder, accelerator)), config, folder)
+        return finish(folder, figures, inputs, time.monotonic() - began) if main else figures
+
+
+def _train(job: str, task: Task, config: Any, folder: RunFolder) -> dict[str, Any]:
+    schedule = Schedule.of(config.train, task.images)
+    found = broadcast_object(latest_valid(folder.checkpoints) if rank() == 0 else None)
+    tracker = Tracker(
+        config.track, folder.path, job, config.name, to_dict(config), step=step_of(found) if found else 0,
+        main=rank() == 0,
+    )  # fmt: skip
+    exit_code = 1
+    try:
+        learner: Learner = task.learner(schedule, found)
+        if task.trains:
+            batches = task.batches(learner.step, Place(rank(), world_size(), config.train.accumulation))
+
+            def evaluate() -> dict[str, float]:
+                return task.held_out(learner, learner.step // schedule.per_epoch)
+
+            fit(learner, batches, config.train, schedule, folder.path, tracker, evaluate)
+        figures, pictures = task.measure(learner)
+        if rank() == 0:
+            curves = folder.path / "training.png"
+            if task.panels and plot_training_curves(curves, folder.metrics, task.panels):
+                pictures["training"] = curves
+            tracker.pictures(learner.step, pictures)
+            tracker.summary(_scalars(figures))
+        exit_code = 0
+    finally:
+        tracker.close(exit_code)
+    return figures | {"steps": learner.step, "train_count": task.images}
+
+
+def _scalars(figures: dict[str, Any]) -> dict[str, float]:
+    """`split/figure` -> value, as W&B lists them (and its sweeps name them)."""
+    splits = {split: values for split, values in figures.items() if isinstance(values, dict)}
+    return {
+        f"{split}/{key}": value
+        for split, values in splits.items()
+        for key, value in values.items()
+        if isinstance(value, int | float)
+    }
+
+
+class SplitTask(Protocol):
+    """What `measure_splits` asks of a task that predicts something for every image of a split."""
+
+    measured: dict[str, list[int]]  # split -> positions in the manifest
+
+    def predict(self, network: nn.Module, indices: list[int], title: str) -> Any:
+        """What a network says of these images; all ranks call it and get all of it."""
+
+    def summarize(self, found: Any) -> dict[str, Any]:
+        """The figures of a split."""
+
+    def save(self, split: str, found: Any) -> dict[str, Path]:
+        """Write what was found; pictures by name. Rank 0 calls it."""
+
+    def export(self, network: nn.Module) -> None:
+        """Write the weights file. Rank 0 calls it."""
+
+
+def measure_splits(task: SplitTask, network: nn.Module) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Export the network and measure it on every split that was asked for, as `Task.measure` does."""
+    if rank() == 0:
+        task.export(network)
+    figures: dict[str, Any] = {}
+    pictures: dict[str, Path] = {}
+    speed = 0.0
+    for split, indices in task.measured.items():
+        if indices:
+            began = time.perf_counter()
+            found = task.predict(network, indices, split)
+            speed = len(indices) / (time.perf_counter() - began)
+            figures[split] = task.summarize(found)
+            if rank() == 0:
+                pictures = task.save(split, found)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return figures | {"parameters": parameters, "evaluation_images_per_second": round(speed, 1)}, pictures

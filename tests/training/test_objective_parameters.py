@@ -1,0 +1,68 @@
+"""An objective may hold parameters of its own, and call the bare network as often as it likes."""
+
+from pathlib import Path
+
+import proxy_run
+import pytest
+import torch
+from places import HELPERS
+from ranks import run_ranks
+
+from fgvc.training.checkpoint import latest_valid
+from fgvc.training.config import LoopConfig
+from fgvc.training.strategies.create import check_strategy
+from shards.errors import UserError
+from shards.manifest import Manifest
+
+
+@pytest.fixture
+def trained(guide: Manifest) -> proxy_run.SupervisedLearner:
+    learner = proxy_run.make()
+    proxy_run.train(learner, guide.folder)
+    return learner
+
+
+def test_they_are_trained_at_the_heads_rate_and_averaged(guide: Manifest) -> None:
+    learner = proxy_run.make()
+    before = learner.player.network.state_dict()["objective.weight"].clone()
+    groups = {name: group for group in learner.player.strategy.optimizer.param_groups for name in group["names"]}
+    assert groups["objective.weight"]["lr_scale"] == 5
+    assert groups["conv1.0.weight"]["lr_scale"] == 1
+    proxy_run.train(learner, guide.folder)
+    after = learner.player.network.state_dict()["objective.weight"]
+    average = learner.player.average
+    assert average is not None
+    assert not torch.equal(before, after)
+    assert not torch.equal(average.tensors["objective.weight"], after)
+
+
+def test_the_exported_network_is_without_them(trained: proxy_run.SupervisedLearner) -> None:
+    plain = proxy_run.timm.create_model("test_resnet", num_classes=0)
+    plain.load_state_dict(trained.eval_network().state_dict(), strict=True)
+
+
+def test_resumed_exactly(guide: Manifest, tmp_path: Path, trained: proxy_run.SupervisedLearner) -> None:
+    first = proxy_run.make()
+    proxy_run.train(first, guide.folder, until=3)
+    first.save(tmp_path)
+    resumed = proxy_run.make(latest_valid(tmp_path))
+    assert resumed.step == 3
+    proxy_run.train(resumed, guide.folder)
+    left, right = (one.player.state(keep=True) for one in (trained, resumed))
+    for part in ("weights", "average"):
+        assert [name for name in left[part] if not left[part][name].equal(right[part][name])] == []
+
+
+def test_two_ranks_learn_what_one_learns(guide: Manifest, tmp_path: Path) -> None:
+    for ranks in (1, 2):
+        run_ranks(tmp_path, [str(HELPERS / "proxy_run.py"), str(guide.folder), str(tmp_path / f"{ranks}.pt")], ranks)
+    one, two = (torch.load(tmp_path / f"{ranks}.pt", weights_only=True) for ranks in (1, 2))
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[name].float(), two[name].float(), atol=2e-5) for name in one)
+
+
+def test_strategies_that_cannot_train_them_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for strategy in ("fsdp", "zero2"):
+        with pytest.raises(UserError, match="cannot train an objective's own parameters; take ddp"):
+            check_strategy(LoopConfig(strategy=strategy), objective_parameters=True)  # type: ignore[arg-type]
