@@ -1,5 +1,6 @@
 """`--on CLUSTER` on the test cluster: what is submitted, refused, followed and cancelled."""
 
+import dataclasses
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from jobs import launch as launching
 from jobs.classify import Config
 from jobs.cli import main
 from jobs.launch import launch_of, read_profile, split_words
-from jobs.registry import JOBS
+from jobs.registry import JOBS, command_module
 from slurm.errors import SlurmError
 from slurm.profile import KEYS, Profile
 from slurm.queue import states
@@ -75,11 +76,8 @@ def test_shipped_profiles_are_valid() -> None:
 
 
 def test_launch_settings_are_no_jobs_settings() -> None:
-    import dataclasses
-    import importlib
-
-    for module in JOBS.values():
-        assert not KEYS & {field.name for field in dataclasses.fields(importlib.import_module(module).Config)}
+    for name in JOBS:
+        assert not KEYS & {field.name for field in dataclasses.fields(command_module(name).Config)}
     assert split_words(["nodes=2", "optim.lr=1", "env.A=b", "time=5"]) == (
         ["nodes=2", "env.A=b", "time=5"],
         ["optim.lr=1"],
