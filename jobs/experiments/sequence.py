@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from fgvc.runtime.interrupt import Interrupted, Interruption
-from fgvc.runtime.run_folder import RESULT
+from fgvc.runtime.run_folder import IDENTITY, RESULT
 
 LOCK_SECONDS = 120  # a run that lost its starter is saving its last checkpoint; longer than that it belongs to someone
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -40,7 +40,12 @@ class Command:
 
     @property
     def begun(self) -> bool:
-        return (self.folder / "identity.json").is_file()
+        return (self.folder / IDENTITY).is_file()
+
+    @property
+    def state(self) -> str:
+        """done, begun or new."""
+        return "done" if self.done else "begun" if self.begun else "new"
 
 
 def run_all(commands: Sequence[Command], title: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from jobs import launch as launching
 from jobs.classify import Config
 from jobs.cli import main
 from jobs.launch import launch_of, read_profile, split_words
-from jobs.registry import JOBS
+from jobs.registry import JOBS, command_module
 from shards.errors import UserError
 from slurm import submit as submission
 from slurm.errors import SlurmError
@@ -106,10 +106,9 @@ def test_shipped_profiles_are_valid() -> None:
 
 def test_launch_settings_are_no_jobs_settings() -> None:
     import dataclasses
-    import importlib
 
-    for module in JOBS.values():
-        assert not KEYS & {field.name for field in dataclasses.fields(importlib.import_module(module).Config)}
+    for name in JOBS:
+        assert not KEYS & {field.name for field in dataclasses.fields(command_module(name).Config)}
     assert split_words(["nodes=2", "optim.lr=1", "env.A=b", "time=5"]) == (
         ["nodes=2", "env.A=b", "time=5"],
         ["optim.lr=1"],
@@ -133,7 +132,7 @@ def test_what_does_not_fit_the_cluster_is_refused_before_submission(monkeypatch:
         check_cluster(Profile(partition="h100", gpus_per_node=8, cpus_per_task=16))
     with pytest.raises(SlurmError, match="partition=v100: this cluster has h100, high, normal, preemptible"):
         check_cluster(Profile(partition="v100"))
-    with pytest.raises(SlurmError, match="one task a GPU"):
+    with pytest.raises(SlurmError, match="one task runs per GPU"):
         check(Profile(gpus_per_node=8, tasks_per_node=4))
     monkeypatch.setenv("PATH", os.path.dirname(os.__file__))
     with pytest.raises(SlurmError, match="sinfo is not installed here: submit from a login node"):
