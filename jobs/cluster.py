@@ -1,7 +1,8 @@
 """`fgvc cluster up|down|status`: a real Slurm on this machine, with fake GPUs, to try jobs before using a cluster.
 
     fgvc cluster up                                        2 nodes of 4 CPUs and 2 fake GPUs
-    export SLURM_CONF=...                                  the line that `up` printed; now sinfo, sbatch, squeue work
+    fgvc classify CONFIG --on testbed                      a job on it; fgvc status and fgvc cancel find it as well
+    export SLURM_CONF=...                                  the line that `up` printed, for sinfo, sbatch, squeue
     fgvc cluster status
     fgvc cluster down
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from jobs.words import Parser
 from slurm.errors import SlurmError
 from slurm.testbed import cluster as testbed
+from slurm.testbed.current import current, remember
 
 EXAMPLES = """examples:
   fgvc cluster up
@@ -37,9 +39,10 @@ def main(argv: list[str]) -> int:
     `status` gives 1 when no cluster runs. Raises SlurmError for a user's mistake.
     """
     options = _parser().parse_args(argv)
-    folder = options.folder or testbed.default_folder()
     if options.command == "up":
-        return _up(folder, options)
+        return _up(options.folder or testbed.default_folder(), options)
+    running = None if options.folder else current()
+    folder = options.folder or (running.folder if running else testbed.default_folder())
     return _down(folder) if options.command == "down" else _status(folder)
 
 
@@ -52,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     down = commands.add_parser("down", help="stop it and everything that runs on it; logs stay in its folder")
     status = commands.add_parser("status", help="show what of it runs (exit code 1: nothing)")
     for command in (up, down, status):
-        command.add_argument("--folder", type=Path, help=f"folder for all its state ({testbed.default_folder()})")
+        command.add_argument("--folder", type=_folder, help=f"folder for all its state ({testbed.default_folder()}; "
+                             "down and status: of the cluster started last)")  # fmt: skip
     up.add_argument("--nodes", type=int, default=2, help="shared nodes, named n1, n2, ... (%(default)s)")
     up.add_argument("--cpus", type=int, default=4, help="CPUs of each, whatever the machine has (%(default)s)")
     up.add_argument("--gpus", type=int, default=2, help="fake GPUs of each (%(default)s)")
@@ -68,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _folder(text: str) -> Path:
+    if not text:  # an unset variable of the shell would mean the current folder
+        raise argparse.ArgumentTypeError("expected a folder, this is empty")
+    return Path(text)
+
+
 def _up(folder: Path, options: argparse.Namespace) -> int:
     started = time.monotonic()
     cluster = testbed.up(
@@ -80,12 +90,15 @@ def _up(folder: Path, options: argparse.Namespace) -> int:
         partitions=[parse_partition(word) for word in options.partition],
         settings=dict(_setting(word) for word in options.settings),
     )
+    remember(cluster.folder)
     names = ", ".join(partition.name for partition in cluster.partitions)
     where = f" --folder {shlex.quote(str(options.folder))}" if options.folder else ""
     took_s = time.monotonic() - started
     print(f"A Slurm cluster is up after {took_s:.1f} s: {len(cluster.nodes)} nodes, partitions {names}")
     print(f"Its state and logs: {cluster.folder}")
-    print("\nTo use it, in every shell:\n")
+    print(
+        "\nfgvc finds it by itself: fgvc JOB CONFIG --on testbed, fgvc status, fgvc cancel. For Slurm's own commands:\n"
+    )
     _print_exports(cluster)
     print("    sinfo; srun -N2 hostname\n" if options.nodes > 1 else "    sinfo; srun hostname\n")
     print(f"To stop it:  fgvc cluster down{where}")

@@ -17,11 +17,13 @@ import yaml
 from fgvc.runtime.run_folder import refuse_another_config
 from jobs.config import from_dict, hashed, load, nearest, walk
 from shards.errors import UserError
+from slurm.client import use_testbed
 from slurm.errors import SlurmError
 from slurm.profile import KEYS, Profile, check
 from slurm.queue import Job, states
 from slurm.submit import Launch, Submitted, sbatch_script, submit
 
+TESTBED = "testbed"  # the profile of the cluster that `fgvc cluster up` starts
 POLL_S = 5  # the controller serves every user: poll it rarely
 FOLDERS = (Path("configs/clusters"), Path(__file__).parents[1] / "configs/clusters")
 
@@ -138,6 +140,8 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
     """Submit a job, or print its batch script; the exit code. Raises UserError or SlurmError for a user's mistake."""
     for_profile, own = split_words(words)
     profile = read_profile(cluster, for_profile)
+    if cluster == TESTBED and not dry and not use_testbed():
+        raise SlurmError("--on testbed: no test cluster runs here; start one: fgvc cluster up")
     command, _ = launch_of(profile, job, module.Config, path, own)
     if dry:
         print(sbatch_script(profile, [command]))

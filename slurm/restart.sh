@@ -60,10 +60,10 @@ fgvc_end() {
 
 # Record in a run folder which job writes there, for fgvc status and fgvc cancel; `--on` does so when it submits.
 fgvc_record() {
-    local log
+    local log escape='s/[\\"]/\\&/g'
     log=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *StdOut=//p')
-    printf '{"job": "%s", "name": "%s", "log": "%s", "submitted": %s}\n' \
-        "$SLURM_JOB_ID" "$SLURM_JOB_NAME" "$log" "$(date +%s)" > "$1/slurm.json"
+    printf '{"job": "%s", "name": "%s", "log": "%s", "submitted": %s}\n' "$SLURM_JOB_ID" \
+        "$(sed "$escape" <<< "$SLURM_JOB_NAME")" "$(sed "$escape" <<< "$log")" "$(date +%s)" > "$1/slurm.json"
 }
 
 # The name of the run's newest checkpoint, or none.

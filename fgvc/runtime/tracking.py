@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import secrets
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ class Tracker:
             self._file.write(json.dumps({"step": step} | values) + "\n")
             self._file.flush()
         if self._run is not None:
-            self._run.log(values, step=step)
+            self._send(lambda run: run.log(values, step=step))
 
     def sync(self) -> None:
         """Put the record on the disk; called before a checkpoint, so that no checkpoint is newer than it."""
@@ -59,12 +61,12 @@ class Tracker:
         if self._run is not None:
             import wandb
 
-            self._run.log({key: wandb.Image(str(path)) for key, path in named.items()}, step=step)
+            self._send(lambda run: run.log({key: wandb.Image(str(path)) for key, path in named.items()}, step=step))
 
     def summary(self, values: dict[str, Any]) -> None:
         """The figures W&B shows for the run as a whole."""
         if self._run is not None:
-            self._run.summary.update(values)
+            self._send(lambda run: run.summary.update(values))
 
     def close(self, exit_code: int = 0) -> None:
         """Flush and end; call it whatever happened."""
@@ -72,7 +74,19 @@ class Tracker:
             return
         self._file.close()
         if self._run is not None:
-            self._run.finish(exit_code=exit_code)
+            self._send(lambda run: run.finish(exit_code=exit_code))
+
+    def _send(self, call: Callable[[Any], object]) -> None:
+        """Hand something to W&B. Its service is a process of its own, which scancel and Ctrl-C end before us."""
+        try:
+            call(self._run)
+        except OSError as error:  # the run must still save its checkpoint
+            log.warning("W&B stopped (%s): metrics.jsonl only", " ".join(str(error).split()))
+            self._run = None
+            import wandb
+
+            with suppress(OSError, SystemExit):  # drops its exit handler, which would fail the same way
+                wandb.teardown()
 
 
 def cut_back(path: Path, step: int) -> None:

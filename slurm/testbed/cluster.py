@@ -84,11 +84,7 @@ def up(
     if missing := missing_packages(accounting):
         raise SlurmError(f"a test cluster needs packages that are not installed: apt-get install {' '.join(missing)}")
     folder = folder.resolve()
-    if len(str(folder)) > layout.LONGEST_FOLDER:
-        raise SlurmError(
-            f"{folder} is too long a path for Slurm's sockets (at most {layout.LONGEST_FOLDER} characters); "
-            "choose another --folder"
-        )
+    layout.check_folder(folder)
     daemons.unshare()
     with _locked(folder):
         if folder.stat().st_uid != os.getuid():  # its owner could read the key that authenticates every job

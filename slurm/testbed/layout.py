@@ -27,6 +27,9 @@ PORTS = range(12000, 32000)
 LONGEST_FOLDER = 60
 
 
+OWN_FILES = ("lock", "last")  # of a folder in which no cluster was started yet
+
+
 @dataclass(frozen=True)
 class Partition:
     """A partition: on the shared nodes n1..nN with `nodes=0`, else on its own nodes <name>-1, <name>-2, ...
@@ -114,6 +117,21 @@ class Testbed:
         raise SlurmError(f"no node {name!r} in the cluster in {self.folder}; its nodes are {', '.join(self.hosts[1:])}")
 
 
+def check_folder(folder: Path) -> None:
+    """Raise SlurmError for a folder in which a cluster cannot live, or that holds something else."""
+    if len(str(folder)) > LONGEST_FOLDER:
+        raise SlurmError(
+            f"{folder} is too long a path for Slurm's sockets (at most {LONGEST_FOLDER} characters); "
+            "choose another --folder"
+        )
+    if wrong := re.search(r"[^\w/.@:~+-]", str(folder)):
+        raise SlurmError(f"{str(folder)!a}: slurm.conf cannot hold a path with {wrong[0]!a}; choose another --folder")
+    if folder.is_dir() and not (folder / "testbed.json").is_file():
+        others = sorted(path.name for path in folder.iterdir() if path.name not in OWN_FILES)
+        if others:
+            raise SlurmError(f"{folder} holds no cluster but other files ({others[0]}); choose an empty --folder")
+
+
 def plan(
     folder: Path,
     shared: tuple[int, int, int, int],
@@ -122,6 +140,9 @@ def plan(
     settings: Mapping[str, str],
 ) -> Testbed:
     """Lay out a cluster on free ports. `shared`: how many shared nodes, then CPUs, GPUs and MB of memory of each."""
+    for text in (*settings, *settings.values(), *(partition.max_time for partition in partitions)):
+        if not text.isprintable():
+            raise SlurmError(f"{text!a} cannot be a setting: it contains a control character")
     everything = (*STANDARD, *partitions)
     names = [partition.name for partition in everything]
     for name in names:
@@ -182,12 +203,16 @@ def load(folder: Path) -> Testbed | None:
     folder = folder.resolve()
     try:
         record = json.loads((folder / "testbed.json").read_text())
-    except FileNotFoundError:
+        record["folder"] = folder
+        record["nodes"] = tuple(Node(**node) for node in record["nodes"])
+        record["partitions"] = tuple(Partition(**partition) for partition in record["partitions"])
+        return Testbed(**record)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    record["folder"] = folder
-    record["nodes"] = tuple(Node(**node) for node in record["nodes"])
-    record["partitions"] = tuple(Partition(**partition) for partition in record["partitions"])
-    return Testbed(**record)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SlurmError(
+            f"{folder}/testbed.json: not readable as the record of a cluster; choose another --folder"
+        ) from None
 
 
 def default_folder() -> Path:

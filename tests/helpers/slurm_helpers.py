@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from slurm.queue import Job, states
+from slurm.submit import Submitted
 from slurm.testbed.cluster import Testbed, client
 
 
@@ -57,3 +59,12 @@ def processes(needle: str) -> list[str]:
         if needle in line:
             found.append(line)
     return found
+
+
+def ended(submitted: list[Submitted], seconds: float = 60) -> list[Job]:
+    """The jobs, once all have ended."""
+    deadline = time.monotonic() + seconds
+    while any(job.live for job in states(entry.job for entry in submitted).values()):
+        assert time.monotonic() < deadline, [entry.log.read_text() for entry in submitted if entry.log.exists()]
+        time.sleep(0.1)
+    return list(states(entry.job for entry in submitted).values())

@@ -3,14 +3,26 @@
 import os
 import re
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from jobs.cli import main as fgvc
 from jobs.cluster import main, parse_partition
 from shards.errors import UserError
 from slurm.errors import SlurmError
+from slurm.testbed import cluster as testbed
 from slurm.testbed import daemons
 from slurm.testbed.cluster import Partition, missing_packages
+from slurm.testbed.current import current
+
+
+@pytest.fixture(autouse=True)
+def _default_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what `up` remembers, and the default folder, apart from a cluster of the user's."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
+    monkeypatch.delenv("SLURM_CONF", raising=False)
 
 
 def test_up_shows_how_to_use_it_and_down_stops_it(
@@ -50,6 +62,55 @@ def test_up_shows_how_to_use_it_and_down_stops_it(
         main(["down", *where])
 
 
+def test_on_testbed_finds_the_cluster_without_slurm_conf(
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if missing := missing_packages(accounting=False):
+        pytest.skip(f"Debian packages are missing: {' '.join(missing)}")
+    try:
+        daemons.unshare()
+    except SlurmError as error:
+        pytest.skip(str(error))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path_factory.mktemp("found")
+    assert main(["up", "--folder", str(folder), "--nodes", "1"]) == 0
+    try:
+        assert main(["status"]) == 0, "without --folder: the cluster started last"
+        assert f"Cluster in {folder}" in capsys.readouterr().out
+        assert fgvc(["classify", "name=a", "--on", "testbed", "nodes=2"]) == 2
+        assert "nodes=2: partition normal has 1 such nodes" in capsys.readouterr().err
+        assert os.environ["SLURM_CONF"] == f"{folder}/etc/slurm.conf"
+        monkeypatch.delenv("SLURM_CONF")
+        assert fgvc(["classify", "name=a", "--on", "h100"]) == 2
+        assert "partition=h100: this cluster has high, normal, preemptible" in capsys.readouterr().err
+        monkeypatch.delenv("SLURM_CONF")
+        assert fgvc(["cancel", "99"]) == 2
+        assert "99: you have no such job in the queue" in capsys.readouterr().err
+    finally:
+        monkeypatch.delenv("SLURM_CONF", raising=False)
+        assert main(["down"]) == 0
+    assert fgvc(["classify", "name=a", "--on", "testbed"]) == 2
+    assert "no test cluster runs here; start one: fgvc cluster up" in capsys.readouterr().err
+
+
+def test_a_record_that_is_not_ours_or_broken_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = testbed.default_folder()
+    home.mkdir()
+    assert current() is None
+    (home / "last").write_text(f"{tmp_path}/gone\n")
+    (home / "testbed.json").write_text('{"nodes": [{"nmae": "n1"}]}')
+    assert current() is None
+    with pytest.raises(SlurmError, match=r"testbed.json: not readable as the record of a cluster"):
+        main(["status"])
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert current() is None
+
+
 def test_partitions_are_written_as_one_word() -> None:
     assert parse_partition("plain") == Partition("plain")
     assert parse_partition("h100:nodes=4,gpus=2,preemptible=yes,grace_s=0,max_time=1-02:00:00") == Partition(
@@ -68,6 +129,7 @@ def test_partitions_are_written_as_one_word() -> None:
         (["--partition", "Default"], "'Default' cannot be a partition's name: Slurm reserves it"),
         (["--set", "MaxArraySize"], "'MaxArraySize' is not of the form KEY=VALUE"),
         (["--nodes", "many"], "--nodes: invalid int value: 'many'; see fgvc cluster up --help"),
+        (["--folder", ""], "argument --folder: expected a folder, this is empty"),
         (["--nodes", "0"], "at least 1 shared node, not 0"),
         (["--gpu-type", "h100"], "unrecognized arguments: --gpu-type h100"),
     ],

@@ -264,8 +264,8 @@ def test_detectors_are_compared_by_their_top_box(guide, fgvc, tmp_path):
     """job=detect: the table's figure is the share of right top boxes, image by image, as result.json has it."""
     detect = {
         "image": {"size": 64}, "data": {"shards": str(guide.folder), "workers": 0, "limit": 24},
-        "model": {"backbone": "test_efficientnet", "weights": "none", "channels": 16, "fc_channels": 32, "proposals": 50,
-                  "samples": 32, "frozen_stages": 0, "norm_eval": False, "class_agnostic": True},
+        "model": {"backbone": "test_efficientnet", "weights": "none", "channels": 16, "fc_channels": 32,
+                  "proposals": 50, "samples": 32, "frozen_stages": 0, "norm_eval": False, "class_agnostic": True},
         "train": {"batch": 4, "epochs": 2}, "track": {"wandb": "disabled"},
     }  # fmt: skip
     write(tmp_path / "slow.yaml", detect)

@@ -55,15 +55,7 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
 
 
 def test_two_nodes_have_two_names_and_their_own_gpus(testbed: Testbed) -> None:
-    printed = client(
-        testbed,
-        "srun",
-        "-N2",
-        "--gpus-per-node=2",
-        "sh",
-        "-c",
-        "echo $(hostname) $CUDA_VISIBLE_DEVICES",
-    )
+    printed = client(testbed, "srun", "-N2", "--gpus-per-node=2", "sh", "-c", "echo $(hostname) $CUDA_VISIBLE_DEVICES")
     assert sorted(printed.splitlines()) == ["n1 0,1", "n2 0,1"]
     # Two jobs on one node get different GPUs.
     holder = submit(testbed, "sleep 30", "-w", "n1", "--gpus=1", "-J", "holder")
@@ -247,6 +239,13 @@ def test_mistakes_are_named(testbed: Testbed, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "file").write_text("")
     with pytest.raises(SlurmError, match=f"cannot write to {tmp_path}/file"):
         up(tmp_path / "file")
+    with pytest.raises(SlurmError, match=f"{tmp_path} holds no cluster but other files .d.; choose an empty"):
+        up(tmp_path)
+    for name in ("a b", "a#b", "a%n", "a,b", "a\nb"):
+        with pytest.raises(SlurmError, match=r"slurm\.conf cannot hold a path with"):
+            up(tmp_path / name)
+    with pytest.raises(SlurmError, match="cannot be a setting: it contains a control character"):
+        up(tmp_path / "d", settings={"MaxArraySize": "7\nFoo=1"})
     monkeypatch.setattr(daemons, "PATH", "/nonexistent")
     with pytest.raises(SlurmError, match="apt-get install slurmctld slurmd slurm-client munge"):
         up(tmp_path / "d")
