@@ -266,10 +266,10 @@ def test_detectors_are_compared_by_their_top_box(guide, fgvc, tmp_path):
         "image": {"size": 64}, "data": {"shards": str(guide.folder), "workers": 0, "limit": 24},
         "model": {"backbone": "test_efficientnet", "weights": "none", "channels": 16, "fc_channels": 32,
                   "proposals": 50, "samples": 32, "frozen_stages": 0, "norm_eval": False, "class_agnostic": True},
-        "train": {"batch": 4, "epochs": 2}, "track": {"wandb": "disabled"},
+        "train": {"batch": 4, "epochs": 1}, "optim": {"head_multiplier": 1}, "track": {"wandb": "disabled"},
     }  # fmt: skip
     write(tmp_path / "slow.yaml", detect)
-    write(tmp_path / "fast.yaml", detect | {"optim": {"lr": 0.05}})
+    write(tmp_path / "fast.yaml", detect | {"optim": {"lr": 0.02, "head_multiplier": 1}})
     process = fgvc("compare", "slow.yaml", "fast.yaml", "job=detect", "folds=2", "name=boxes")
     output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
