@@ -1,11 +1,15 @@
-"""Opening the shards a config names, building them first where they are not there yet."""
+"""What a job reads, and the run folder that is identified by it."""
 
 import logging
 import os
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from fgvc.runtime.distributed import barrier, rank
+from fgvc.runtime.run_folder import RunFolder, open_run
+from jobs.config import hashed, to_dict
 from shards.boxes_layer import layer_hash
 from shards.errors import UserError
 from shards.files import sha256_of
@@ -15,6 +19,20 @@ from shards.reading.config import DataConfig
 from shards.reading.views import TRUTH, eval_policy, train_policy
 
 log = logging.getLogger(__name__)
+
+
+def open_job(
+    job: str, config: Any, inputs: dict[str, str], main: bool = True
+) -> AbstractContextManager[RunFolder]:  # fmt: skip
+    """The run folder of a job: its identity is every setting that can change the result, and its inputs' hashes.
+
+    Raises UserError as `open_run` does.
+    """
+    identity = hashed(config) | {f"inputs.{key}": value for key, value in inputs.items()}
+    defaults = hashed(type(config)())
+    return open_run(
+        config.runs_dir, job, config.name, to_dict(config), identity, defaults=defaults, main=main
+    )  # fmt: skip
 
 
 def open_shards(config: DataConfig) -> Manifest:

@@ -105,6 +105,14 @@ def _split_gpus(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"gpu_type": kind, "gpus_per_node": count}
 
 
+def profile_of(on: str, words: list[str]) -> tuple[Profile | None, list[str]]:
+    """The profile of the cluster that `--on` names, if it names one, and the words that are not its settings."""
+    if on in ("", "debug"):
+        return None, words
+    for_profile, own = split_words(words)
+    return read_profile(on, for_profile), own
+
+
 def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     """(settings of the profile, all others). No job has a setting with a profile's name (a test checks it)."""
     launch = [word for word in words if word.partition("=")[0].split(".")[0] in KEYS and "=" in word]
@@ -124,7 +132,7 @@ def launch_of(profile: Profile, job: str, kind: type, path: Path | None, words: 
     config = load(kind, path, words)
     name = str(config.name or (path.stem if path else job))
     folder = Path(config.runs_dir) / job / name
-    refuse_another_config(folder, hashed(config), partial=True)
+    refuse_another_config(folder, hashed(config), hashed(kind()), partial=True)
     return Launch(f"{job}/{name}", (job, *([str(path)] if path else []), *words), folder), config
 
 

@@ -8,6 +8,7 @@ A run's state comes from its folder (done), else from Slurm (PENDING, RUNNING, .
 process holds.
 """
 
+import fcntl
 import json
 import time
 from dataclasses import dataclass
@@ -16,11 +17,10 @@ from typing import Any
 
 import yaml
 
+from jobs.registry import COMMANDS, command_module
 from shards.errors import UserError
 from slurm.errors import SlurmError
 from slurm.queue import Job, read_record, states
-
-SHOWN = ("loss", "top1", "val_top1", "map", "lr")  # figures of the last step that fit in a line
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def main(words: list[str]) -> int:
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     if problem:
-        print(f"\nno word from Slurm: {problem}")
+        print(f"\nSlurm is not responding: {problem}")
     if named:
         for run in runs:
             _detail(run, jobs)
@@ -128,8 +128,6 @@ def _state(run: Run, job: Job | None) -> str:
 
 
 def _locked(folder: Path) -> bool:
-    import fcntl
-
     try:
         with (folder / ".lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -141,10 +139,14 @@ def _locked(folder: Path) -> bool:
 
 
 def _figures(run: Run) -> str:
+    """The job's headline once it is done, before that the last step's figures that fit in a line."""
+    job = run.folder.parent.name
+    module = command_module(job) if job in COMMANDS else None
+    headline = getattr(module, "HEADLINE", None)
     if run.result is not None:
-        measured = {split: one for split, one in run.result.items() if isinstance(one, dict) and "top1" in one}
-        return ", ".join(f"{split} top-1 {one['top1']:.2%}" for split, one in measured.items())
-    return " ".join(f"{key} {run.last[key]:.4g}" for key in SHOWN if isinstance(run.last.get(key), float | int))
+        return headline.line(run.result) if headline else module.headline(run.result) if module else ""
+    shown = ["loss", *([headline.key, f"val_{headline.key}"] if headline else []), "lr"]
+    return " ".join(f"{key} {run.last[key]:.4g}" for key in shown if isinstance(run.last.get(key), float | int))
 
 
 def _detail(run: Run, jobs: dict[str, Job]) -> None:

@@ -6,20 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
 from fgvc.detection.detector import Detections
 from shards.manifest import Manifest
 
 RIGHT = 0.5  # IoU from which a top box counts as right
-
-
-def iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(N, M) intersection over union of boxes (N, 4) and (M, 4), xyxy."""
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (one, other)]
-    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
 
 
 def top_ious(manifest: Manifest, found: Mapping[int, np.ndarray]) -> dict[int, float]:
@@ -31,7 +24,8 @@ def top_ious(manifest: Manifest, found: Mapping[int, np.ndarray]) -> dict[int, f
     for index, boxes in found.items():
         truth = np.array(manifest.entries[index].boxes, dtype=boxes.dtype).reshape(-1, 4)
         if len(truth):
-            values[index] = float(iou(boxes[:1], truth).max()) if len(boxes) else 0.0
+            top, true = torch.from_numpy(boxes[:1]), torch.from_numpy(truth)
+            values[index] = float(box_iou(top, true).max()) if len(boxes) else 0.0
     return values
 
 

@@ -47,12 +47,13 @@ class RunFolder:
 
 @contextlib.contextmanager
 def open_run(
-    runs_dir: str, job: str, name: str, config: dict[str, Any], identity: dict[str, Any], *, main: bool = True
-) -> Iterator[RunFolder]:
+    runs_dir: str, job: str, name: str, config: dict[str, Any], identity: dict[str, Any], *,
+    defaults: dict[str, Any] | None = None, main: bool = True,
+) -> Iterator[RunFolder]:  # fmt: skip
     """Open `<runs_dir>/<job>/<name>/` and hold its lock.
 
     config: the resolved config, to be read by people. identity: dotted key -> value of all that can change the
-    result (inputs' hashes too). main: rank 0, the only one that locks and writes.
+    result (inputs' hashes too). defaults: of the settings among them. main: rank 0, the only one that locks and writes.
     Raises UserError when the folder belongs to another config (naming the keys), is in use, or cannot be written.
     """
     if not name or "/" in name or name.startswith("."):
@@ -68,7 +69,7 @@ def open_run(
         raise UserError(f"{path}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
     begun = (path / IDENTITY).is_file()
     try:
-        _claim(path, config, identity)
+        _claim(path, config, identity, defaults)
         (path / "checkpoints").mkdir(exist_ok=True)
         yield RunFolder(path, _read_result(path))
     except UserError:
@@ -141,27 +142,33 @@ def hardware() -> dict[str, Any]:
     return {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus, "host": platform.node()}
 
 
-def refuse_another_config(folder: Path, identity: dict[str, Any], *, partial: bool = False) -> None:
+def refuse_another_config(
+    folder: Path, identity: dict[str, Any], defaults: dict[str, Any] | None = None, *, partial: bool = False
+) -> None:
     """Raise UserError naming the keys when a folder holds a run of another config.
 
-    partial: `identity` lacks what only a started run knows (its inputs' hashes); keys that one side lacks are passed
-    over.
+    defaults: of the settings in `identity`, so that a new version resumes the runs of an old one: a setting that the
+    version which began the run did not have counts as its default, one that this version no longer has is passed over.
+    Without them every key counts. partial: `identity` lacks the inputs' hashes, which only a started run knows.
     """
     record = folder / IDENTITY
     if not record.is_file():
         return
     before, now = json.loads(record.read_text()), json.loads(json.dumps(identity))
-    keys = before.keys() & now.keys() if partial else before.keys() | now.keys()
-    changed = [key for key in sorted(keys) if before.get(key) != now.get(key)]
+    if not partial:
+        gone = [key for key in before if defaults is None or key.startswith("inputs.")]
+        now = dict.fromkeys(gone) | now
+    before = json.loads(json.dumps(defaults or {})) | before
+    changed = [key for key in sorted(now) if before.get(key) != now[key]]
     if changed:
-        shown = ", ".join(f"{key} ({before.get(key)!r} -> {now.get(key)!r})" for key in changed[:5])
+        shown = ", ".join(f"{key} ({before.get(key)!r} -> {now[key]!r})" for key in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise UserError(f"{folder}: holds a run of another config: {shown}{more}; choose another name=")
 
 
-def _claim(path: Path, config: dict[str, Any], identity: dict[str, Any]) -> None:
+def _claim(path: Path, config: dict[str, Any], identity: dict[str, Any], defaults: dict[str, Any] | None) -> None:
     """Write config and environment on the first start; compare identities on later ones."""
-    refuse_another_config(path, identity)
+    refuse_another_config(path, identity, defaults)
     write_bytes(path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
     environment = {"python": platform.python_version(), "system": platform.platform(), "git": git_revision()}
     environment |= {package: metadata.version(package) for package in PACKAGES}

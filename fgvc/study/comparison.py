@@ -1,4 +1,4 @@
-"""Comparing classifiers: figures per row over seeds and folds, paired intervals over images, and the table."""
+"""Comparing runs: figures per row over seeds and folds, paired intervals over images, and the table."""
 
 import json
 import statistics
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fgvc.classification.metrics import Predictions
 from fgvc.runtime.run_folder import RESULT
+from fgvc.study.headline import PerImage, read_headline
 from fgvc.study.statistics import paired_interval
 from shards.errors import UserError
 
@@ -23,24 +23,24 @@ class Measured:
     seed: int
     fold: int
     result: dict[str, Any]
-    predictions: dict[str, Predictions]
+    per_image: dict[str, PerImage]  # split -> the headline figure of every image
     images_per_second: float | None
     seconds: float
 
 
 @dataclass(frozen=True)
 class RowFigures:
-    """A row of the table. Accuracies are fractions of 1, times in seconds; None where there is nothing to tell.
+    """A row of the table. Figures are fractions of 1, times in seconds; None where there is nothing to report.
 
-    low, high: bootstrap interval over images of top1. difference (low, high): against the first row, paired over
-    images. std: over seeds of the top-1 pooled over folds, for at least two seeds with all their runs.
+    value: the headline figure; low, high: its bootstrap interval over images. difference (low, high): against the first
+    row, paired over images. std: over seeds of the value pooled over folds, for at least two seeds with all their runs.
     """
 
     label: str
     runs: int
     planned: int
     images: int
-    top1: float | None
+    value: float | None
     low: float | None
     high: float | None
     per_seed: list[float]
@@ -50,18 +50,16 @@ class RowFigures:
     images_per_second: float | None
     evaluation_images_per_second: float | None
     seconds: float | None
-    test_top1: float | None
+    test_value: float | None
     test_runs: int
 
 
 def read_run(folder: Path, seed: int, fold: int) -> Measured | None:
-    """What a classify run left in its folder, or None if it is not done. Raises UserError for unreadable files."""
+    """What a run left in its folder, or None if it is not done. Raises UserError for unreadable files."""
     if not (folder / RESULT).is_file():
         return None
     result = json.loads((folder / RESULT).read_text())
-    predictions = {
-        split: Predictions.load(folder / f"predictions_{split}.npz") for split in ("val", "test") if split in result
-    }
+    found = {split: read_headline(folder, split) for split in ("val", "test") if split in result}
     metrics = folder / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.is_file() else []
     rates = [json.loads(line)["images_per_second"] for line in lines]
@@ -69,7 +67,7 @@ def read_run(folder: Path, seed: int, fold: int) -> Measured | None:
     batch = yaml.safe_load((folder / "config.yaml").read_text())["train"]["batch"]
     steps_seconds = sum(batch / rate for rate in rates)
     return Measured(
-        seed, fold, result, predictions, statistics.median(rates) if rates else None,
+        seed, fold, result, found, statistics.median(rates) if rates else None,
         max(result["seconds"], steps_seconds),
     )  # fmt: skip
 
@@ -77,7 +75,7 @@ def read_run(folder: Path, seed: int, fold: int) -> Measured | None:
 def figures(rows: Mapping[str, Sequence[Measured]], split: str, seeds: int, folds: int) -> list[RowFigures]:
     """The table's rows, in order; the first is what the others are compared with.
 
-    rows: label -> finished runs. split: val or test, what top1 means. seeds, folds: how many were asked for.
+    rows: label -> finished runs. split: val or test, what is measured. seeds, folds: how many were asked for.
     Raises UserError when two rows were measured on different images.
     """
     first = next(iter(rows.values()))
@@ -87,12 +85,12 @@ def figures(rows: Mapping[str, Sequence[Measured]], split: str, seeds: int, fold
     ]
 
 
-def correctness(runs: Sequence[Measured], split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(entries, values), (N,) each: every image measured and the share of these runs that named it rightly."""
-    entries = np.concatenate([run.predictions[split].entries for run in runs])
-    correct = np.concatenate([run.predictions[split].correct for run in runs]).astype(float)
+def pooled(runs: Sequence[Measured], split: str) -> PerImage:
+    """Every image that was measured, with the mean of its figure over these runs."""
+    entries = np.concatenate([run.per_image[split][0] for run in runs])
+    values = np.concatenate([run.per_image[split][1] for run in runs]).astype(float)
     unique, place = np.unique(entries, return_inverse=True)
-    return unique, np.bincount(place, weights=correct) / np.bincount(place)
+    return unique, np.bincount(place, weights=values) / np.bincount(place)
 
 
 def paired_difference(
@@ -102,17 +100,17 @@ def paired_difference(
     both = {(run.seed, run.fold) for run in ours} & {(run.seed, run.fold) for run in theirs}
     if not both:
         return None
-    sides = [correctness([run for run in side if (run.seed, run.fold) in both], split) for side in (ours, theirs)]
+    sides = [pooled([run for run in side if (run.seed, run.fold) in both], split) for side in (ours, theirs)]
     if not np.array_equal(sides[0][0], sides[1][0]):
         raise UserError("rows were measured on different images; compare configs that read the same shards")
     return paired_interval(sides[0][1], sides[1][1])
 
 
-def table(rows: Sequence[RowFigures]) -> str:
-    """The rows as aligned Markdown, which reads well in a terminal too. Accuracies in percent."""
+def table(rows: Sequence[RowFigures], title: str) -> str:
+    """The rows as aligned Markdown, which reads well in a terminal too. title: of the headline figure, in percent."""
     header = [
         "row",
-        "top-1 %",
+        f"{title} %",
         "std over seeds",
         "difference [95 %]",
         "parameters",
@@ -122,7 +120,7 @@ def table(rows: Sequence[RowFigures]) -> str:
     ]
     touched = any(row.test_runs for row in rows)
     unfinished = any(row.runs < row.planned for row in rows)
-    header += ["test top-1 %"] * touched + ["runs"] * unfinished
+    header += [f"test {title} %"] * touched + ["runs"] * unfinished
     cells = [header, *([*_cells(row), *_more_cells(row, touched, unfinished)] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
     lines = [
@@ -134,9 +132,10 @@ def table(rows: Sequence[RowFigures]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def as_record(row: RowFigures) -> dict[str, Any]:
-    """A row as result.json holds it."""
-    return asdict(row)
+def as_record(row: RowFigures, key: str) -> dict[str, Any]:
+    """A row as result.json holds it. key: the headline figure's name there."""
+    names = {"value": key, "test_value": f"test_{key}"}
+    return {names.get(name, name): value for name, value in asdict(row).items()}
 
 
 def _row(
@@ -147,24 +146,24 @@ def _row(
         return RowFigures(
             label, 0, planned, 0, None, None, None, [], None, None, None, None, None, None, None, 0
         )  # fmt: skip
-    entries, values = correctness(runs, split)
-    top1, low, high = paired_interval(values, np.zeros_like(values))
+    entries, values = pooled(runs, split)
+    value, low, high = paired_interval(values, np.zeros_like(values))
     of_seed: dict[int, list[Measured]] = {}
     for run in runs:
         of_seed.setdefault(run.seed, []).append(run)
     # Folds differ in difficulty: a seed that lacks one says nothing of the spread between seeds.
     whole = [group for _, group in sorted(of_seed.items()) if len(group) == max(folds, 1)]
-    per_seed = [float(correctness(group, split)[1].mean()) for group in whole]
-    tested = [run for run in runs if "test" in run.predictions]
+    per_seed = [float(pooled(group, split)[1].mean()) for group in whole]
+    tested = [run for run in runs if "test" in run.per_image]
     return RowFigures(
-        label=label, runs=len(runs), planned=planned, images=len(entries), top1=top1, low=low, high=high,
+        label=label, runs=len(runs), planned=planned, images=len(entries), value=value, low=low, high=high,
         per_seed=per_seed, std=statistics.stdev(per_seed) if len(per_seed) > 1 else None,
         difference=paired_difference(runs, first, split) if first is not None else None,
         parameters=runs[0].result["parameters"],
         images_per_second=_median([run.images_per_second for run in runs]),
         evaluation_images_per_second=_median([run.result.get("evaluation_images_per_second") for run in runs]),
         seconds=_median([run.seconds for run in runs]),
-        test_top1=float(correctness(tested, "test")[1].mean()) if tested else None, test_runs=len(tested),
+        test_value=float(pooled(tested, "test")[1].mean()) if tested else None, test_runs=len(tested),
     )  # fmt: skip
 
 
@@ -179,7 +178,7 @@ def _cells(row: RowFigures) -> list[str]:
         difference = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in row.difference))
     return [
         row.label,
-        _shown(row.top1, "{:.2f}", 100),
+        _shown(row.value, "{:.2f}", 100),
         _shown(row.std, "{:.2f}", 100),
         difference,
         _shown(row.parameters, "{:.2f} M", 1e-6),
@@ -190,7 +189,7 @@ def _cells(row: RowFigures) -> list[str]:
 
 
 def _more_cells(row: RowFigures, touched: bool, unfinished: bool) -> list[str]:
-    return [_shown(row.test_top1, "{:.2f}", 100)] * touched + [f"{row.runs} of {row.planned}"] * unfinished
+    return [_shown(row.test_value, "{:.2f}", 100)] * touched + [f"{row.runs} of {row.planned}"] * unfinished
 
 
 def _shown(value: float | None, form: str, scale: float = 1.0) -> str:

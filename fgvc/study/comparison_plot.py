@@ -7,13 +7,13 @@ from fgvc.runtime.figures import pyplot
 from fgvc.study.comparison import RowFigures
 
 
-def accuracy_and_cost(path: Path, rows: Sequence[RowFigures], title: str) -> None:
-    """A line a row, as in the table: top-1, its difference from the first row, accuracy against cost.
+def accuracy_and_cost(path: Path, rows: Sequence[RowFigures], name: str, title: str) -> None:
+    """A line a row, as in the table: the headline figure `name`, its difference from the first row, and its cost.
 
     Bars are 95 % bootstrap intervals over images. Cost is wall time, and parameters where rows differ in them. Rows
     without a finished run are left out; without any, nothing is drawn.
     """
-    shown = [row for row in rows if row.top1 is not None]
+    shown = [row for row in rows if row.value is not None]
     if not shown:
         return
     costs = [("wall time of a run, minutes", [(row.seconds or 0) / 60 for row in shown])]
@@ -25,25 +25,25 @@ def accuracy_and_cost(path: Path, rows: Sequence[RowFigures], title: str) -> Non
     colors = pyplot.get_cmap("viridis")
     for position, row in enumerate(shown):
         color = colors(0.9 * position / max(len(shown) - 1, 1))
-        top1, low, high = (100 * float(value or 0) for value in (row.top1, row.low, row.high))
-        axes[0].errorbar(top1, position, xerr=_bars(top1, low, high), fmt="o", capsize=3, color=color)
+        value, low, high = (100 * float(figure or 0) for figure in (row.value, row.low, row.high))
+        axes[0].errorbar(value, position, xerr=_bars(value, low, high), fmt="o", capsize=3, color=color)
         if row.difference is not None:
             middle, below, above = (100 * value for value in row.difference)
             axes[1].errorbar(middle, position, xerr=_bars(middle, below, above), fmt="o", capsize=3, color=color)
         for axis, (_, values) in zip(axes[2:], costs, strict=True):
-            axis.plot(values[position], top1, "o", color=color)
-            axis.annotate(str(position + 1), (values[position], top1), xytext=(5, 3), textcoords="offset points")
+            axis.plot(values[position], value, "o", color=color)
+            axis.annotate(str(position + 1), (values[position], value), xytext=(5, 3), textcoords="offset points")
     names = [f"{row.label}  {position + 1}" for position, row in enumerate(shown)]
     axes[0].set_yticks(range(len(shown)), names)
     axes[1].set_yticks(range(len(shown)), [str(position + 1) for position in range(len(shown))])
     axes[1].axvline(0, color="black", linewidth=1)
-    axes[0].set_xlabel("top-1, %")
+    axes[0].set_xlabel(f"{name}, %")
     axes[1].set_xlabel("against 1, points")
     for axis in axes[:2]:
         axis.set_ylim(len(shown) - 0.5, -0.5)
-    for axis, (name, _) in zip(axes[2:], costs, strict=True):
-        axis.set_xlabel(name)
-        axis.set_ylabel("top-1, %")
+    for axis, (cost, _) in zip(axes[2:], costs, strict=True):
+        axis.set_xlabel(cost)
+        axis.set_ylabel(f"{name}, %")
         axis.margins(0.15)
     for axis in axes:
         axis.grid(alpha=0.3)

@@ -1,17 +1,17 @@
-"""What a comparison consists of: rows from comparison files or classify configs, and the list of runs they need."""
+"""What a comparison consists of: rows from comparison files or a job's configs, and the list of runs they need."""
 
 import json
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
 from fgvc.runtime.run_folder import refuse_another_config
-from jobs import classify
-from jobs.config import flatten, from_dict, hashed, load, nearest, read_yaml, to_dict, walk
+from jobs.config import flatten, from_dict, hashed, load, load_job, nearest, read_yaml, to_dict, walk
 from jobs.experiments.sequence import Command
+from jobs.registry import command_module
 from shards.errors import UserError
 from shards.options import option
 
@@ -21,9 +21,9 @@ SAME = ("data.shards", "data.train_split", "data.test_split", "data.limit")  # o
 
 @dataclass
 class Row:
-    """One row of the table: a classify config and what is changed in it."""
+    """One row of the table: a config and what is changed in it."""
 
-    config: str = option("", "classify config, a YAML file")
+    config: str = option("", "config of the job, a YAML file")
     label: str = option("", "the row's name (empty: the config file's)")
     set: dict = option({}, "settings of this row, such as {optim.lr: 0.1}")
 
@@ -34,6 +34,7 @@ class Config:
 
     name: str = option("", "the folder's name (empty: the comparison file's, or the labels')")
     runs_dir: str = option("runs", "folder of all runs")
+    job: Literal["classify", "detect"] = option("classify", "what every row runs")
     seed: int = option(0, "the first seed")
     seeds: Annotated[int, Gt(0)] = option(1, "how many seeds from there on, the same for every row")
     folds: Annotated[int, Ge(0)] = option(5, "stratified folds of train (0: none; then evaluate_test=true is needed)")
@@ -41,6 +42,9 @@ class Config:
     evaluate_test: bool = option(False, "let every run measure the test split too; the table will say so")
     set: dict = option({}, "settings of every run; a row's own win")
     rows: list = field(default_factory=list, metadata={"help": "list of {config, label, set}; config is needed"})
+
+
+OF_COMPARISON = frozenset(one.name for one in fields(Config)) - {"rows", "set"}
 
 
 @dataclass(frozen=True)
@@ -66,17 +70,19 @@ def read(words: list[str], debug: bool = False) -> Config:
     comparisons = [file for file, value in values.items() if "rows" in value]
     if comparisons and len(values) > 1:
         raise UserError(f"{comparisons[0]}: a comparison file (it has rows) stands alone, without other configs")
-    own, every_run = _sorted_words(overrides)
+    own = [word for word in overrides if word.partition("=")[0] in OF_COMPARISON]
     config = load(Config, comparisons[0] if comparisons else None, own)
+    module = command_module(config.job)
+    every_run = _words_of_runs([word for word in overrides if word not in own], module.Config)
     given = config.rows if comparisons else [{"config": file} for file in files]
     where = comparisons[0] if comparisons else "command line"
-    rows = [_row(one, f"{where}: rows[{i}]") for i, one in enumerate(given)]
+    rows = [_row(values, f"{where}: rows[{i}]", module.Config) for i, values in enumerate(given)]
     if not rows:
         raise UserError(f"{where}: rows is empty; a row needs at least 'config: FILE'")
     for row in rows:
-        row.set = flatten(config.set, classify.Config) | flatten(row.set, classify.Config) | every_run
+        row.set = flatten(config.set, module.Config) | flatten(row.set, module.Config) | every_run
         if debug:
-            row.set |= dict(word.split("=", 1) for word in classify.DEBUG)
+            row.set |= dict(word.split("=", 1) for word in module.DEBUG)
     _check_labels(rows)
     config.rows, config.set = rows, {}
     name = Path(comparisons[0]).stem if comparisons else "-vs-".join(_slug(row.label) for row in rows)
@@ -106,9 +112,9 @@ def check(config: Config, runs: list[Run]) -> None:
         raise UserError("folds=0 leaves only the test split to measure; set evaluate_test=true if that is meant")
     first: dict[str, Any] = {}
     for one in runs:
-        loaded = load(classify.Config, one.command.words[1], list(one.command.words[2:]))
-        refuse_another_config(one.command.folder, hashed(loaded), partial=True)
-        flat = flatten(to_dict(loaded), classify.Config)
+        loaded = load_job(config.job, one.command.words[1], list(one.command.words[2:]))
+        refuse_another_config(one.command.folder, hashed(loaded), hashed(type(loaded)()), partial=True)
+        flat = flatten(to_dict(loaded), type(loaded))
         first = first or flat
         for key in SAME:
             if flat[key] != first[key]:
@@ -132,19 +138,19 @@ def _planned(config: Config, row: Row, seed: int, fold: int, folder: Path) -> Ru
     # JSON is YAML too; text stays as it is because a word like model.weights=none needs no quotes.
     words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
     command = Command(
-        name, ("classify", row.config, *words), folder / "classify" / name, folder / "logs" / f"{name}.log"
+        name, (config.job, row.config, *words), folder / config.job / name, folder / "logs" / f"{name}.log"
     )
     return Run(row.label, seed, fold, command)
 
 
-def _row(values: Any, where: str) -> Row:
+def _row(values: Any, where: str, kind: type) -> Row:
     if not isinstance(values, dict):
         raise UserError(f"{where}: a row is {{config: FILE, label: ..., set: {{key: value}}}}, this is {values!r}")
     row = from_dict(Row, values, where)
     if not row.config:
-        raise UserError(f"{where}: config is not set; give a classify config, such as configs/classify/NAME.yaml")
+        raise UserError(f"{where}: config is not set; give a config of the job, such as configs/classify/NAME.yaml")
     row.label = row.label or Path(row.config).stem
-    for key in flatten(row.set, classify.Config):
+    for key in flatten(row.set, kind):
         if key in OWN:
             raise UserError(f"{where}: '{key}' is set by the comparison, the same for every row; use seeds=, folds=")
     return row
@@ -159,22 +165,18 @@ def _check_labels(rows: list[Row]) -> None:
         seen[slug] = row.label
 
 
-def _sorted_words(words: list[str]) -> tuple[list[str], dict[str, str]]:
-    """key=value words, apart: the comparison's own, and key -> text of what goes to every run."""
-    own = {one.name for one in fields(Config)} - {"rows", "set"}
-    known = [*own, *(key for key, _ in walk(classify.Config))]
-    ours, runs = [], {}
+def _words_of_runs(words: list[str], kind: type) -> dict[str, str]:
+    """key -> text of what goes to every run."""
+    known = [*OF_COMPARISON, *(key for key, _ in walk(kind))]
+    runs = {}
     for word in words:
         key, _, text = word.partition("=")
-        if key in own:
-            ours.append(word)
-        elif key in OWN:
+        if key in OWN:
             raise UserError(f"'{word}': set by the comparison, the same for every row; use folds= and use_folds=")
-        elif key in known or key.startswith(("data.build.", "model.kwargs.")):
-            runs[key] = text
-        else:
+        if key not in known and not key.startswith(("data.build.", "model.kwargs.")):
             raise UserError(f"'{word}': unknown key '{key}'{nearest(key, known)}")
-    return ours, runs
+        runs[key] = text
+    return runs
 
 
 def _slug(label: str) -> str:

@@ -1,5 +1,6 @@
 """A sweep file in W&B's own format: what it searches, by which command, and every mistake in it named in one line."""
 
+import json
 import os
 import re
 from dataclasses import dataclass, fields, is_dataclass
@@ -79,10 +80,11 @@ def read_sweep(file: Path, more: list[str]) -> Sweep:
     job, config, words, options = _command(file, values)
     run_cap = values.get("run_cap", 0)
     if not isinstance(run_cap, int) or isinstance(run_cap, bool) or run_cap < 0:
-        raise UserError(f"{file}: run_cap={run_cap!r}: the number of trials is wanted")
+        raise UserError(f"{file}: run_cap={run_cap!r}: expected the number of trials")
     project = (f"track.project={values['project']}",) if values.get("project") else ()
+    metric = _metric(file, values.get("metric", _headline(job)))
     sweep = Sweep(
-        file, job, config, (*project, *words, *more), options, method, _metric(file, values.get("metric")),
+        file, job, config, (*project, *words, *more), options, method, metric,
         tuple(read_parameters(file, values.get("parameters"), method)), run_cap,
     )  # fmt: skip
     _check_trials(sweep)
@@ -96,7 +98,7 @@ def trial_words(sweep: Sweep, values: dict[str, Any], own: dict[str, str]) -> li
 
 def trial_words_of(words: list[str], values: dict[str, Any], own: dict[str, str]) -> list[str]:
     """The same, from the words of any sweep's command."""
-    searched = [f"{key}={_text(value)}" for key, value in values.items()]
+    searched = [f"{key}={text_of(value)}" for key, value in values.items()]
     return [*words, *searched, *(f"{key}={value}" for key, value in own.items())]
 
 
@@ -173,16 +175,19 @@ def _command(file: Path, values: dict[str, Any]) -> tuple[str, Path, tuple[str, 
         options = tuple(other[at : at + 2])
         del other[at : at + 2]
     if len(other) != 1 or other[0].startswith("-"):
-        raise UserError(
-            f"{file}: command: one config file and key=value words are wanted after {job}, here are {other}"
-        )
+        raise UserError(f"{file}: command: expected one config file and key=value words after {job}, found {other}")
     return job, Path(other[0]), settings, options
+
+
+def _headline(job: str) -> dict[str, str]:
+    """What a sweep optimises unless it says otherwise: the job's headline on the held-out fold."""
+    return {"name": f"val_{command_module(job).HEADLINE.key}", "goal": "maximize"}
 
 
 def _metric(file: Path, values: Any) -> Metric:
     """The metric; only of the held-out fold."""
     if not isinstance(values, dict) or "name" not in values:
-        raise UserError(f"{file}: metric is missing: {{name: val_top1, goal: maximize}}")
+        raise UserError(f"{file}: metric: {{name: val_top1, goal: maximize}} is expected, found {values!r}")
     for key in values:
         if key not in ("name", "goal", "target"):
             raise UserError(f"{file}: metric: unknown key '{key}'{nearest(key, ['name', 'goal', 'target'])}")
@@ -200,7 +205,7 @@ def _metric(file: Path, values: Any) -> Metric:
         raise UserError(f"{file}: metric.goal {said}; write maximize or minimize")
     target = values.get("target")
     if target is not None and not is_number(target):
-        raise UserError(f"{file}: metric.target={target!r}: a number is wanted")
+        raise UserError(f"{file}: metric.target={target!r}: expected a number")
     return Metric(name, goal, key, target)
 
 
@@ -246,7 +251,15 @@ def _check_trials(sweep: Sweep) -> None:
         raise UserError(f"{where}: metric {sweep.metric.name} needs a held-out fold: add data.folds=5 to command")
 
 
-def _text(value: Any) -> str:
-    import json
-
+def text_of(value: Any) -> str:
+    """A value as it stands after `key=`. JSON is YAML too."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def plain(sweep: Sweep) -> dict[str, Any]:
+    """The sweep as plain values, for config.yaml."""
+    return {
+        "file": str(sweep.file), "command": ["fgvc", sweep.job, str(sweep.config), *sweep.words, *sweep.options],
+        "method": sweep.method, "metric": vars(sweep.metric), "run_cap": sweep.run_cap,
+        "parameters": {one.key: {"distribution": one.distribution, **one.options} for one in sweep.parameters},
+    }  # fmt: skip

@@ -29,7 +29,7 @@ IN_A_ROW = 3  # so many failed trials, one after another, end a sweep: what is w
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedSweep:
     """A sweep and how much of it: `folder` holds it, `cap` trials in all, `seed` of the search."""
 
     sweep: Sweep
@@ -64,7 +64,7 @@ class Runner(Protocol):
         """The driver has to end: what becomes of the trials that run."""
 
 
-def run_trials(plan: Plan, runner: Runner, parallel: int) -> tuple[list[Trial], dict[str, str]]:
+def run_trials(plan: PlannedSweep, runner: Runner, parallel: int) -> tuple[list[Trial], dict[str, str]]:
     """Run what is missing up to the plan's cap, `parallel` at once; all trials, and name -> reason of failed ones.
 
     Raises Interrupted after a signal; UserError when IN_A_ROW trials failed one after another.
@@ -101,7 +101,7 @@ def run_trials(plan: Plan, runner: Runner, parallel: int) -> tuple[list[Trial], 
     return trials, failed
 
 
-def read_trials(plan: Plan) -> list[Trial]:
+def read_trials(plan: PlannedSweep) -> list[Trial]:
     """Every trial that was asked for, with its score where its run is done."""
     path = plan.folder / TRIALS
     if not path.is_file():
@@ -129,7 +129,7 @@ def reached(metric: Metric, trials: Sequence[Trial]) -> bool:
     return any(one.score is not None and one.score >= metric.sign * metric.target for one in trials)
 
 
-def cap_of(plan: Plan) -> int:
+def cap_of(plan: PlannedSweep) -> int:
     """How many trials the sweep has in all."""
     if plan.sweep.method != "grid":
         return plan.cap
@@ -137,12 +137,12 @@ def cap_of(plan: Plan) -> int:
     return min(plan.cap, size) if plan.cap else size
 
 
-def _told(plan: Plan, trial: Trial) -> Trial:
+def _told(plan: PlannedSweep, trial: Trial) -> Trial:
     score = score_of(plan.command(trial).folder, plan.sweep.metric)
     return replace(trial, score=score, failed=score is None)
 
 
-def _next(plan: Plan, trials: list[Trial], waiting: deque[Trial], places: int) -> list[Trial]:
+def _next(plan: PlannedSweep, trials: list[Trial], waiting: deque[Trial], places: int) -> list[Trial]:
     """Up to `places` trials to start: first those begun before, then new ones, which are written down."""
     fresh: list[Trial] = []
     asked = len(trials)
@@ -172,7 +172,7 @@ def _look(runner: Runner) -> dict[str, str]:
         return {}
 
 
-def _started(plan: Plan, runner: Runner, trials: list[Trial], under_way: bool) -> bool:
+def _started(plan: PlannedSweep, runner: Runner, trials: list[Trial], under_way: bool) -> bool:
     """Start trials; False when the cluster does not take them for now. Raises SlurmError when it never took any."""
     try:
         runner.start([plan.command(trial) for trial in trials])
@@ -188,7 +188,7 @@ def _started(plan: Plan, runner: Runner, trials: list[Trial], under_way: bool) -
 class _Bar:
     """A line for every trial that ends: its score, the best so far, the time left."""
 
-    def __init__(self, plan: Plan, done: int) -> None:
+    def __init__(self, plan: PlannedSweep, done: int) -> None:
         self._plan, self._done = plan, done
         self._began, self.here = time.monotonic(), 0
 

@@ -32,12 +32,6 @@ def run(config: Config) -> dict[str, Any]:
     return train("classify", config, _inputs, _Classify)
 
 
-def per_image(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(entries, values), (N,) each, of a finished run: whether every image was named rightly; their mean is top-1."""
-    predictions = Predictions.load(folder / f"predictions_{split}.npz")
-    return predictions.entries, predictions.correct.astype(float)
-
-
 def _inputs(config: Config) -> dict[str, str]:
     return {"weights": file_hash(config.model.weights, "model.weights")} | boxes_hashes(config.data)
 
@@ -96,6 +90,9 @@ class _Classify:
 
     def summarize(self, found: Predictions) -> dict[str, Any]:
         return summary(found, self.manifest.classes)
+
+    def per_image(self, found: Predictions) -> tuple[np.ndarray, np.ndarray]:
+        return found.entries, found.correct.astype(float)
 
     def save(self, split: str, found: Predictions) -> dict[str, Path]:
         found.save(self.folder.path / f"predictions_{split}.npz")

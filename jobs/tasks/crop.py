@@ -11,12 +11,12 @@ import torch
 from fgvc.detection.detector import find_boxes
 from fgvc.detection.layer_quality import box_quality, draw_boxes
 from fgvc.detection.sliced import find_boxes_in_slices
-from fgvc.runtime.run_folder import RunFolder, finish, open_run
+from fgvc.runtime.run_folder import RunFolder, finish
 from fgvc.runtime.tracking import Tracker
-from jobs.config import hashed, to_dict
+from jobs.config import to_dict
 from jobs.crop import Config, check
 from jobs.experiments.crop_detectors import commands_of, identity_of, train
-from jobs.inputs import file_hash, loader_workers, open_shards
+from jobs.inputs import file_hash, loader_workers, open_job, open_shards
 from jobs.tasks.layer_file import publish, refuse_anothers, target_of
 from shards.boxes_layer import BoxesLayer, write_layer
 from shards.manifest import Manifest
@@ -34,8 +34,7 @@ def run(config: Config) -> dict[str, Any]:
     target = target_of(config, manifest)
     commands = commands_of(config)
     inputs = {"shards": manifest.fingerprint} | identity_of(config, commands)
-    identity = hashed(config) | {f"inputs.{key}": value for key, value in inputs.items()}
-    with open_run(config.runs_dir, "crop", config.name, to_dict(config), identity) as folder:
+    with open_job("crop", config, inputs) as folder:
         if folder.result is None:
             refuse_anothers(target, config)
             layer = _find(config, manifest, folder, train(config, commands))

@@ -31,13 +31,6 @@ def run(config: Config) -> dict[str, Any]:
     return train("detect", config, _inputs, _Detect)
 
 
-def per_image(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(entries, values), (N,) each, of a finished run: whether every image's top box is right; their mean is
-    top_right."""
-    with np.load(folder / f"top_ious_{split}.npz", allow_pickle=False) as file:
-        return file["entries"], (file["ious"] >= RIGHT).astype(float)
-
-
 def _inputs(config: Config) -> dict[str, str]:
     weights = {"weights": file_hash(config.model.weights, "model.weights")}
     return weights | ({"start": file_hash(config.model.start, "model.start")} if config.model.start else {})
@@ -100,13 +93,14 @@ class _Detect:
     def summarize(self, found: dict[int, Detections]) -> dict[str, Any]:
         return summary(self.manifest, found, self.classes, self.config.model.class_agnostic)
 
+    def per_image(self, found: dict[int, Detections]) -> tuple[np.ndarray, np.ndarray]:
+        ious = top_ious(self.manifest, {index: detections.boxes for index, detections in found.items()})
+        return np.array(list(ious), dtype=np.int64), np.array([iou >= RIGHT for iou in ious.values()], dtype=float)
+
     def save(self, split: str, found: dict[int, Detections]) -> dict[str, Path]:
         folder = self.folder.path
         rows = {self.manifest.entries[index].key: detections.rows() for index, detections in found.items()}
         write_json(folder / f"boxes_{split}.json", rows)
-        ious = top_ious(self.manifest, {index: detections.boxes for index, detections in found.items()})
-        entries, values = np.array(list(ious)), np.array(list(ious.values()))
-        np.savez_compressed(folder / f"top_ious_{split}.npz", entries=entries, ious=values)
         return save_pictures(folder, self.manifest, found)
 
     def export(self, network: nn.Module) -> None:

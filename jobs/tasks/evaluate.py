@@ -12,11 +12,10 @@ from fgvc.classification.metrics import Predictions, summary
 from fgvc.classification.pictures import save_pictures
 from fgvc.models.timm import load_classifier, read_classifier
 from fgvc.runtime.distributed import rank
-from fgvc.runtime.run_folder import finish, open_run
+from fgvc.runtime.run_folder import finish
 from fgvc.training.strategies.create import create_accelerator
-from jobs.config import hashed, to_dict
 from jobs.evaluate import Config, check
-from jobs.inputs import boxes_hashes, file_hash, loader_workers, open_shards
+from jobs.inputs import boxes_hashes, file_hash, loader_workers, open_job, open_shards
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.paths import expand
@@ -37,8 +36,7 @@ def run(config: Config) -> dict[str, Any]:
     _check_classes(config, about, manifest)
     data = _data_as_measured(config, about)
     inputs |= boxes_hashes(data)
-    identity = hashed(config) | {f"inputs.{key}": value for key, value in inputs.items()}
-    with open_run(config.runs_dir, "evaluate", config.name, to_dict(config), identity, main=rank() == 0) as folder:
+    with open_job("evaluate", config, inputs, rank() == 0) as folder:
         if folder.result is not None:
             return folder.result
         indices = _indices(config, manifest)

@@ -5,21 +5,23 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
 from fgvc.runtime.device import seed_everything
 from fgvc.runtime.distributed import broadcast_object, rank, world_size
-from fgvc.runtime.run_folder import RunFolder, finish, open_run
+from fgvc.runtime.run_folder import RunFolder, finish
 from fgvc.runtime.tracking import Tracker
+from fgvc.study.headline import write_headline
 from fgvc.training.checkpoint import latest_valid, step_of
 from fgvc.training.curves import Panel, plot_training_curves
 from fgvc.training.learner import Learner
 from fgvc.training.loop import fit
 from fgvc.training.schedule import Schedule
 from fgvc.training.strategies.create import check_strategy, create_accelerator
-from jobs.config import hashed, to_dict
-from jobs.inputs import open_shards
+from jobs.config import to_dict
+from jobs.inputs import open_job, open_shards
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.reading.loader import Place
@@ -66,9 +68,8 @@ def run(job: str, config: Any, inputs_of: Callable[[Any], dict[str, str]], make:
     accelerator = create_accelerator(loop.precision, loop.deterministic, loop.strategy, loop.timeout_minutes)
     manifest = open_shards(config.data)
     inputs = {"shards": manifest.fingerprint} | inputs_of(config)
-    identity = hashed(config) | {f"inputs.{key}": value for key, value in inputs.items()}
     main = rank() == 0
-    with open_run(config.runs_dir, job, config.name, to_dict(config), identity, main=main) as folder:
+    with open_job(job, config, inputs, main) as folder:
         if folder.result is not None:
             return folder.result
         seed_everything(config.seed, rank(), loop.deterministic)
@@ -123,6 +124,7 @@ def _scalars(figures: dict[str, Any]) -> dict[str, float]:
 class SplitTask(Protocol):
     """What `measure_splits` asks of a task that predicts something for every image of a split."""
 
+    folder: RunFolder
     measured: dict[str, list[int]]  # split -> positions in the manifest
 
     def predict(self, network: nn.Module, indices: list[int], title: str) -> Any:
@@ -130,6 +132,9 @@ class SplitTask(Protocol):
 
     def summarize(self, found: Any) -> dict[str, Any]:
         """The figures of a split."""
+
+    def per_image(self, found: Any) -> tuple[np.ndarray, np.ndarray]:
+        """(entries, values), (N,) each: the headline figure of every image, whose mean is the split's."""
 
     def save(self, split: str, found: Any) -> dict[str, Path]:
         """Write what was found; pictures by name. Rank 0 calls it."""
@@ -152,6 +157,7 @@ def measure_splits(task: SplitTask, network: nn.Module) -> tuple[dict[str, Any],
             speed = len(indices) / (time.perf_counter() - began)
             figures[split] = task.summarize(found)
             if rank() == 0:
+                write_headline(task.folder.path, split, *task.per_image(found))
                 pictures = task.save(split, found)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return figures | {"parameters": parameters, "evaluation_images_per_second": round(speed, 1)}, pictures

@@ -14,6 +14,7 @@ from shards.reading.order import global_batches, rank_batches, transform_seed, v
 from shards.reading.reader import Reader
 from shards.reading.transforms import Transform, seeded
 from shards.reading.views import WHOLE, View
+from shards.signals import obey_only_the_parent
 
 
 @dataclass
@@ -119,9 +120,10 @@ def _loader(
         prefetch_factor=4 if workers else None,
         # Workers draw a base seed from the global generator otherwise, which training's own draws would feel.
         generator=torch.Generator(),
-        worker_init_fn=_single_thread,
+        worker_init_fn=_begin_worker,
     )
 
 
-def _single_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     torch.set_num_threads(1)  # one core a worker; more only fight over the others' cores
+    obey_only_the_parent()

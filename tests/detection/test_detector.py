@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from fgvc.detection.config import DetectorConfig
 from fgvc.detection.detector import Detections, Detector, detect, find_boxes, open_detector, save_detector
-from fgvc.detection.metrics import iou, summary
+from fgvc.detection.metrics import summary
 from fgvc.detection.models import create_detector
 from fgvc.models.config import ModelConfig
 from fgvc.models.timm import create_model
@@ -221,6 +221,3 @@ def test_figures_by_hand(guide: Manifest) -> None:
     nothing = {index: detections([], []) for index in members}
     figures = summary(guide, nothing, ("object",), class_agnostic=True)
     assert (figures["AP"], figures["top_right"], figures["nothing"]) == (0, 0, 4)
-    assert iou(np.array([[0, 0, 2, 2]]), np.array([[1, 0, 3, 2], [5, 5, 6, 6]])) == pytest.approx(
-        np.array([[1 / 3, 0]])
-    )

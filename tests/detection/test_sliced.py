@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from places import ROOT
+from torchvision.ops import box_iou
 from torchvision.transforms.v2 import functional
 
 from fgvc.detection.config import DetectorConfig
 from fgvc.detection.detector import Detector, open_detector
-from fgvc.detection.metrics import iou
 from fgvc.detection.models import create_detector
 from fgvc.detection.sliced import SahiDetector, find_in_slices
 from jobs.config import load
@@ -74,7 +74,7 @@ def test_small_birds_in_a_large_picture(guide: Manifest, tmp_path: Path) -> None
     picture, truth = large_picture(guide, birds=20)
 
     def share_found(boxes: np.ndarray) -> float:
-        return float((iou(truth, boxes).max(1, initial=0) >= 0.5).mean())
+        return float((box_iou(torch.tensor(truth), torch.tensor(boxes)).numpy().max(1, initial=0) >= 0.5).mean())
 
     square = put(picture, (), about["size"])
     boxes, scores, _ = detector.predict(square.image[None])[0]

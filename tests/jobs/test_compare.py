@@ -14,10 +14,10 @@ import yaml
 from places import ROOT
 from scipy import stats
 
-from fgvc.classification.metrics import Predictions
 from fgvc.study.comparison import Measured, figures, paired_difference, table
 from fgvc.study.statistics import paired_interval
-from jobs.compare import main, notes
+from jobs.compare import main
+from jobs.experiments.compare_results import notes
 from jobs.experiments.compare_rows import check, list_runs, read
 from shards.errors import UserError
 
@@ -45,10 +45,8 @@ def test_paired_interval_agrees_with_scipy():
 
 def measured(seed: int, fold: int, right: list[int], images: list[int], **result: object) -> Measured:
     """A run that names the images in `right` rightly."""
-    labels = np.zeros(len(images), dtype=np.int64)
-    logits = np.array([[1.0, 0.0] if image in right else [0.0, 1.0] for image in images], dtype=np.float32)
-    predictions = Predictions(logits, labels, np.array(images))
-    return Measured(seed, fold, {"parameters": 10} | result, {"val": predictions}, 100.0 + seed, 60.0)
+    values = np.array([float(image in right) for image in images])
+    return Measured(seed, fold, {"parameters": 10} | result, {"val": (np.array(images), values)}, 100.0 + seed, 60.0)
 
 
 def test_figures_are_those_counted_by_hand():
@@ -62,7 +60,7 @@ def test_figures_are_those_counted_by_hand():
     ]  # fmt: skip
     one, two = figures({"first": first, "second": second}, "val", 2, 2)
     assert one.per_seed == pytest.approx([3 / 5, 2 / 5])
-    assert one.top1 == pytest.approx(0.5)
+    assert one.value == pytest.approx(0.5)
     assert one.std == pytest.approx(statistics.stdev([0.6, 0.4]))
     assert two.per_seed == pytest.approx([1, 3 / 5])
     assert two.difference is not None
@@ -70,7 +68,7 @@ def test_figures_are_those_counted_by_hand():
     # images 0-4: shares over seeds 1, 1/2, 0, 1, 0 against 1, 1, 1/2, 1/2, 1
     assert two.difference == paired_interval(np.array([1, 1, 0.5, 0.5, 1]), np.array([1, 0.5, 0, 1, 0]))
     assert (one.images, one.runs, one.planned, one.images_per_second, one.test_runs) == (5, 4, 4, 100.5, 0)
-    text = table([one, two])
+    text = table([one, two], "top-1")
     assert "+30.00 [" in text
     assert "runs" not in text.splitlines()[0]
 
@@ -82,19 +80,17 @@ def test_rows_with_missing_runs_are_paired_on_what_both_have():
     assert two.difference is not None
     assert two.difference[0] == pytest.approx(0.5)
     assert two.per_seed == []
-    assert "1 of 2" in table(figures({"first": first, "second": second, "third": []}, "val", 1, 2))
+    assert "1 of 2" in table(figures({"first": first, "second": second, "third": []}, "val", 1, 2), "top-1")
     with pytest.raises(UserError, match="different images"):
         paired_difference([measured(0, 0, [0], [0, 1])], [measured(0, 0, [0], [0, 2])], "val")
 
 
 def test_rows_that_touched_the_test_split_are_named_and_counted():
     run = measured(0, 0, [0], [0, 1])
-    tested = replace(
-        run, predictions=run.predictions | {"test": measured(0, 0, [7, 8, 9], [6, 7, 8, 9]).predictions["val"]}
-    )
+    tested = replace(run, per_image=run.per_image | {"test": measured(0, 0, [7, 8, 9], [6, 7, 8, 9]).per_image["val"]})
     rows = figures({"kept": [run], "spent": [tested, replace(tested, fold=1)]}, "val", 1, 2)
-    assert [(row.test_runs, row.test_top1) for row in rows] == [(0, None), (2, 0.75)]
-    assert "75.00" in table(rows)
+    assert [(row.test_runs, row.test_value) for row in rows] == [(0, None), (2, 0.75)]
+    assert "75.00" in table(rows, "top-1")
     assert "**1 row touched the test split, 2 measurements in all: spent.**" in notes({"spent": 2}, {})
     assert "No row touched the test split." in notes({}, {})
 
@@ -236,7 +232,7 @@ def test_a_folder_that_holds_another_run_is_refused_before_anything_starts(tmp_p
     folder = list_runs(config)[1].command.folder
     folder.mkdir(parents=True)
     (folder / "identity.json").write_text(json.dumps({"optim.lr": 0.3, "inputs.weights": "hub"}))
-    with pytest.raises(UserError, match=r"a-s0-f1: holds a run of another config: optim.lr \(0.3 -> 0.01\)"):
+    with pytest.raises(UserError, match=r"a-s0-f1: holds a run of another config: .*optim.lr \(0.3 -> 0.01\)"):
         check(config, list_runs(config))
 
 
@@ -261,3 +257,29 @@ def test_configs_of_this_repository_are_sound(monkeypatch):
     for file in sorted(Path("configs/compare").glob("*.yaml")):
         config = read([str(file), "name=not_run_before"])
         check(config, list_runs(config))
+
+
+@pytest.mark.slow
+def test_detectors_are_compared_by_their_top_box(guide, fgvc, tmp_path):
+    """job=detect: the table's figure is the share of right top boxes, image by image, as result.json has it."""
+    detect = {
+        "image": {"size": 64}, "data": {"shards": str(guide.folder), "workers": 0, "limit": 24},
+        "model": {"backbone": "test_efficientnet", "weights": "none", "channels": 16, "fc_channels": 32,
+                  "proposals": 50, "samples": 32, "frozen_stages": 0, "norm_eval": False, "class_agnostic": True},
+        "train": {"batch": 4, "epochs": 1}, "optim": {"head_multiplier": 1}, "track": {"wandb": "disabled"},
+    }  # fmt: skip
+    write(tmp_path / "slow.yaml", detect)
+    write(tmp_path / "fast.yaml", detect | {"optim": {"lr": 0.02, "head_multiplier": 1}})
+    process = fgvc("compare", "slow.yaml", "fast.yaml", "job=detect", "folds=2", "name=boxes")
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert "| row" in output
+    assert "top box right %" in output
+    folder = tmp_path / "runs/compare/boxes"
+    result = json.loads((folder / "result.json").read_text())
+    assert result["headline"] == "top_right"
+    for row in result["rows"]:
+        runs = [folder / f"detect/{row['label']}-s0-f{fold}" for fold in (0, 1)]
+        vals = [json.loads((run / "result.json").read_text())["val"] for run in runs]
+        right = sum(round(val["top_right"] * val["count"]) for val in vals)
+        assert row["top_right"] == pytest.approx(right / sum(val["count"] for val in vals))

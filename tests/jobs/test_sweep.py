@@ -16,7 +16,7 @@ from wandb_stub import serve
 from jobs.cli import main
 from jobs.experiments.runners import Processes
 from jobs.experiments.sweep_file import read_sweep
-from jobs.experiments.trials import Plan, read_trials
+from jobs.experiments.trials import PlannedSweep, read_trials
 from shards.errors import UserError
 from slurm.errors import SlurmError
 from slurm.queue import read_record
@@ -164,7 +164,7 @@ def test_three_failures_in_a_row_end_a_sweep_and_a_stopped_one_says_how_to_go_on
 def test_scores_are_read_from_the_folders_and_damage_is_named(sweep, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep(metric={"name": "val_ece", "goal": "minimize"})
-    plan = Plan(read_sweep(Path("s.yaml"), []), tmp_path / "runs/sweep/s", 4, 0)
+    plan = PlannedSweep(read_sweep(Path("s.yaml"), []), tmp_path / "runs/sweep/s", 4, 0)
     plan.folder.mkdir(parents=True)
     rows = [{"number": i, "units": {"optim.lr": 0.5, "train.mixup": 0}, "values": {}} for i in range(3)]
     (plan.folder / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

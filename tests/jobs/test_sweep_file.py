@@ -71,8 +71,8 @@ def test_the_command_may_be_written_as_wandb_writes_it(monkeypatch):
         ({"method": None}, "method is missing"),
         ({"early_terminate": {"type": "hyperband"}}, "early_terminate is not supported"),
         ({"run_cap": 0}, "run_cap is missing: a random sweep has no end of its own"),
-        ({"run_cap": "many"}, "run_cap='many': the number of trials is wanted"),
-        ({"metric": None}, "metric is missing: {name: val_top1, goal: maximize}"),
+        ({"run_cap": "many"}, "run_cap='many': expected the number of trials"),
+        ({"metric": "top1"}, "metric: {name: val_top1, goal: maximize} is expected"),
         ({"metric": {"name": "test_top1", "goal": "maximize"}}, "of the test split, which must not choose"),
         ({"metric": {"name": "test/top1", "goal": "maximize"}}, "of the test split"),
         ({"metric": {"name": "loss", "goal": "minimize"}}, "metric 'loss' is not of the held-out fold; use val_top1"),
@@ -133,7 +133,7 @@ def test_a_grid_needs_an_end():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "a sweep file is wanted, which?"),
+        ([], "expected a sweep file; which?"),
         (["nowhere.yaml"], "nowhere.yaml: no such config file"),
         (["s.yaml", "paralel=3"], "'paralel=3': unknown key 'paralel'; did you mean 'parallel'?"),
         (["s.yaml", "optim.lr=3"], "'optim.lr' is searched, and also set to 3"),
@@ -183,3 +183,20 @@ def test_words_of_wandbs_agent_are_taken_as_they_come():
         "optim.method=adamw",
         "model.kwargs={a: 1}",
     ]
+
+
+def test_without_a_metric_it_is_the_jobs_headline(tmp_path: Path) -> None:
+    """Top-1 of a classifier, the share of right top boxes of a detector, on the held-out fold."""
+    for job, key in (("classify", "top1"), ("detect", "top_right")):
+        config = f"configs/{job}/field_guide.yaml"
+        command = ["fgvc", job, str(ROOT / config), "data.folds=5", "evaluate_test=false", "${args_no_hyphens}"]
+        values = {
+            "command": command,
+            "method": "random",
+            "run_cap": 2,
+            "parameters": {"optim.lr": {"values": [0.1, 0.2]}},
+        }
+        file = tmp_path / f"{job}.yaml"
+        file.write_text(yaml.safe_dump(values))
+        metric = read_sweep(file, []).metric
+        assert (metric.name, metric.key, metric.sign) == (f"val_{key}", key, 1.0)

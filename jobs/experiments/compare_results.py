@@ -1,0 +1,68 @@
+"""What a comparison found: table.md, comparison.png and result.json from the runs' folders."""
+
+from pathlib import Path
+
+from fgvc.runtime.run_folder import RunFolder, finish
+from fgvc.study.comparison import Measured, as_record, figures, read_run, table
+from fgvc.study.comparison_plot import accuracy_and_cost
+from jobs.config import to_dict
+from jobs.experiments.compare_rows import Config, Run, fold_count
+from jobs.headline import Headline
+from jobs.registry import command_module
+from shards.files import write_bytes
+
+
+def write_results(config: Config, runs: list[Run], folder: Path, failed: dict[str, str], seconds: float) -> str:
+    """Write table.md and comparison.png from the runs' folders, and result.json unless runs failed; returns the text
+    for the terminal."""
+
+    title: Headline = command_module(config.job).HEADLINE
+    measured: dict[str, list[Measured]] = {row.label: [] for row in config.rows}
+    for one in runs:
+        found = read_run(one.command.folder, one.seed, one.fold)
+        if found is not None:
+            measured[one.label].append(found)
+    split = "val" if config.folds else "test"
+    rows = figures(measured, split, config.seeds, fold_count(config) if config.folds else 0)
+    touched = {row.label: row.test_runs for row in rows if row.test_runs}
+    heading = _heading(config, title.title, max(row.images for row in rows))
+    text = "\n\n".join([heading, table(rows, title.title), notes(touched, failed)])
+    write_bytes(folder / "table.md", f"# {config.name}\n\n{text}\n".encode())
+    accuracy_and_cost(folder / "comparison.png", rows, title.title, heading)
+    look = f"{text}\n\nlook at {folder}: table.md, comparison.png, result.json, logs/"
+    if failed:
+        return look.replace("result.json, ", "")
+    record = {
+        "rows": [as_record(row, title.key) for row in rows], "headline": title.key, "split": split,
+        "touched_test": touched, "config": to_dict(config),
+        "runs": {one.command.name: str(one.command.folder) for one in runs},
+    }  # fmt: skip
+    inputs = {run.result["inputs"]["shards"] for group in measured.values() for run in group}
+    finish(RunFolder(folder, None), record, {"shards": sorted(inputs)}, seconds)
+    return look
+
+
+def _heading(config: Config, title: str, images: int) -> str:
+    seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
+    if not config.folds:
+        return f"{title.capitalize()} on the test split ({images} images), {seeds}."
+    used = fold_count(config)
+    folds = f"all {used} folds" if used == config.folds else f"{used} of {config.folds} folds"
+    return f"{title.capitalize()} on held-out training images ({images}, {folds}), {seeds}."
+
+
+def notes(touched: dict[str, int], failed: dict[str, str]) -> str:
+    """What stands under the table: how to read it, which rows touched the test split, which runs failed."""
+    lines = [
+        "Differences are to the first row, with a paired bootstrap interval over images; time is a run's wall time."
+    ]
+    if touched:
+        rows, count = len(touched), sum(touched.values())
+        lines.append(
+            f"**{rows} row{'s' * (rows > 1)} touched the test split, {count} measurement{'s' * (count > 1)} in all: "
+            f"{', '.join(touched)}.**"
+        )
+    else:
+        lines.append("No row touched the test split.")
+    lines += [f"Failed: {name}: {reason}" for name, reason in failed.items()]
+    return "\n\n".join(lines)
