@@ -235,7 +235,8 @@ def test_faster_rcnn_trains_in_bf16(guide: Manifest, tmp_path: Path) -> None:
     for precision in ("fp32", "bf16"):
         words = [
             f"name={precision}", f"runs_dir={tmp_path}", f"data.shards={guide.folder}", "data.workers=0",
-            "data.limit=8", "model.backbone=test_efficientnet", "model.weights=none", "model.channels=16", "model.fc_channels=32",
+            "data.limit=8", "model.backbone=test_efficientnet", "model.weights=none", "model.channels=16",
+            "model.fc_channels=32",
             "model.proposals=50", "model.samples=32", "model.frozen_stages=0", "model.norm_eval=false",
             "model.class_agnostic=true", "image.size=64", "train.batch=4", "train.epochs=1", "train.max_steps=2",
             "optim.lr=0.001", "optim.head_multiplier=1", "track.wandb=disabled", "evaluate_test=false",
