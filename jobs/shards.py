@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Run the words after `fgvc shards`; the exit code (1 when verify found something).
 
-    Raises UserError in one line for everything a user can mend.
+    Raises UserError in one line for everything a user can fix.
     """
     words = _parser(argv).parse_args(argv)
     return {"build": _build, "verify": _verify, "show": _show, "coco": _coco}[words.command](words)
@@ -39,11 +39,11 @@ def main(argv: list[str]) -> int:
 def build_from(
     source: str, root: str | Path, out: str | Path, settings: dict[str, Any] | list[str] | None = None
 ) -> "Manifest":
-    """Read a raw dataset and build its shards in `out`; returns at once what is there already.
+    """Read a raw dataset and build its shards in `out`; returns at once when they are already built.
 
     settings: of the source and of the build, as {"shrink": 256} or ["shrink=256"]. A name that both have is the
     source's; `build.NAME` and `source.NAME` always tell them apart.
-    Raises UserError on an unknown source or setting, an unsound dataset, and as `shards.building.build.build` does.
+    Raises UserError on an unknown source or setting, an invalid dataset, and as `shards.building.build.build` does.
     """
     kind = _settings_of(source)
     if isinstance(settings, dict):
@@ -86,7 +86,7 @@ def _verify(words: argparse.Namespace) -> int:
     for problem in problems:
         print(problem)
     manifest = read_manifest(words.folder)
-    verdict = f"{len(problems)} problems" if problems else "sound"
+    verdict = f"{len(problems)} problems" if problems else "no problems"
     print(f"{words.folder}: {len(manifest.entries)} images in {len(manifest.shards)} shards: {verdict}")
     return 1 if problems else 0
 
@@ -125,10 +125,10 @@ def _settings_of(source: str) -> Any:
 
 
 def _full_key(kind: Any, word: str) -> str:
-    """`shrink=256` -> `build.shrink=256`: people need not know which group a setting is in."""
+    """`shrink=256` -> `build.shrink=256`: users need not know which group a setting belongs to."""
     key = word.partition("=")[0]
     for name, group in get_type_hints(kind).items():
-        if key in (one.name for one in dataclasses.fields(group)):
+        if key in (field.name for field in dataclasses.fields(group)):
             return f"{name}.{word}"
     return word
 
@@ -138,11 +138,11 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     parser = Parser("fgvc shards", description=__doc__, **style)
     commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | show | coco")
 
-    about = "Check a raw dataset and write it as shards. Interrupted builds go on where they stopped."
+    about = "Check a raw dataset and write it as shards. Interrupted builds resume where they stopped."
     build = commands.add_parser("build", description=about, epilog=_settings_help(argv), help=about, **style)
     build.add_argument("source", metavar="SOURCE", help=" | ".join(SOURCES))
     build.add_argument("root", metavar="ROOT", help="folder of the raw dataset; - for field_guide")
-    build.add_argument("out", metavar="OUT", help="folder for the shards, new or begun before")
+    build.add_argument("out", metavar="OUT", help="folder for the shards, new, or of an interrupted build")
     build.add_argument("settings", metavar="key=value", nargs="*", default=[], help="settings, listed below")
 
     about = "Read every byte and decode every image of finished shards; exit code 1 when something is wrong."

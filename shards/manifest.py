@@ -56,7 +56,7 @@ class Manifest:
     plan: str
     notes: dict[str, int] = field(default_factory=dict)  # e.g. {"re-encoded: CMYK": 3}
     extra: dict = field(default_factory=dict)
-    asked: dict = field(default_factory=dict)  # what was asked to be built, by name, so that another plan can be told
+    asked: dict = field(default_factory=dict)  # what was asked to be built, by name, to tell which settings differ
 
     def split(self, name: str) -> list[int]:
         """Positions in `entries` of one split, in shard order. Raises UserError when the split is empty."""

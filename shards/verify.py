@@ -16,7 +16,7 @@ JPEG_START = b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True)
-class _Task:
+class _ShardCheck:
     folder: Path
     shard: Shard
     entries: tuple[Entry, ...]
@@ -38,18 +38,18 @@ def verify(folder: str | Path, workers: int = 0) -> list[str]:
             problems.append(f"{entry.key}: the manifest puts it into shard {entry.shard}, which it does not have")
     twice = [key for key, count in Counter(entry.key for entry in manifest.entries).items() if count > 1]
     problems += [f"{key}: twice in the manifest" for key in twice[:MAX_PROBLEMS]]
-    tasks = [
-        _Task(manifest.folder, shard, tuple(entries), manifest.classes)
+    checks = [
+        _ShardCheck(manifest.folder, shard, tuple(entries), manifest.classes)
         for shard, entries in zip(manifest.shards, members, strict=True)
     ]
-    for found in run(_verify_shard, tasks, workers, len(manifest.entries), "verify"):
+    for found in run(_verify_shard, checks, workers, len(manifest.entries), "verify"):
         problems += found
     return problems
 
 
-def _verify_shard(task: _Task) -> list[str]:
-    """Problems of one shard, the telling one first; what follows from it is left out."""
-    path, shard = task.folder / task.shard.name, task.shard
+def _verify_shard(check: _ShardCheck) -> list[str]:
+    """Problems of one shard, the root cause first; its consequences are left out."""
+    path, shard = check.folder / check.shard.name, check.shard
     problems = []
     if not path.is_file():
         problems.append(f"{shard.name}: missing")
@@ -57,31 +57,31 @@ def _verify_shard(task: _Task) -> list[str]:
         problems.append(f"{shard.name}: {size} bytes, the manifest says {shard.size}")
     elif sha256_of(path) != shard.sha256:
         problems.append(f"{shard.name}: wrong sha256, its bytes were changed")
-    if shard.count != len(task.entries):
-        problems.append(f"{shard.name}: the manifest counts {shard.count} samples and lists {len(task.entries)}")
+    if shard.count != len(check.entries):
+        problems.append(f"{shard.name}: the manifest counts {shard.count} samples and lists {len(check.entries)}")
     if path.is_file():
-        problems += _verify_members(path, task)
+        problems += _verify_members(path, check)
     else:
-        tick(len(task.entries))
+        tick(len(check.entries))
     return problems
 
 
-def _verify_members(path: Path, task: _Task) -> list[str]:
+def _verify_members(path: Path, check: _ShardCheck) -> list[str]:
     problems = []
     try:
         with tarfile.open(path) as tar:
             held = {member.name: member for member in tar}
     except (tarfile.TarError, OSError, EOFError) as error:
-        tick(len(task.entries))
+        tick(len(check.entries))
         return [f"{path.name}: not a whole tar file ({error})"]
-    strangers = {name.partition(".")[0] for name in held} - {entry.key for entry in task.entries}
+    strangers = {name.partition(".")[0] for name in held} - {entry.key for entry in check.entries}
     problems += [f"{path.name}: {key} is not in the manifest" for key in sorted(strangers)]
     with path.open("rb") as stream:
-        for entry in task.entries:
+        for entry in check.entries:
             missing = [kind for kind in ("jpg", "cls", "json") if f"{entry.key}.{kind}" not in held]
             if missing:
                 problems.append(f"{path.name}: {entry.key} has no {', '.join(missing)}")
-            elif (text := _verify_sample(stream, held, entry, task.classes)) is not None:
+            elif (text := _verify_sample(stream, held, entry, check.classes)) is not None:
                 problems.append(f"{path.name}: {entry.key}: {text}")
             tick()
     if len(problems) > MAX_PROBLEMS:

@@ -14,7 +14,7 @@ KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")  # a WebDataset key ends at the first d
 
 
 def checked(raw: RawDataset, options: BuildOptions) -> RawDataset:
-    """The part of `raw` that is to be built (`options.classes`), once it is known to be sound.
+    """The part of `raw` to build (`options.classes`), once it has been validated.
 
     Raises UserError on duplicate or unusable keys, unknown labels or splits, missing files, broken boxes or parts, and
     classes without training images: one line with the count and the first few of them.

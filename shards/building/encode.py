@@ -35,12 +35,12 @@ class Encoded:
 def normalise(data: bytes, shrink: int = 0, quality: int = 92) -> Encoded:
     """Keep an upright 8-bit RGB or greyscale JPEG as it is; encode anything else again, RGB, upright, 4:4:4.
 
-    shrink: short side at most this many pixels; 0 never shrinks. Transparency is laid on white.
+    shrink: short side at most this many pixels; 0 never shrinks. Transparent pixels are composited on white.
     Raises ImageError when the image is unreadable, truncated or damaged.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a big image or odd metadata is no reason to shout from every process
+            warnings.simplefilter("ignore")  # a big image or odd metadata should not produce a warning in every process
             return _normalise(data, shrink, quality)
     except ImageError:
         raise
@@ -96,7 +96,7 @@ def _has_stray_bytes(data: bytes) -> bool:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(EXIF_ORIENTATION, 1) or 1
-    except Exception:  # damaged metadata around a sound image: readers ignore it too
+    except Exception:  # damaged metadata around a valid image: readers ignore it too
         return 1
 
 

@@ -97,7 +97,7 @@ def _from_coco(source: Path, class_of: Mapping[str, str], problems: Problems) ->
         categories = {category["id"]: str(category["name"]) for category in document.get("categories", [])}
         annotations = [(item["image_id"], item.get("category_id"), item) for item in document["annotations"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(printable(f"boxes={source}: no COCO annotation file ({error!r})")) from error
+        raise UserError(printable(f"boxes={source}: not a COCO annotation file ({error!r})")) from error
     found: dict[str, list[Named]] = {}
     path_of: dict[object, str] = {}
     for number, name in images.items():
@@ -168,5 +168,5 @@ def read_csv(source: Path, columns: list[str], problems: Problems) -> list[tuple
                 else:
                     rows.append((where, {column: row[column].strip() for column in columns}))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(printable(f"{source}: no readable CSV ({error}); save it as CSV in UTF-8")) from error
+        raise UserError(printable(f"{source}: not a readable CSV ({error}); save it as CSV in UTF-8")) from error
     return rows

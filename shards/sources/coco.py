@@ -94,7 +94,7 @@ def _read(file: Path) -> dict[str, Any]:
         for category in document["categories"]:
             category["id"], category["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(printable(f"{file}: no COCO annotation file ({error!r})")) from None
+        raise UserError(printable(f"{file}: not a COCO annotation file ({error!r})")) from None
     return document
 
 

@@ -1,4 +1,4 @@
-"""Collects everything that is wrong with a raw dataset, so that a user mends it once and not once per run."""
+"""Collects everything that is wrong with a raw dataset, so that a user fixes it in one go and not run by run."""
 
 import re
 from collections.abc import Iterator

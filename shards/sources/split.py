@@ -39,7 +39,7 @@ def seeded_split(
     are drawn is a hash of (seed, path), so that it is the same on any machine and an added image moves few others.
     """
     sizes = Counter(class_of.values())
-    wanted = {name: _share(size, test_fraction) for name, size in sizes.items()}
+    quota = {name: _share(size, test_fraction) for name, size in sizes.items()}
     grouped = {path for group in duplicates for path in group}
     groups = [list(group) for group in duplicates] + [[path] for path in class_of if path not in grouped]
     groups.sort(key=lambda group: hashlib.sha256(f"{seed}:{min(group)}".encode("utf-8", "surrogateescape")).digest())
@@ -48,7 +48,7 @@ def seeded_split(
     split = {}
     for group in groups:
         counts = Counter(class_of[path] for path in group)
-        test = all(taken[name] + count <= wanted[name] for name, count in counts.items())
+        test = all(taken[name] + count <= quota[name] for name, count in counts.items())
         if test:
             taken += counts
         split.update(dict.fromkeys(group, "test" if test else "train"))

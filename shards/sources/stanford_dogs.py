@@ -87,7 +87,7 @@ def _read_list(path: Path, split: str, problems: Problems) -> list[_Line]:
         labels = [int(label) for label in matrix["labels"].ravel()]
     except (MatReadError, ValueError, TypeError, AttributeError, NotImplementedError, OSError, zlib.error) as error:
         raise UserError(
-            printable(f"{path}: no readable MATLAB list ({error}); unpack the official lists.tar again")
+            printable(f"{path}: not a readable MATLAB list ({error}); unpack the official lists.tar again")
         ) from error
     except KeyError as error:
         raise UserError(printable(f"{path}: holds no {error}; it must be a list of the official lists.tar")) from error

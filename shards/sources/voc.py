@@ -12,14 +12,14 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 def read_voc(path: Path) -> list[tuple[str, Box]]:
     """Every object's (name, box), in the file's order; corners as written, in pixels of the image.
 
-    Raises ValueError, saying what and where, when the file is no XML, no annotation, or an object lacks a sound box.
+    Raises ValueError, saying what and where, when the file is no XML, no annotation, or an object lacks a valid box.
     """
     try:
         tree = ET.parse(path).getroot()
     except ET.ParseError as error:
-        raise ValueError(f"no XML: {error}") from error
+        raise ValueError(f"not XML: {error}") from error
     if tree.tag != "annotation":
-        raise ValueError(f"no VOC annotation: it starts with <{tree.tag}>")
+        raise ValueError(f"not a VOC annotation: it starts with <{tree.tag}>")
     found = []
     for number, item in enumerate(tree.iter("object"), start=1):
         texts = [item.findtext(f"bndbox/{corner}") or "" for corner in CORNERS]

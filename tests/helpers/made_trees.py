@@ -1,4 +1,4 @@
-"""Makes small raw datasets in the official layouts, of pictures a model can tell apart: a colour per class, noise."""
+"""Makes small raw datasets in the official layouts, of pictures a model can distinguish: a colour per class, noise."""
 
 import colorsys
 import csv

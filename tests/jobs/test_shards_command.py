@@ -1,4 +1,4 @@
-"""`fgvc shards` as people type it: build, again, verify, and one line for every slip."""
+"""`fgvc shards` as users type it: build, build again, verify, and one line for every mistake."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def test_build_twice_and_verify(tmp_path, capsys):
     assert main(["build", "field_guide", "-", out, *SMALL]) == 0
     assert "2 classes, 40 train, 20 test images, 3 shards" in capsys.readouterr().out
     assert main(["build", "field_guide", "-", out, *SMALL]) == 0
-    assert "there already" in capsys.readouterr().err
+    assert "already built" in capsys.readouterr().err
     assert main(["verify", out]) == 0
     with pytest.raises(UserError, match="60 images there, 70 asked"):
         main(["build", "field_guide", "-", out, *SMALL, "train_per_class=25"])
@@ -34,7 +34,7 @@ def test_build_twice_and_verify(tmp_path, capsys):
         (["built"], "invalid choice: 'built'"),
     ],
 )
-def test_slips_are_named_in_one_line(words, message):
+def test_mistakes_are_named_in_one_line(words, message):
     with pytest.raises(UserError) as caught:
         main(words)
     assert message in str(caught.value)

@@ -55,8 +55,7 @@ def test_width_is_exact_to_the_last_bit() -> None:
 
 
 def test_sahi_reads_the_same_boxes(guide: Manifest) -> None:
-    one = document(guide, "test")
-    coco = Coco.from_coco_dict_or_path(one)
+    coco = Coco.from_coco_dict_or_path(document(guide, "test"))
     members = [entry for entry in guide.entries if entry.split == "test"]
     assert [image.file_name for image in coco.images] == [f"{entry.key}.jpg" for entry in members]
     for image, entry in zip(coco.images, members, strict=True):
@@ -67,12 +66,12 @@ def test_sahi_reads_the_same_boxes(guide: Manifest) -> None:
 
 @pytest.fixture
 def written(guide: Manifest, tmp_path: Path) -> Path:
-    """The training images of the guide as a COCO tree, to be spoilt."""
+    """The training images of the guide as a COCO tree, to be damaged."""
     assert main(["shards", "coco", str(guide.folder), str(tmp_path / "coco")]) == 0
     return tmp_path / "coco"
 
 
-def spoil(root: Path, change) -> None:
+def damage(root: Path, change) -> None:
     file = root / "annotations/train.json"
     content = json.loads(file.read_text())
     change(content)
@@ -88,12 +87,12 @@ def spoil(root: Path, change) -> None:
         (lambda c: c["annotations"][3].update(bbox=[900, 5, 9, 9]), "box outside its image: train.json annotations[3]"),
         (lambda c: [i.pop("class_id") for i in c["images"]] and c["annotations"].clear(), "image without an annot"),
         (lambda c: c["images"].append(c["images"][0]), "image id used twice"),
-        (lambda c: c.pop("images"), "no COCO annotation file (KeyError('images'))"),
+        (lambda c: c.pop("images"), "not a COCO annotation file (KeyError('images'))"),
         (lambda c: c["annotations"][0].update(category_id=c["images"][0]["class_id"] % 4 + 1), "several categories"),
     ],
 )  # fmt: skip
 def test_bad_files_are_named(written: Path, tmp_path: Path, change, message: str) -> None:
-    spoil(written, change)
+    damage(written, change)
     with pytest.raises(UserError, match=re.escape(message)):
         build_from("coco", written, tmp_path / "out")
 
@@ -109,7 +108,7 @@ def test_another_programs_file(written: Path, tmp_path: Path, guide: Manifest) -
         ]
         image = content["images"][0]
         other = {"id": 10**6, "image_id": image["id"], "bbox": [0, 0, 2, 2], "iscrowd": 0}
-        first = next(one for one in content["annotations"] if one["image_id"] == image["id"])
+        first = next(item for item in content["annotations"] if item["image_id"] == image["id"])
         content["annotations"].append(other | {"category_id": first["category_id"] % 4 + 1})
         content["annotations"].append(other | {"category_id": first["category_id"], "iscrowd": 1})
         file.write_text(json.dumps(content))
@@ -118,6 +117,6 @@ def test_another_programs_file(written: Path, tmp_path: Path, guide: Manifest) -
     assert {e.key: (e.label, e.boxes) for e in largest.entries} == {e.key: (e.label, e.boxes) for e in guide.entries}
     assert largest.extra["boxes_of_other_categories"] == 2
     build_from("coco", written, tmp_path / "one", ["several=one_class"])
-    one = read_manifest(tmp_path / "one")
-    assert one.classes == ("object",)
-    assert sorted(len(entry.boxes) for entry in one.entries) == [1] * (len(guide.entries) - 2) + [2, 2]
+    merged = read_manifest(tmp_path / "one")
+    assert merged.classes == ("object",)
+    assert sorted(len(entry.boxes) for entry in merged.entries) == [1] * (len(guide.entries) - 2) + [2, 2]

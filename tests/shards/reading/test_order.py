@@ -21,12 +21,12 @@ IMAGE = ImageConfig(color_jitter=0.2, policy="trivialaugment")
 
 
 def sequence(manifest: Manifest, ranks: int, workers: int, accumulation: int = 1, start: int = 0) -> list[list[tuple]]:
-    """Per step the (entry, hash of the transformed image) that the ranks see together, put back in global order."""
-    members = manifest.split("train")
+    """Per step the (entry, hash of the transformed image) that the ranks see together, in global order."""
+    indices = manifest.split("train")
     parts = [
         list(
             train_loader(
-                manifest, members, Samples(manifest, train_transform(IMAGE, 32), seed=3), seed=3, batch=16, epochs=2,
+                manifest, indices, Samples(manifest, train_transform(IMAGE, 32), seed=3), seed=3, batch=16, epochs=2,
                 window=2, start_step=start, place=Place(rank, ranks, accumulation), workers=workers,
             )
         )
@@ -67,9 +67,9 @@ def test_every_epoch_is_another_permutation(guide: Manifest, reference: list) ->
 
 
 def test_an_incomplete_batch_is_left_out_but_not_always_the_same(guide: Manifest) -> None:
-    members = guide.split("train")[:-7]  # 73 images: 4 batches of 16, 9 images left out
-    seen = [Counter(e for _, e in itertools.chain(*list(global_batches(guide, members, s, 16, 1, 2)))) for s in (0, 1)]
-    assert all(len(one) == 64 and max(one.values()) == 1 for one in seen)
+    indices = guide.split("train")[:-7]  # 73 images: 4 batches of 16, 9 images left out
+    seen = [Counter(e for _, e in itertools.chain(*list(global_batches(guide, indices, s, 16, 1, 2)))) for s in (0, 1)]
+    assert all(len(counts) == 64 and max(counts.values()) == 1 for counts in seen)
     assert seen[0].keys() != seen[1].keys()
 
 
@@ -82,15 +82,15 @@ def test_a_window_bounds_the_shards_in_use(guide: Manifest) -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_evaluation_counts_every_sample_once(guide: Manifest, ranks: int, workers: int) -> None:
-    members = guide.split("test")
+    indices = guide.split("test")
     transform = eval_transform(ImageConfig(), 32)
     seen = [
         entry
         for rank in range(ranks)
-        for batch in eval_loader(members, Samples(guide, transform), batch=5, place=Place(rank, ranks), workers=workers)
+        for batch in eval_loader(indices, Samples(guide, transform), batch=5, place=Place(rank, ranks), workers=workers)
         for entry in batch.entries.tolist()
     ]
-    assert sorted(seen) == members
+    assert sorted(seen) == indices
 
 
 def test_real_test_split_counts_1389(birds: Manifest) -> None:
@@ -105,14 +105,14 @@ def test_real_test_split_counts_1389(birds: Manifest) -> None:
 
 
 def test_folds_are_stratified_and_cover_train(guide: Manifest) -> None:
-    members = guide.split("train")
-    fold = folds_of(guide, members, 5)
+    indices = guide.split("train")
+    fold = folds_of(guide, indices, 5)
     assert np.bincount(fold).tolist() == [16] * 5
     for label in range(4):
-        mine = [one for one, member in zip(fold, members, strict=True) if guide.entries[member].label == label]
+        mine = [number for number, index in zip(fold, indices, strict=True) if guide.entries[index].label == label]
         assert np.bincount(mine).tolist() == [4] * 5
     with pytest.raises(UserError, match=r"too few for data\.folds=21"):
-        folds_of(guide, members, 21)
+        folds_of(guide, indices, 21)
 
 
 def test_training_does_not_touch_the_global_generator(guide: Manifest) -> None:

@@ -230,8 +230,8 @@ def test_folder_boxes_that_are_no_boxes(tmp_path):
     assert said == f"boxes={tmp_path / 'gone.json'}: no such file"
     for name, text, message in (
         ("a.txt", "", "neither a folder of VOC .xml files, nor a COCO .json, nor a .csv"),
-        ("a.json", "[1, 2]", "no COCO annotation file"),
-        ("b.json", "{", "no COCO annotation file"),
+        ("a.json", "[1, 2]", "not a COCO annotation file"),
+        ("b.json", "{", "not a COCO annotation file"),
         ("a.csv", "file,x,y,w,h\n", "no column x0, y0, x1, y1 in 'file,x,y,w,h'"),
     ):
         (tmp_path / name).write_text(text)

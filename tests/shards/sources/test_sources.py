@@ -145,8 +145,8 @@ def test_dogs_whole(tmp_path, lists):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<annotation><object>", "malformed annotation: Annotation/" + DOG + " (no XML: no element found: line 1"),
-        ("<html/>", "no VOC annotation: it starts with <html>"),
+        ("<annotation><object>", "malformed annotation: Annotation/" + DOG + " (not XML: no element found: line 1"),
+        ("<html/>", "not a VOC annotation: it starts with <html>"),
         (voc("a", "Chihuahua", (9, 9), []), f"annotation without a dog: Annotation/{DOG}"),
         (voc("a", "Chihuahua", (9, 9), [(1, 1, 5, 5), (5, 1, 3, 4)]), "(object 2: box '5 1 3 4')"),
         (None, f"missing annotation: Annotation/{DOG}"),
@@ -200,7 +200,7 @@ def test_dogs_unreadable_or_missing_list(tmp_path):
     ):
         (root / "test_list.mat").write_bytes(broken)
         said = refused(stanford_dogs.scan, root, stanford_dogs.Options())
-        assert "test_list.mat: no readable MATLAB list" in said
+        assert "test_list.mat: not a readable MATLAB list" in said
         assert "unpack the official lists.tar again" in said
     (root / "test_list.mat").unlink()
     assert "test_list.mat: no such file; ROOT must be" in refused(stanford_dogs.scan, root, stanford_dogs.Options())
