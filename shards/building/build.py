@@ -5,7 +5,7 @@ import errno
 import re
 import shutil
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,13 +143,17 @@ def _sidecar(out: Path, planned: PlannedShard) -> dict:
 def _finalise(raw: RawDataset, out: Path, plan: Plan, sidecars: list[dict]) -> Manifest:
     """Move the shards to their place; the manifest comes last and makes them a set."""
     notes: Counter[str] = Counter()
-    shards, entries = [], []
+    shards: list[Shard] = []
+    entries: list[Entry] = []
+    same: dict[str, list[int]] = defaultdict(list)  # digest -> positions of the entries with it
     for number, sidecar in enumerate(sidecars):
         shard = Shard(**sidecar["shard"])
         if (out / WORK / shard.name).is_file():
             (out / WORK / shard.name).replace(out / shard.name)
         shards.append(shard)
-        entries += [Entry(**(entry | {"shard": number})) for entry in sidecar["entries"]]
+        for entry, digest in zip(sidecar["entries"], sidecar["digests"], strict=True):
+            same[digest].append(len(entries))
+            entries.append(Entry(**(entry | {"shard": number})))
         notes.update(sidecar["notes"])
     sync_folder(out)
     write_manifest(
@@ -165,6 +169,7 @@ def _finalise(raw: RawDataset, out: Path, plan: Plan, sidecars: list[dict]) -> M
             notes=dict(sorted(notes.items())),
             extra=raw.extra,
             asked=plan.asked,
+            duplicates=tuple(tuple(positions) for positions in same.values() if len(positions) > 1),
         )
     )
     sync_folder(out)

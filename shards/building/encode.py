@@ -1,6 +1,7 @@
 """Check one encoded image and, where readers need it, turn it into an upright 8-bit RGB JPEG."""
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ class Encoded:
     """A JPEG ready for a shard.
 
     width, height: upright pixels of `data`. scale: (x, y) factors from the upright original to `data`.
-    notes: what had to be done, empty when the bytes are as they came.
+    notes: what had to be done, empty when the bytes are as they came. orientation: the original's, as EXIF counts.
     """
 
     data: bytes
@@ -30,6 +31,7 @@ class Encoded:
     height: int
     scale: tuple[float, float] = (1.0, 1.0)
     notes: tuple[str, ...] = ()
+    orientation: int = 1
 
 
 def normalise(data: bytes, shrink: int = 0, quality: int = 92) -> Encoded:
@@ -45,7 +47,7 @@ def normalise(data: bytes, shrink: int = 0, quality: int = 92) -> Encoded:
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError("too many pixels to be a photograph") from error
+        raise ImageError(_too_large(str(error))) from error
     except Exception as error:  # decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error
         raise ImageError(_reason(data, error)) from error
 
@@ -56,7 +58,8 @@ def _normalise(data: bytes, shrink: int, quality: int) -> Encoded:
     is_jpeg = image.format in ("JPEG", "MPO")  # MPO: a camera's JPEG with a preview behind it
     if not is_jpeg:
         notes.append(f"re-encoded: {image.format}")
-    if _orientation(image) != 1:
+    orientation = _orientation(image)
+    if orientation != 1:
         notes.append("re-encoded: EXIF rotation")
     if image.mode not in ("RGB", "L"):
         notes.append(f"re-encoded: {image.mode}")
@@ -75,7 +78,7 @@ def _normalise(data: bytes, shrink: int, quality: int) -> Encoded:
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=quality, subsampling=0)
     scale = (image.width / width, image.height / height)
-    return Encoded(stream.getvalue(), *image.size, scale, tuple(notes))
+    return Encoded(stream.getvalue(), *image.size, scale, tuple(notes), orientation)
 
 
 def _has_stray_bytes(data: bytes) -> bool:
@@ -94,10 +97,12 @@ def _has_stray_bytes(data: bytes) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF counts them."""
     try:
-        return image.getexif().get(EXIF_ORIENTATION, 1) or 1
+        found = image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # damaged metadata around a valid image: readers ignore it too
         return 1
+    return found if found in range(1, 9) else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -112,9 +117,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _too_large(message: str) -> str:
+    """A reason that gives the size and the limit; Pillow's message holds the first."""
+    found = re.search(r"\((\d+) pixels\)", message)
+    size = f"{int(found[1]) / 1e6:.0f}" if found else "too many"
+    return f"{size} megapixels, the limit is {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f}; save it smaller"
+
+
 def _reason(data: bytes, error: Exception) -> str:
     if not data:
         return "empty file"
+    if data[4:8] == b"ftyp":
+        return f"a picture or film of type {data[8:12].decode('ascii', 'replace').strip()}, not read here; convert it"
     if "truncated" in str(error).lower():
         return "truncated"
     if isinstance(error, Image.UnidentifiedImageError):

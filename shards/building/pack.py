@@ -1,5 +1,6 @@
 """Write one shard: read, check and normalise its images, the tar, and a sidecar that says it is finished."""
 
+import hashlib
 import json
 import os
 import tarfile
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from shards.building.canvas import on_upright
 from shards.building.config import BuildOptions
 from shards.building.encode import Encoded, ImageError, fit_boxes, normalise
 from shards.building.plan import PlannedShard
@@ -42,6 +44,7 @@ def write_shard(work: ShardWork) -> list[str]:
     temporary = folder / f"{planned.name}.{os.getpid()}.tmp"  # a dying process of an earlier build must not share it
     problems: list[str] = []
     metas: dict[str, Entry] = {}
+    digests: dict[str, str] = {}
     notes: Counter[str] = Counter()
     try:
         with temporary.open("wb") as stream:
@@ -57,12 +60,13 @@ def write_shard(work: ShardWork) -> list[str]:
                         if not problems:  # a shard that cannot be finished is only checked to its end
                             writer.write(_members(sample, image, meta, work.classes))
                             metas[sample.key] = meta
+                            digests[sample.key] = hashlib.sha256(image.data).hexdigest()[:16]
                             notes.update(found)
                     tick()
             stream.flush()
             os.fsync(stream.fileno())
         if not problems:
-            _finish(work, temporary, metas, notes)
+            _finish(work, temporary, metas, digests, notes)
     finally:
         temporary.unlink(missing_ok=True)
     return problems
@@ -72,9 +76,11 @@ def _prepare(work: ShardWork, sample: RawSample) -> tuple[Encoded, Entry, list[s
     """The stored image, its manifest entry and notes. Raises ImageError."""
     image = normalise(work.read(sample), work.options.shrink, work.options.quality)
     notes = list(image.notes)
-    boxes, clipped = fit_boxes(sample.boxes, image)
-    notes += ["boxes clipped"] * clipped
     (sx, sy), parts = image.scale, {}
+    width, height = round(image.width / sx), round(image.height / sy)
+    upright, done = on_upright(sample.boxes, sample.canvas, image.orientation, width, height)
+    boxes, clipped = fit_boxes(upright, image)
+    notes += done + ["boxes clipped"] * clipped
     for name, (x, y) in sample.parts.items():
         parts[name] = (round(min(max(x * sx, 0), image.width), 3), round(min(max(y * sy, 0), image.height), 3))
     entry = Entry(
@@ -109,7 +115,9 @@ def _members(sample: RawSample, image: Encoded, entry: Entry, classes: tuple[str
     }
 
 
-def _finish(work: ShardWork, temporary: Path, metas: dict[str, Entry], notes: Counter[str]) -> None:
+def _finish(
+    work: ShardWork, temporary: Path, metas: dict[str, Entry], digests: dict[str, str], notes: Counter[str]
+) -> None:
     """Move the tar to its name, then write the sidecar: a sidecar never describes a tar that does not exist."""
     planned, folder = work.planned, work.folder / WORK
     entries = []
@@ -120,7 +128,8 @@ def _finish(work: ShardWork, temporary: Path, metas: dict[str, Entry], notes: Co
                 entries.append(asdict(metas[key]) | {"offset": member.offset_data})
     shard = Shard(planned.name, planned.split, temporary.stat().st_size, sha256_of(temporary), len(entries))
     temporary.replace(folder / planned.name)
-    sidecar = {"plan": planned.plan, "shard": asdict(shard), "entries": entries, "notes": notes}
+    in_order = [digests[entry["key"]] for entry in entries]
+    sidecar = {"plan": planned.plan, "shard": asdict(shard), "entries": entries, "notes": notes, "digests": in_order}
     write_atomically(folder / f"{planned.name}.json", json.dumps(sidecar))
 
 
@@ -129,7 +138,8 @@ def read_sidecar(folder: Path, planned: PlannedShard) -> dict[str, Any] | None:
     try:
         sidecar = json.loads((folder / WORK / f"{planned.name}.json").read_text())
         where = next(path for path in (folder / WORK / planned.name, folder / planned.name) if path.is_file())
-    except (OSError, ValueError, StopIteration):
+        shard = sidecar["shard"]
+        same = sidecar["plan"] == planned.plan and shard["name"] == planned.name and "digests" in sidecar
+        return sidecar if same and where.stat().st_size == shard["size"] else None
+    except (OSError, ValueError, StopIteration, KeyError, TypeError, RecursionError):
         return None
-    usable = sidecar["plan"] == planned.plan and where.stat().st_size == sidecar["shard"]["size"]
-    return sidecar if usable else None

@@ -125,8 +125,9 @@ def _probe(raw: RawDataset, samples: list[RawSample], options: BuildOptions) -> 
 
 def _row(sample: RawSample) -> str:
     size = sample.path.stat().st_size if sample.path is not None else -1
+    canvas = [] if sample.canvas is None else [sample.canvas.size, sample.canvas.exif]
     return json.dumps(
-        [sample.key, sample.label, sample.split, sample.boxes, sample.parts, sample.origin, size],
+        [sample.key, sample.label, sample.split, sample.boxes, sample.parts, sample.origin, size, *canvas],
         sort_keys=True,
         default=float,
     )

@@ -53,19 +53,22 @@ def epoch_order(manifest: Manifest, indices: Sequence[int], seed: int, epoch: in
 
 def folds_of(manifest: Manifest, indices: Sequence[int], folds: int, seed: int = 0) -> np.ndarray:
     """The fold of every entry of `indices`, (len(indices),) int64: stratified by class, a function of keys and
-    `seed` alone.
+    `seed` alone. Images with the same bytes are in one fold.
 
-    Raises UserError when a class has fewer samples than there are folds.
+    Raises UserError when a class has fewer different images than there are folds.
     """
     fold = np.zeros(len(indices), dtype=np.int64)
+    leader = _leaders(manifest, indices)
     of_class: dict[int, list[int]] = {}
     for position, index in enumerate(indices):
-        of_class.setdefault(manifest.entries[index].label, []).append(position)
+        positions = of_class.setdefault(manifest.entries[index].label, [])
+        if index not in leader:
+            positions.append(position)
     start = 0
     for label, positions in sorted(of_class.items()):
         if len(positions) < folds:
             raise UserError(
-                f"{manifest.folder}: class '{manifest.classes[label]}' has {len(positions)} training images, "
+                f"{manifest.folder}: class '{manifest.classes[label]}' has {len(positions)} different training images, "
                 f"too few for data.folds={folds}; use fewer folds"
             )
         positions.sort(key=lambda position: manifest.entries[indices[position]].key)
@@ -73,7 +76,21 @@ def folds_of(manifest: Manifest, indices: Sequence[int], folds: int, seed: int =
         # Every class starts where the one before it ended, so that the folds are of equal size too.
         fold[positions] = (start + np.arange(len(positions))) % folds
         start += len(positions)
+    fold_of = dict(zip(indices, fold.tolist(), strict=True))
+    for position, index in enumerate(indices):
+        if index in leader:
+            fold[position] = fold_of[leader[index]]
     return fold
+
+
+def _leaders(manifest: Manifest, indices: Sequence[int]) -> dict[int, int]:
+    """Entry -> the entry with the same bytes whose fold it shares, for all but one entry of each group."""
+    chosen = set(indices)
+    leader: dict[int, int] = {}
+    for group in manifest.duplicates:
+        same = sorted(chosen.intersection(group), key=lambda index: manifest.entries[index].key)
+        leader |= dict.fromkeys(same[1:], same[0]) if same else {}
+    return leader
 
 
 def global_batches(

@@ -3,13 +3,18 @@
 import hashlib
 import itertools
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny_images import make_raw
 
+from shards.building.build import build
+from shards.building.config import BuildOptions
 from shards.errors import UserError
-from shards.manifest import Manifest
+from shards.manifest import Manifest, read_manifest
 from shards.reading.config import ImageConfig
 from shards.reading.decode import decode
 from shards.reading.loader import Place, Samples, eval_loader, train_loader
@@ -115,6 +120,37 @@ def test_folds_are_stratified_and_cover_train(guide: Manifest) -> None:
         folds_of(guide, indices, 21)
 
 
+def test_folds_of_data_without_duplicates_are_the_published_ones(guide: Manifest) -> None:
+    """Runs are identified by folds and figures were measured on them: they may not move."""
+    assert guide.duplicates == ()
+    indices = guide.split("train")
+    assert folds_of(guide, indices, 5)[:12].tolist() == [1, 2, 1, 0, 4, 1, 4, 0, 4, 1, 3, 0]
+    folds = [folds_of(guide, indices, count, seed).tolist() for count, seed in ((2, 0), (5, 0), (3, 1))]
+    assert hashlib.sha256(str(folds).encode()).hexdigest()[:16] == "86644f64e682b3a1"
+
+
+def test_exact_duplicates_are_in_one_fold(tmp_path: Path) -> None:
+    raw = make_raw(tmp_path / "raw", train=96, test=48)
+    for number in range(36):  # pairs in one class, in two classes, and a triple
+        other = number + 48 if number % 3 else number + 49
+        (tmp_path / f"raw/bird {other}.jpg").write_bytes((tmp_path / f"raw/bird {number}.jpg").read_bytes())
+    (tmp_path / "raw/bird 95.jpg").write_bytes((tmp_path / "raw/bird 1.jpg").read_bytes())
+    manifest = build(raw, tmp_path / "out", BuildOptions(workers=2))
+    assert read_manifest(tmp_path / "out").duplicates == manifest.duplicates
+    assert sorted(len(group) for group in manifest.duplicates).count(3) >= 1
+    indices = manifest.split("train")
+    for seed in range(3):
+        fold = dict(zip(indices, folds_of(manifest, indices, 4, seed).tolist(), strict=True))
+        for group in manifest.duplicates:
+            assert len({fold[index] for index in group}) == 1
+        counts = np.bincount(list(fold.values()))
+        assert max(counts) - min(counts) <= 8
+        assert {fold[index] for index in indices if manifest.entries[index].label == 0} == {0, 1, 2, 3}
+    older = replace(manifest, duplicates=())
+    split = dict(zip(indices, folds_of(older, indices, 4).tolist(), strict=True))
+    assert any(len({split[index] for index in group}) > 1 for group in manifest.duplicates)
+
+
 def test_training_does_not_touch_the_global_generator(guide: Manifest) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -133,8 +169,6 @@ def test_pad_only_ever_shrinks() -> None:
 
 
 def test_cache_copies_once_and_refuses_damage(guide: Manifest, tmp_path) -> None:
-    from dataclasses import replace
-
     plain, cached = Reader(guide), Reader(guide, str(tmp_path / "cache"))
     assert [cached.read(i) for i in range(80)] == [plain.read(i) for i in range(80)]
     assert decode(cached.read(0)).dtype == torch.uint8

@@ -106,14 +106,6 @@ def test_folder_classes_named_train_and_other_scripts(tmp_path):
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", sample.key) for sample in dataset.samples)
 
 
-def test_folder_keys_that_collide(tmp_path):
-    make_folder(tmp_path)
-    (tmp_path / "Indigo_Bunting/0.png").write_bytes(b"another image of the same name")
-    said = refused(image_folder.scan, tmp_path, image_folder.Options())
-    both = "Indigo_Bunting/0.jpg and Indigo_Bunting/0.png -> Indigo_Bunting__0"
-    assert f"1 problem: files with the same key (rename them): {both}" in said
-
-
 def test_folder_split_csv(tmp_path):
     root = tmp_path / "birds"
     names = list(make_folder(root))
