@@ -1,10 +1,11 @@
-"""`fgvc shards`: build shards from a raw dataset, verify them, show them, write them as COCO.
+"""`fgvc shards`: build shards from a raw dataset, verify, show and list them, write them as COCO.
 
 fgvc shards build cub200 CUB_200_2011 data/cub200            real birds, bytes as they came
 fgvc shards build image_folder photos data/mine shrink=512   any folder with one folder a class
 fgvc shards build field_guide - data/field_guide             drawn here, nothing to download
 fgvc shards verify data/cub200                               read every byte, decode every image
 fgvc shards show data/cub200                                 table, and a contact sheet with the boxes
+fgvc shards list data/cub200 | head                          the samples as JSON lines
 fgvc shards coco data/cub200 cub200_coco                     as COCO: annotations/SPLIT.json and images/
 fgvc shards build coco cub200_coco data/again                and back, or any other COCO data set
 """
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
     Raises UserError in one line for everything a user can fix.
     """
     words = _parser(argv).parse_args(argv)
-    return {"build": _build, "verify": _verify, "show": _show, "coco": _coco}[words.command](words)
+    return {"build": _build, "verify": _verify, "show": _show, "list": _list, "coco": _coco}[words.command](words)
 
 
 def build_from(
@@ -99,6 +100,15 @@ def _show(words: argparse.Namespace) -> int:
     return 0
 
 
+def _list(words: argparse.Namespace) -> int:
+    from shards.manifest import read_manifest
+    from shards.show import sample_lines
+
+    for line in sample_lines(read_manifest(words.folder)):
+        print(line)
+    return 0
+
+
 def _coco(words: argparse.Namespace) -> int:
     from shards.coco_export import export
     from shards.manifest import read_manifest
@@ -136,7 +146,7 @@ def _full_key(kind: Any, word: str) -> str:
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
     style: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = Parser("fgvc shards", description=__doc__, **style)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | show | coco")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | show | list | coco")
 
     about = "Check a raw dataset and write it as shards. Interrupted builds resume where they stopped."
     build = commands.add_parser("build", description=about, epilog=_settings_help(argv), help=about, **style)
@@ -153,6 +163,10 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     show = commands.add_parser("show", description=about, help=about, **style)
     show.add_argument("folder", metavar="FOLDER")
     show.add_argument("picture", metavar="PICTURE.png", nargs="?", help="FOLDER/contact_sheet.png; - draws none")
+
+    about = "Print the samples as JSON lines: key, split, class, width, height, boxes, origin."
+    samples = commands.add_parser("list", description=about, help=about, **style)
+    samples.add_argument("folder", metavar="FOLDER")
 
     about = "Write shards as COCO: OUT/annotations/SPLIT.json and OUT/images/KEY.jpg. The way back: build coco OUT."
     coco = commands.add_parser("coco", description=about, help=about, **style)

@@ -1,9 +1,16 @@
 """`fgvc shards` as users type it: build, build again, verify, and one line for every mistake."""
 
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
 import pytest
+from places import ROOT
 
 from jobs.shards import build_from, main
 from shards.errors import UserError
+from shards.manifest import write_manifest
 
 SMALL = ["species=2", "train_per_class=20", "test_per_class=10", "size=64", "workers=1"]
 
@@ -39,6 +46,26 @@ def test_mistakes_are_named_in_one_line(words, message):
         main(words)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_list_prints_the_samples_as_json_lines(guide, capsys):
+    assert main(["list", str(guide.folder)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["key"] for line in lines] == [entry.key for entry in guide.entries]
+    first = guide.entries[0]
+    assert lines[0] == {
+        "key": first.key, "split": first.split, "class": guide.classes[first.label], "width": first.width,
+        "height": first.height, "boxes": [list(box) for box in first.boxes], "origin": "real",
+    }  # fmt: skip
+
+
+def test_list_into_head_ends_quietly(guide, tmp_path):
+    many = replace(guide, folder=tmp_path, entries=guide.entries * 100)  # more than a pipe holds
+    write_manifest(many)
+    command = f"{sys.executable} -m jobs.cli shards list {tmp_path} | head -n 2"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr == ""
 
 
 def test_unknown_setting_from_a_config_is_named():
