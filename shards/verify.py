@@ -10,6 +10,7 @@ from shards.building.encode import ImageError, normalise
 from shards.building.pool import run, tick
 from shards.files import sha256_of
 from shards.manifest import Entry, Shard, read_manifest
+from shards.sample import is_printable
 
 MAX_PROBLEMS = 5  # of one kind and shard: a torn file would name thousands of images
 JPEG_START = b"\xff\xd8\xff"
@@ -71,11 +72,11 @@ def _verify_members(path: Path, check: _ShardCheck) -> list[str]:
     try:
         with tarfile.open(path) as tar:
             held = {member.name: member for member in tar}
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         tick(len(check.entries))
         return [f"{path.name}: not a whole tar file ({error})"]
     strangers = {name.partition(".")[0] for name in held} - {entry.key for entry in check.entries}
-    problems += [f"{path.name}: {key} is not in the manifest" for key in sorted(strangers)]
+    problems += [f"{path.name}: {_shown(key)} is not in the manifest" for key in sorted(strangers)]
     with path.open("rb") as stream:
         for entry in check.entries:
             missing = [kind for kind in ("jpg", "cls", "json") if f"{entry.key}.{kind}" not in held]
@@ -87,6 +88,11 @@ def _verify_members(path: Path, check: _ShardCheck) -> list[str]:
     if len(problems) > MAX_PROBLEMS:
         problems[MAX_PROBLEMS:] = [f"{path.name}: and {len(problems) - MAX_PROBLEMS} more"]
     return problems
+
+
+def _shown(text: str) -> str:
+    """A name out of a tar, which may come from anywhere, as a terminal can print it."""
+    return text if is_printable(text) else ascii(text)
 
 
 def _verify_sample(stream, held: dict[str, tarfile.TarInfo], entry: Entry, classes: tuple[str, ...]) -> str | None:
@@ -106,16 +112,17 @@ def _verify_sample(stream, held: dict[str, tarfile.TarInfo], entry: Entry, class
     try:
         image = normalise(data)
         about = json.loads(member("json"))
+        told = about.get("class"), about.get("split")
     except ImageError as error:
         return f"image {error}"
-    except ValueError:
+    except (ValueError, AttributeError, RecursionError):
         return "its json member is damaged"
     if image.notes:
         return f"not an upright RGB or greyscale JPEG ({image.notes[0]})"
     if (image.width, image.height) != (entry.width, entry.height):
         return f"{image.width} x {image.height} pixels, the manifest says {entry.width} x {entry.height}"
     if not 0 <= entry.label < len(classes) or member("cls") != str(entry.label).encode():
-        return f"its cls member says {member('cls').decode(errors='replace')}, the manifest {entry.label}"
-    if (about.get("class"), about.get("split")) != (classes[entry.label], entry.split):
+        return f"its cls member says {_shown(member('cls')[:20].decode(errors='replace'))}, the manifest {entry.label}"
+    if told != (classes[entry.label], entry.split):
         return "class or split differ between its json member and the manifest"
     return None
