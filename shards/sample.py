@@ -26,7 +26,8 @@ class Canvas:
     """What an annotation says about the picture its boxes were drawn on.
 
     size: (width, height) in pixels, (1, 1) where boxes are shares of the image, None where it does not say.
-    exif: whether that picture had been turned as its EXIF orientation says; auto: the size tells.
+    exif: whether that picture had been turned as its EXIF orientation says; auto: the size tells, or the image is
+    refused.
     """
 
     size: tuple[float, float] | None = None

@@ -64,9 +64,7 @@ def _is_turned(canvas: Canvas, orientation: int, upright: Size, stored: Size) ->
     if canvas.exif == "ignored":
         _check_shape(size, stored)
         return True
-    if size is None or size == (1.0, 1.0):  # by convention, boxes are of the upright image
-        return False
-    if upright != stored:
+    if size is not None and size != (1.0, 1.0) and upright != stored:
         for exact in (upright, stored):
             if size == exact:
                 return exact == stored
@@ -77,8 +75,8 @@ def _is_turned(canvas: Canvas, orientation: int, upright: Size, stored: Size) ->
             _check_shape(size, upright)
     _check_shape(size, upright)
     raise ImageError(
-        f"EXIF orientation {orientation}, and a declared size that does not tell whether its boxes were drawn on the "
-        "turned picture; set exif=applied or exif=ignored"
+        f"EXIF orientation {orientation}, and no declared size that tells whether its boxes were drawn on the turned "
+        "picture; set exif=applied or exif=ignored"
     )
 
 

@@ -15,6 +15,7 @@ from shards.sources.names import Names, nfc, note_ambiguous
 from shards.sources.problems import Problems, printable
 from shards.sources.split import find_duplicates, hint_without_test, warn_of_duplicates
 
+Named = tuple[str, Box | None]  # an object's category, and its box where the file has boxes
 logger = logging.getLogger(__name__)
 
 
@@ -55,8 +56,9 @@ def scan(root: Path, options: Options) -> RawDataset:
     valid/), or ROOT/annotations/train.json and ROOT/images.
 
     An image's class is its annotations' category, or `class_id` where `fgvc shards coco` wrote the file. A crowd's box
-    holds no single object and is left out. Categories without annotations are no classes; images without annotations
-    are left out, with several=one_class they stay as background. Both are said.
+    holds no single object and is left out. A file may give classes without any bbox, as iNaturalist's do. Categories
+    without annotations are no classes; images without annotations are left out, with several=one_class they stay as
+    background. Both are said.
     Raises UserError, naming everything found: files that name no split, unknown categories and images, malformed or
     empty boxes, boxes outside their image, images listed twice or in two splits.
     """
@@ -152,16 +154,14 @@ def _used(root: Path, categories: Mapping[Id, str], rows: list[_Row]) -> tuple[s
     return tuple(name for name in names if name in used)
 
 
-def _boxes(
-    document: CocoFile, categories: Mapping[Id, str], problems: Problems
-) -> dict[Id, list[tuple[str, Box]] | None]:
+def _boxes(document: CocoFile, categories: Mapping[Id, str], problems: Problems) -> dict[Id, list[Named] | None]:
     """Image id -> (category, box) of its annotations; None where one of them is malformed."""
     sizes: dict[Id, tuple[float, float] | None] = {}
     for image in document.images:
         if image.id in sizes:
             problems.add("image id used twice", f"{document.path.name} {image.id}")
         sizes[image.id] = image.size
-    found: dict[Id, list[tuple[str, Box]] | None] = {number: [] for number in sizes}
+    found: dict[Id, list[Named] | None] = {number: [] for number in sizes}
     for index, item in enumerate(document.annotations):
         where = f"{document.path.name} annotations[{index}]"
         if item.image not in sizes:
@@ -170,11 +170,11 @@ def _boxes(
             problems.add("unknown category", f"{where} category_id={item.category}")
         elif not item.crowd:
             boxes = found[item.image]
-            kind = _wrong_with(item, sizes[item.image], document.shares)
+            kind = "" if document.unboxed else _wrong_with(item, sizes[item.image], document.shares)
             if kind:
                 problems.add(kind, f"{where} {item.text}")
                 found[item.image] = None
-            elif boxes is not None and item.box is not None:
+            elif boxes is not None:
                 boxes.append((categories[item.category], item.box))
     return found
 
@@ -193,12 +193,12 @@ def _wrong_with(item: CocoBox, size: tuple[float, float] | None, shares: bool) -
 
 
 def _class_of(
-    image: CocoImage, named: list[tuple[str, Box]], categories: Mapping[Id, str], several: str, where: str,
+    image: CocoImage, named: list[Named], categories: Mapping[Id, str], several: str, where: str,
     problems: Problems,
 ) -> tuple[str | None, tuple[Box, ...], int]:  # fmt: skip
     """An image's class (None: not to be used), its boxes, and how many boxes of other categories are left out."""
     if several == "one_class":
-        return "object", tuple(box for _, box in named), 0
+        return "object", tuple(box for _, box in named if box is not None), 0
     own = categories.get(image.class_id) if image.class_id is not None else None
     names = {name for name, _ in named} | ({own} if own else set())
     if not names:
@@ -206,9 +206,13 @@ def _class_of(
     if len(names) > 1 and several == "refuse":
         problems.add("image with several categories (several=largest or one_class takes it)", where)
         return None, (), 0
-    name = own or max(named, key=lambda pair: (pair[1][2] - pair[1][0]) * (pair[1][3] - pair[1][1]))[0]
-    boxes = tuple(box for category, box in named if category == name)
-    return name, boxes, len(named) - len(boxes)
+    name = own or max(named, key=lambda pair: _area(pair[1]))[0]
+    boxes = tuple(box for category, box in named if category == name and box is not None)
+    return name, boxes, sum(category != name for category, _ in named)
+
+
+def _area(box: Box | None) -> float:
+    return 0.0 if box is None else (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _duplicates(places: Places, rows: list[_Row]) -> dict[str, dict[str, int]]:

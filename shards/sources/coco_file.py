@@ -30,24 +30,28 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoBox:
-    """One annotation. box: xyxy, None where it is malformed or empty; `text` is what the file says instead."""
+    """One annotation. box: xyxy, None where it is malformed or empty; `text` is what the file says instead. unboxed:
+    it has no bbox at all."""
 
     image: Id
     category: Id | None
     box: Box | None
     crowd: bool
     text: str
+    unboxed: bool
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """shares: its boxes are shares of their images instead of pixels."""
+    """shares: its boxes are shares of their images instead of pixels. unboxed: its annotations are classes alone, as
+    iNaturalist's are."""
 
     path: Path
     images: tuple[CocoImage, ...]
     categories: dict[Id, str]
     annotations: tuple[CocoBox, ...]
     shares: bool
+    unboxed: bool
 
 
 def read_coco(path: Path) -> CocoFile:
@@ -66,7 +70,8 @@ def read_coco(path: Path) -> CocoFile:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:120]
         raise UserError(printable(f"{path}: not a COCO annotation file ({reason})")) from None
     shares = are_shares(item.box for item in annotations if item.box is not None)
-    return CocoFile(path, images, categories, annotations, shares)
+    unboxed = all(item.unboxed for item in annotations)
+    return CocoFile(path, images, categories, annotations, shares, unboxed)
 
 
 def _list(document: Any, key: str, default: list | None = None) -> list[dict]:
@@ -147,4 +152,5 @@ def _annotation(item: dict) -> CocoBox:
         box=box,
         crowd=bool(item.get("iscrowd")),
         text=f"bbox={str(item.get('bbox'))[:80]}",
+        unboxed="bbox" not in item,
     )

@@ -53,6 +53,9 @@ def test_the_declared_size_tells_whether_exif_was_applied(orientation):
 @pytest.mark.parametrize(("orientation", "size"), [(2, (60, 40)), (3, (60, 40)), (4, (120, 80)), (6, (50, 50))])
 def test_a_size_that_cannot_tell_is_refused_until_the_user_says(orientation, size):
     width, height = (60, 40) if size != (50, 50) else size
+    for unknown in (size, None, (1.0, 1.0)):
+        with pytest.raises(ImageError, match="set exif=applied or exif=ignored"):
+            on_upright(((0.1, 0.1, 0.5, 0.5),), Canvas(unknown), orientation, width, height)
     with pytest.raises(ImageError, match="set exif=applied or exif=ignored"):
         on_upright((BOX,), Canvas(size), orientation, width, height)
     assert TURNED in on_upright((BOX,), Canvas(size, "ignored"), orientation, width, height)[1]

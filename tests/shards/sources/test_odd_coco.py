@@ -181,6 +181,20 @@ def test_names_in_two_spellings(tmp_path):
     assert "categories that differ only by case, blanks or Unicode form: 'wren' and 'Wren'" in said
 
 
+def test_classes_alone_as_inaturalist_has_them(tmp_path):
+    train, test = document(range(6)), document((6, 7))
+    for item in (*train["annotations"], *test["annotations"]):
+        del item["bbox"]
+    found = of(coco.scan(plain(tmp_path, train, test), Options()))
+    assert found["3"] == ("wren", "train", ())
+    assert len(found) == 8
+    train["annotations"][0]["bbox"] = BOX  # boxes are expected then
+    plain(tmp_path, train, test)
+    assert "5 problems: malformed or empty box: train.json annotations[1] bbox=None" in refused(
+        coco.scan, tmp_path, Options()
+    )
+
+
 def test_malformed_boxes_are_named_once(tmp_path):
     plain(tmp_path, document(range(6), box=None))
     said = refused(coco.scan, tmp_path, Options())
