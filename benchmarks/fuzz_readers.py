@@ -7,6 +7,7 @@ ends the run: the damaged file is kept and its step printed. Kinds: manifest, la
 """
 
 import argparse
+import copy
 import csv
 import io
 import json
@@ -71,7 +72,7 @@ def damage_json(text: str, rng: random.Random) -> bytes:
         elif change < 0.3 and isinstance(node, list):
             node.append(node[key])
         else:
-            node[key] = rng.choice(WORDS)
+            node[key] = copy.deepcopy(rng.choice(WORDS))
     data = json.dumps(document).encode()
     return damage_bytes(data, rng) if rng.random() < 0.1 else data
 

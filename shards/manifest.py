@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -84,8 +84,9 @@ class Manifest:
 
 def write_manifest(manifest: Manifest) -> None:
     """Write `manifest.json` atomically into the manifest's folder."""
-    document = asdict(manifest) | {"format": FORMAT}
-    del document["folder"]
+    # vars, not asdict: that copies every value of every entry, a tenth of the time of a build.
+    document: dict = {item.name: getattr(manifest, item.name) for item in fields(manifest) if item.name != "folder"}
+    document |= {"shards": [*map(vars, manifest.shards)], "entries": [*map(vars, manifest.entries)], "format": FORMAT}
     if not manifest.duplicates:  # so that earlier versions read it
         del document["duplicates"]
     write_atomically(manifest.folder / MANIFEST, json.dumps(document, separators=(",", ":")))
@@ -138,7 +139,8 @@ def _shard(values: dict) -> Shard:
     _check(isinstance(shard.name, str) and SHARD_NAME.fullmatch(shard.name), "shard name", shard.name)
     _check(isinstance(shard.sha256, str) and SHA256.fullmatch(shard.sha256), "sha256", shard.sha256)
     _check(shard.split in SPLITS, "split", shard.split)
-    _check(type(shard.size) is int and type(shard.count) is int, "size or count", shard.name)
+    for number in (shard.size, shard.count):
+        _check(type(number) is int and 0 <= number < 2**62, "size or count", shard.name)
     return shard
 
 

@@ -6,7 +6,7 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +125,11 @@ def _finish(
         for member in tar:
             key, _, extension = member.name.partition(".")
             if extension == "jpg":
-                entries.append(asdict(metas[key]) | {"offset": member.offset_data})
+                entries.append(vars(metas[key]) | {"offset": member.offset_data})
     shard = Shard(planned.name, planned.split, temporary.stat().st_size, sha256_of(temporary), len(entries))
     temporary.replace(folder / planned.name)
     in_order = [digests[entry["key"]] for entry in entries]
-    sidecar = {"plan": planned.plan, "shard": asdict(shard), "entries": entries, "notes": notes, "digests": in_order}
+    sidecar = {"plan": planned.plan, "shard": vars(shard), "entries": entries, "notes": notes, "digests": in_order}
     write_atomically(folder / f"{planned.name}.json", json.dumps(sidecar))
 
 
