@@ -145,9 +145,11 @@ def fit_boxes(boxes: tuple[Box, ...], image: Encoded) -> tuple[tuple[Box, ...], 
     fitted, clipped = [], 0
     for x0, y0, x1, y1 in boxes:
         box = (max(x0 * sx, 0.0), max(y0 * sy, 0.0), min(x1 * sx, width), min(y1 * sy, height))
+        box = (round(box[0], 3), round(box[1], 3), round(box[2], 3), round(box[3], 3))
         if box[0] >= box[2] or box[1] >= box[3]:
             size = f"{width / sx:.0f} x {height / sy:.0f}"
-            raise ImageError(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) lies outside the image of {size}")
+            where = "lies outside" if min(x1, y1) <= 0 or x0 * sx >= width or y0 * sy >= height else "has no area in"
+            raise ImageError(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) {where} the image of {size}")
         clipped += x0 < 0 or y0 < 0 or x1 * sx > width + 1e-6 or y1 * sy > height + 1e-6
-        fitted.append((round(box[0], 3), round(box[1], 3), round(box[2], 3), round(box[3], 3)))
+        fitted.append(box)
     return tuple(fitted), clipped

@@ -81,7 +81,10 @@ def _prepare(work: ShardWork, sample: RawSample) -> tuple[Encoded, Entry, list[s
     upright, done = on_upright(sample.boxes, sample.canvas, image.orientation, width, height)
     boxes, clipped = fit_boxes(upright, image)
     notes += done + ["boxes clipped"] * clipped
-    for name, (x, y) in sample.parts.items():
+    points, _ = on_upright(
+        tuple((x, y, x, y) for x, y in sample.parts.values()), sample.canvas, image.orientation, width, height
+    )
+    for name, (x, y, *_) in zip(sample.parts, points, strict=True):
         parts[name] = (round(min(max(x * sx, 0), image.width), 3), round(min(max(y * sy, 0), image.height), 3))
     entry = Entry(
         key=sample.key,

@@ -1,5 +1,6 @@
 """Reads what the folders of an image folder say: the class of every image, and its split where folders name one."""
 
+import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ def read_tree(root: Path, boxes: Path | None, problems: Problems, deep: bool = F
     unless `deep`, class folders that hold nothing but folders. Class names are in the composed Unicode form.
     Raises UserError where the folders make no dataset: fewer than two classes, or train/ alone.
     """
-    skipped = {boxes.resolve()} if boxes else set()
+    skipped = {os.path.realpath(boxes)} if boxes else set()
     folders = _folders(root, skipped)
     listings = {name: list_images(root / name) for name in folders}
     for name, listing in listings.items():
@@ -146,8 +147,9 @@ def _left_out(root: Path, listings: dict[str, Listing]) -> dict[str, list[str]]:
     return found
 
 
-def _folders(root: Path, skipped: set[Path]) -> list[str]:
+def _folders(root: Path, skipped: set[str]) -> list[str]:
     """The visible folders of `root`, without system folders and links to `root` or above it."""
-    above = {root.resolve(), *root.resolve().parents} | skipped
+    real = Path(os.path.realpath(root))
+    above = {str(folder) for folder in (real, *real.parents)} | skipped
     inside = [folder for folder in root.iterdir() if folder.is_dir() and not is_system_folder(folder.name)]
-    return sorted(folder.name for folder in inside if folder.resolve() not in above)
+    return sorted(folder.name for folder in inside if os.path.realpath(folder) not in above)

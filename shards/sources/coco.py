@@ -46,7 +46,7 @@ class _Row:
     split: str
     name: str
     boxes: tuple[Box, ...]
-    canvas: Canvas | None
+    canvas: Canvas
 
 
 def scan(root: Path, options: Options) -> RawDataset:
@@ -84,7 +84,7 @@ def scan(root: Path, options: Options) -> RawDataset:
             background += name is None and not found
             if name is not None and path is not None:
                 boxes, size = to_pixels(boxes, image.size, document.shares)
-                rows.append(_Row(image, path, split, name, boxes, Canvas(size, options.exif) if boxes else None))
+                rows.append(_Row(image, path, split, name, boxes, Canvas(size, options.exif)))
     classes = ("object",) if options.several == "one_class" else _used(root, categories, rows)
     if not rows and not problems.found:
         problems.add("no image with an annotation", str(options.annotations))
@@ -136,7 +136,7 @@ def _categories(documents: list[CocoFile], problems: Problems) -> dict[Id, str]:
     found: dict[Id, str] = {}
     for document in documents:
         for number, name in document.categories.items():
-            if not Names([found.setdefault(number, nfc(name))]).find(name):
+            if not Names([found.setdefault(number, nfc(name).strip())]).find(name):
                 problems.add("category with two names", f"{document.path.name} {number}")
     note_ambiguous(found.values(), "categories", problems)
     return found

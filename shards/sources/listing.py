@@ -78,7 +78,7 @@ def list_images(folder: Path, extensions: frozenset[str] | None = None) -> Listi
             continue
         for entry in entries:
             name = f"{prefix}{entry.name}"
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 _add_file(found, entry, name, extensions or image_extensions())
             elif is_system_folder(entry.name):
                 _count_inside(found, entry)
@@ -88,12 +88,19 @@ def list_images(folder: Path, extensions: frozenset[str] | None = None) -> Listi
     return found
 
 
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _add_file(found: Listing, entry: os.DirEntry, name: str, extensions: frozenset[str]) -> None:
     extension = os.path.splitext(entry.name)[1].lower()
     if entry.name.startswith("."):
         if extension in extensions:
             found.leave_out("hidden files", name)
-    elif not entry.is_file() and not entry.is_symlink():  # a pipe would be waited for; a dangling link is reported
+    elif not entry.is_symlink() and not entry.is_file():  # a pipe would be waited for; a dangling link is reported
         found.leave_out("special files", name)
     elif extension in extensions:
         found.images.append(name)

@@ -85,6 +85,7 @@ def test_a_build_names_the_file_and_counts_what_it_did(tmp_path: Path):
     manifest = build(dataclasses.replace(raw, samples=samples), tmp_path / "out", BuildOptions(workers=1))
     assert manifest.notes == {SCALED: 48}
     assert {entry.boxes for entry in manifest.entries} == {((2.5, 2.0, 25.0, 18.0),)}
+    assert manifest.entries[0].parts == {"eye": (10.0, 5.25)}
     wrong = (dataclasses.replace(raw.samples[0], canvas=Canvas((99, 80))), *raw.samples[1:])
     with pytest.raises(UserError, match=r"bird 0\.jpg \(its boxes were declared for 99 x 80 pixels"):
         build(dataclasses.replace(raw, samples=wrong), tmp_path / "other", BuildOptions(workers=1))

@@ -150,6 +150,7 @@ def test_links_in_circles_end_and_other_links_are_followed(tmp_path):
     (root / "robin/up").symlink_to(root)
     (root / "robin/self").symlink_to(root / "robin")
     (root / "loop").symlink_to(root)
+    (root / "robin/nowhere").symlink_to(root / "robin/nowhere")
     (root / "wren/a").mkdir()
     (root / "wren/a/b").symlink_to(root / "wren")
     (tmp_path / "disk2/more/back").symlink_to(tmp_path / "disk2")
