@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from made_trees import check_sound, make_folder, refused, voc, write_csv
+from made_trees import check_valid, make_folder, refused, voc, write_csv
 
 from shards.sources import image_folder
 
@@ -20,7 +20,7 @@ def test_folder_seeded_split_is_stratified_and_stable(tmp_path):
     (tmp_path / "Indigo_Bunting/._0.jpg").write_bytes(b"what macOS leaves behind")
     (tmp_path / ".cache").mkdir()
     first = image_folder.scan(tmp_path, image_folder.Options())
-    check_sound(first)
+    check_valid(first)
     assert first.classes == ("Black_footed_Albatross", "Indigo_Bunting", "Scarlet_Tanager")
     assert Counter((s.label, s.split) for s in first.samples) == {(i, s): n for i in range(3) for s, n in SHARES}
     assert image_folder.scan(tmp_path, image_folder.Options()) == first
@@ -55,7 +55,7 @@ def test_folder_split_by_folders(tmp_path, caplog):
     image = (tmp_path / "train/Indigo_Bunting/0.jpg").read_bytes()
     (tmp_path / "val/Indigo_Bunting/deeper/still/a.jpg").write_bytes(image)
     dataset = image_folder.scan(tmp_path, image_folder.Options())
-    check_sound(dataset)
+    check_valid(dataset)
     assert Counter(sample.split for sample in dataset.samples) == {"train": 12, "test": 6, "val": 1}
     assert "val__Indigo_Bunting__deeper__still__a" in {sample.key for sample in dataset.samples}
     assert "1 image is in different splits at once (training sees what it is tested on)" in caplog.text
@@ -112,7 +112,7 @@ def test_folder_split_csv(tmp_path):
     rows = [[name, "fold 1", ("val", "test", "train", "train", "train")[i % 5]] for i, name in enumerate(names)]
     table = write_csv(tmp_path / "split.csv", ["file", "remark", "split"], rows)
     dataset = image_folder.scan(root, image_folder.Options(split_csv=str(table)))
-    check_sound(dataset)
+    check_valid(dataset)
     assert Counter(sample.split for sample in dataset.samples) == {"train": 9, "test": 3, "val": 3}
 
     rows[0][2] = "exam"

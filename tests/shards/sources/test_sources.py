@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from made_trees import check_sound, make_cub, make_dogs, refused, voc, write_dogs_list
+from made_trees import check_valid, make_cub, make_dogs, refused, voc, write_dogs_list
 
 from shards.sources import cub200, stanford_dogs
 
@@ -23,7 +23,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def test_cub_whole(tmp_path):
     dataset = cub200.scan(make_cub(tmp_path / "cub", parts=True), cub200.Options())
-    check_sound(dataset)
+    check_valid(dataset)
     assert dataset.classes == ("Black footed Albatross", "Indigo Bunting", "Scarlet Tanager", "Green Jay")
     assert Counter(sample.split for sample in dataset.samples) == {"train": 16, "test": 8}
     first, second = dataset.samples[:2]
@@ -36,7 +36,7 @@ def test_cub_whole(tmp_path):
 
 def test_cub_without_parts(tmp_path):
     dataset = cub200.scan(make_cub(tmp_path / "cub", classes=2), cub200.Options())
-    check_sound(dataset)
+    check_valid(dataset)
     assert dataset.samples[0].parts == {}
 
 
@@ -121,7 +121,7 @@ def test_cub_wrong_root(tmp_path):
 @pytest.mark.skipif(REAL is None, reason="FGVC_REAL_DATA is not set: the folder that holds cub50")
 def test_cub_real():
     dataset = cub200.scan(Path(str(REAL)) / "cub50", cub200.Options())
-    check_sound(dataset)
+    check_valid(dataset)
     assert len(dataset.classes) == 50
     assert Counter(sample.split for sample in dataset.samples) == {"train": 1500, "test": 1389}
 
@@ -134,7 +134,7 @@ DOG = "n02085620-Chihuahua/n02085620_10"
 @pytest.mark.parametrize("lists", [".", "lists"])
 def test_dogs_whole(tmp_path, lists):
     dataset = stanford_dogs.scan(make_dogs(tmp_path, lists=lists), stanford_dogs.Options())
-    check_sound(dataset)
+    check_valid(dataset)
     assert dataset.classes == ("Chihuahua", "Shetland sheepdog", "curly-coated retriever", "Irish setter")
     assert Counter(sample.split for sample in dataset.samples) == {"train": 16, "test": 8}
     assert Counter(len(sample.boxes) for sample in dataset.samples) == {2: 4, 1: 20}
