@@ -28,8 +28,8 @@ class Batch:
 
 
 class Samples(Dataset):
-    """(epoch, entry) -> image, label, entry, epoch. epoch -1 means evaluation: no chance, the first view. In training
-    an epoch takes one of several views, drawn by (seed, epoch, entry)."""
+    """(epoch, entry) -> image, label, entry, epoch. epoch -1 means evaluation: deterministic, the first view. In
+    training an epoch takes one of several views, drawn by (seed, epoch, entry)."""
 
     def __init__(
         self, manifest: Manifest, transform: Transform, views: Sequence[View] = (WHOLE,), *, cache: str = "",
@@ -67,7 +67,7 @@ class Place:
 
 def train_loader(
     manifest: Manifest,
-    members: Sequence[int],
+    indices: Sequence[int],
     samples: Dataset,
     *,
     seed: int,
@@ -82,19 +82,19 @@ def train_loader(
     """This rank's micro-batches of every step from `start_step` to the end of the last epoch, `place.accumulation` of
     them a step.
 
-    samples: maps (epoch, entry) to a sample, by chance only where `transform_seed(seed, epoch, entry)` says so.
+    samples: maps (epoch, entry) to a sample, random only by `transform_seed(seed, epoch, entry)`.
     collate: a list of such samples -> a batch.
     """
     batches = [
         micro
-        for whole in global_batches(manifest, members, seed, batch, epochs, window, start_step)
+        for whole in global_batches(manifest, indices, seed, batch, epochs, window, start_step)
         for micro in rank_batches(whole, place.rank, place.ranks, place.accumulation)
     ]
     return iter(_loader(samples, batches, workers, collate))
 
 
 def eval_loader(
-    members: Sequence[int],
+    indices: Sequence[int],
     samples: Dataset,
     *,
     batch: int,
@@ -102,8 +102,8 @@ def eval_loader(
     workers: int = 0,
     collate: Callable[[list], Any] = collate,
 ) -> DataLoader:
-    """This rank's share of `members`, each once over all ranks; the last batch may be smaller. Epoch is -1."""
-    mine = np.asarray(members)[place.rank :: place.ranks]
+    """This rank's share of `indices`, each once over all ranks; the last batch may be smaller. Epoch is -1."""
+    mine = np.asarray(indices)[place.rank :: place.ranks]
     batches = [[(-1, int(entry)) for entry in mine[at : at + batch]] for at in range(0, len(mine), batch)]
     return _loader(samples, batches, workers, collate)
 
