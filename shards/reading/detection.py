@@ -46,6 +46,13 @@ class BoxedBatch:
     entries: torch.Tensor
     epochs: torch.Tensor
 
+    def pin_memory(self) -> "BoxedBatch":
+        """Called by the loader where there is a GPU, so that copies to it need not wait."""
+        self.images = self.images.pin_memory()
+        self.boxes = [boxes.pin_memory() for boxes in self.boxes]
+        self.labels = [labels.pin_memory() for labels in self.labels]
+        return self
+
     def to(self, device: torch.device) -> "BoxedBatch":
         self.images = self.images.to(device, non_blocking=True)
         self.boxes = [boxes.to(device) for boxes in self.boxes]

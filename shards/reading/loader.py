@@ -1,6 +1,6 @@
 """Batches: training in the contract's order for any rank, evaluation with every sample exactly once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,11 @@ class Batch:
     labels: torch.Tensor
     entries: torch.Tensor
     epochs: torch.Tensor
+
+    def pin_memory(self) -> "Batch":
+        """Called by the loader where there is a GPU, so that copies to it need not wait."""
+        self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
+        return self
 
 
 class Samples(Dataset):
@@ -85,12 +90,12 @@ def train_loader(
     samples: maps (epoch, entry) to a sample, random only by `transform_seed(seed, epoch, entry)`.
     collate: a list of such samples -> a batch.
     """
-    batches = [
-        micro
-        for whole in global_batches(manifest, indices, seed, batch, epochs, window, start_step)
-        for micro in rank_batches(whole, place.rank, place.ranks, place.accumulation)
-    ]
-    return iter(_loader(samples, batches, workers, collate))
+
+    def micro_batches() -> Iterator[list[tuple[int, int]]]:
+        for whole in global_batches(manifest, indices, seed, batch, epochs, window, start_step):
+            yield from rank_batches(whole, place.rank, place.ranks, place.accumulation)
+
+    return iter(_loader(samples, _Drawn(micro_batches), workers, collate))
 
 
 def eval_loader(
@@ -108,12 +113,23 @@ def eval_loader(
     return _loader(samples, batches, workers, collate)
 
 
+class _Drawn:
+    """Batches that are drawn as they are needed, an epoch's order at a time: a hundred epochs of a large set as a list
+    take minutes to draw and gigabytes to hold."""
+
+    def __init__(self, draw: Callable[[], Iterator[list[tuple[int, int]]]]) -> None:
+        self._draw = draw
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self._draw()
+
+
 def _loader(
-    samples: Dataset, batches: list[list[tuple[int, int]]], workers: int, collate: Callable[[list], Any]
+    samples: Dataset, batches: Iterable[list[tuple[int, int]]], workers: int, collate: Callable[[list], Any]
 ) -> DataLoader:
     return DataLoader(
         samples,
-        batch_sampler=batches,
+        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable will do
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),

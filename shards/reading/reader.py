@@ -11,9 +11,12 @@ from shards.files import sha256_of
 from shards.manifest import Manifest
 from shards.paths import expand
 
+OPEN_FILES = 16  # shards that a process holds open: as many as the order's window reads from at a time
+
 
 class Reader:
-    """Random access to the JPEG bytes of a set of shards. Files are opened on first use, once in every process."""
+    """Random access to the JPEG bytes of a set of shards. Files are opened when they are read from, in every process;
+    the one that was not for longest is closed when there are more than OPEN_FILES."""
 
     def __init__(self, manifest: Manifest, cache: str = "") -> None:
         self.manifest = manifest
@@ -40,7 +43,11 @@ class Reader:
             )
         if self._owner != os.getpid():  # a forked worker opens its own files
             self._files, self._owner = {}, os.getpid()
-        if shard not in self._files:
+        if shard in self._files:
+            self._files[shard] = self._files.pop(shard)  # now the last to be closed
+        else:
+            if len(self._files) == OPEN_FILES:
+                os.close(self._files.pop(next(iter(self._files)))[0])
             path = self._local(shard)
             try:
                 file = os.open(path, os.O_RDONLY)

@@ -2,6 +2,9 @@
 
 import hashlib
 import itertools
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 import torch
 from tiny_images import make_raw
 
+from jobs.shards import build_from
 from shards.building.build import build
 from shards.building.config import BuildOptions
 from shards.errors import UserError
@@ -175,3 +179,30 @@ def test_cache_copies_once_and_refuses_damage(guide: Manifest, tmp_path) -> None
     wrong = replace(guide, shards=tuple(replace(shard, sha256="0" * 64) for shard in guide.shards))
     with pytest.raises(UserError, match="checksum differs"):
         Reader(wrong, str(tmp_path / "other")).read(0)
+
+
+def test_few_files_are_open_however_many_shards_there_are(tmp_path: Path) -> None:
+    """A run with 80 shards under a limit of 40 open files; and a file is opened again after it was closed."""
+    build_from("field_guide", "-", tmp_path / "many", ["species=3", "train_per_class=30", "test_per_class=4", "size=64",
+                                                       "min_shards=80"])  # fmt: skip
+    manifest = read_manifest(tmp_path / "many")
+    assert len(manifest.shards) > 80
+    code = (
+        "import resource, sys\n"
+        "from shards.manifest import read_manifest\n"
+        "from shards.reading.reader import Reader\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+        "manifest = read_manifest(sys.argv[1]); reader = Reader(manifest)\n"
+        "order = [*range(len(manifest.entries)), *range(len(manifest.entries))]\n"
+        "assert all(len(reader.read(i)) == manifest.entries[i].length for i in order)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "many")], check=True)
+
+
+def test_batches_are_drawn_as_they_are_needed(guide: Manifest) -> None:
+    """The first batch of a million epochs comes at once."""
+    samples = Samples(guide, eval_transform(ImageConfig(), 32))
+    began = time.monotonic()
+    batches = train_loader(guide, guide.split("train"), samples, seed=0, batch=8, epochs=1_000_000)
+    assert len(next(batches).entries) == 8
+    assert time.monotonic() - began < 5
