@@ -129,7 +129,7 @@ def _loader(
 ) -> DataLoader:
     return DataLoader(
         samples,
-        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable will do
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
