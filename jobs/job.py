@@ -58,6 +58,8 @@ def _check_options(arguments: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError(f"'{stray[0]}' is a setting of a cluster: it goes with --on CLUSTER")
     if arguments.follow and arguments.on in ("", "debug"):
         raise UserError("--follow prints a cluster job's log: it goes with --on CLUSTER; here the run prints by itself")
+    if arguments.processes < 1:
+        raise UserError(f"--processes {arguments.processes}: at least one rank")
     if arguments.on not in ("", "debug") and arguments.processes > 1:
         raise UserError("--processes starts ranks on this machine; with --on CLUSTER set nodes= and gpus_per_node=")
 

@@ -4,14 +4,15 @@ import json
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import ModuleType
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
 from fgvc.runtime.run_folder import refuse_another_config
 from jobs.config import flatten, from_dict, hashed, load, load_job, nearest, read_yaml, to_dict, walk
 from jobs.experiments.sequence import Command
-from jobs.registry import command_module
+from jobs.registry import JOBS, command_module
 from shards.errors import UserError
 from shards.options import option
 
@@ -34,7 +35,7 @@ class Config:
 
     name: str = option("", "the folder's name (empty: the comparison file's, or the labels')")
     runs_dir: str = option("runs", "folder of all runs")
-    job: Literal["classify", "detect"] = option("classify", "what every row runs")
+    job: str = option("classify", "what every row runs: a job that can hold out a fold of train")
     seed: int = option(0, "the first seed")
     seeds: Annotated[int, Gt(0)] = option(1, "how many seeds from there on, the same for every row")
     folds: Annotated[int, Ge(0)] = option(5, "stratified folds of train (0: none; then evaluate_test=true is needed)")
@@ -72,7 +73,7 @@ def read(words: list[str], debug: bool = False) -> Config:
         raise UserError(f"{comparisons[0]}: a comparison file (it has rows) stands alone, without other configs")
     own = [word for word in overrides if word.partition("=")[0] in OF_COMPARISON]
     config = load(Config, comparisons[0] if comparisons else None, own)
-    module = command_module(config.job)
+    module = _module(config.job)
     every_run = _words_of_runs([word for word in overrides if word not in own], module.Config)
     given = config.rows if comparisons else [{"config": file} for file in files]
     where = comparisons[0] if comparisons else "command line"
@@ -80,9 +81,8 @@ def read(words: list[str], debug: bool = False) -> Config:
     if not rows:
         raise UserError(f"{where}: rows is empty; a row needs at least 'config: FILE'")
     for row in rows:
-        row.set = flatten(config.set, module.Config) | flatten(row.set, module.Config) | every_run
-        if debug:
-            row.set |= dict(word.split("=", 1) for word in module.DEBUG)
+        forced = dict(word.split("=", 1) for word in module.DEBUG) if debug else {}
+        row.set = flatten(config.set, module.Config) | flatten(row.set, module.Config) | forced | every_run
     _check_labels(rows)
     config.rows, config.set = rows, {}
     name = Path(comparisons[0]).stem if comparisons else "-vs-".join(_slug(row.label) for row in rows)
@@ -163,6 +163,14 @@ def _check_labels(rows: list[Row]) -> None:
         if slug in seen:
             raise UserError(f"label '{row.label}': two rows would share the name '{slug}'; give each its own label")
         seen[slug] = row.label
+
+
+def _module(job: str) -> ModuleType:
+    """The command of a job whose runs can be compared. Raises UserError for others."""
+    able = [name for name in JOBS if "evaluate_test" in (key for key, _ in walk(command_module(name).Config))]
+    if job not in able:
+        raise UserError(f"job={job}: cannot be compared{nearest(job, able)}; there are {', '.join(able)}")
+    return command_module(job)
 
 
 def _words_of_runs(words: list[str], kind: type) -> dict[str, str]:

@@ -32,10 +32,8 @@ from shards.reading.transforms import train_transform
 
 SIZE, NOISE, STEPS = 16, 8, 10
 LOOP = LoopConfig(epochs=1, batch=8, accumulation=2, deterministic=True, checkpoint_minutes=0, channels_last=False)
-GENERATOR = PlayerOptimConfig(lr=2e-3, beta1=0.0, beta2=0.99, schedule="constant", warmup_epochs=0, head_multiplier=1)
-DISCRIMINATOR = PlayerOptimConfig(
-    lr=4e-3, beta1=0.5, beta2=0.9, schedule="constant", warmup_epochs=0, head_multiplier=1
-)
+GENERATOR = PlayerOptimConfig(lr=2e-3, beta1=0.0, beta2=0.99, schedule="constant", warmup_epochs=0)
+DISCRIMINATOR = PlayerOptimConfig(lr=4e-3, beta1=0.5, beta2=0.9, schedule="constant", warmup_epochs=0)
 
 
 class Generator(nn.Sequential):

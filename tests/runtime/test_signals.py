@@ -13,13 +13,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import proxy_run
+import psutil
 import pytest
 from interruptions import finish, steps_done
 from same_run import same_end
 from slurm_helpers import eventually, processes
 from small_runs import small_run
 
-from shards.manifest import Manifest
+from fgvc.runtime.config import TrackConfig
+from fgvc.runtime.interrupt import Interrupted
+from fgvc.runtime.tracking import Tracker
+from fgvc.training.loop import fit
+from fgvc.training.schedule import Schedule
+from shards.manifest import Manifest, read_manifest
+from shards.reading.config import ImageConfig
+from shards.reading.loader import Samples, train_loader
+from shards.reading.transforms import train_transform
 
 Start = Callable[..., subprocess.Popen]
 STEPS = 30
@@ -103,3 +113,45 @@ def test_a_mistake_ends_all_ranks_with_code_2(guide: Manifest, fgvc: Start, tmp_
     _, errors = finish(process, code=2)
     assert "train.batch=9 is not a multiple of 2 rank(s)" in errors
     assert eventually(lambda: not processes(str(tmp_path)))
+
+
+def test_a_rank_that_hangs_is_ended_by_a_second_ctrl_c(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    run = tmp_path / "runs/classify/hung"
+    process = fgvc(*words(guide, tmp_path / "runs", "hung", 2, 0), "train.epochs=1000")
+    while steps_done(run) < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    ranks = [child for child in psutil.Process(process.pid).children() if "jobs.cli" in child.cmdline()]
+    assert len(ranks) == 2
+    ranks[1].suspend()
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    process.communicate(timeout=40)
+    assert process.returncode == 1
+    assert eventually(lambda: not processes(str(tmp_path)))
+
+
+def test_a_signal_before_the_ranks_can_answer_it_is_no_failure(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    process = fgvc(*words(guide, tmp_path / "runs", "early", 2, 0))
+    assert eventually(lambda: len(psutil.Process(process.pid).children()) == 2, 30)
+    process.send_signal(signal.SIGTERM)
+    finish(process, code=3)
+
+
+def test_a_signal_during_the_last_evaluation_is_answered(guide: Manifest, tmp_path: Path) -> None:
+    """Saved with the last step; the run ends with code 3 instead of going on to measure."""
+    learner = proxy_run.make()
+    manifest = read_manifest(guide.folder)
+    samples = Samples(manifest, train_transform(ImageConfig(), 32), seed=0)
+    batches = train_loader(manifest, manifest.split("train"), samples, seed=0, batch=8, epochs=1)
+    tracker = Tracker(TrackConfig(wandb="disabled"), tmp_path, "classify", "last", {})
+
+    def evaluate() -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    schedule = Schedule(proxy_run.STEPS, proxy_run.STEPS)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after the last step"):
+        fit(learner, batches, proxy_run.LOOP, schedule, tmp_path, tracker, evaluate)
+    assert (tmp_path / f"checkpoints/step-{proxy_run.STEPS:08d}").is_dir()

@@ -7,12 +7,17 @@ import pytest
 import torch
 from places import HELPERS
 from ranks import run_ranks
+from torch import nn
 
+from fgvc.models.layers import classifier_names
+from fgvc.models.normalised import Normalised
 from fgvc.training.checkpoint import latest_valid
 from fgvc.training.config import LoopConfig
-from fgvc.training.strategies.create import check_strategy
+from fgvc.training.schedule import Schedule
+from fgvc.training.strategies.create import check_strategy, create_accelerator
 from shards.errors import UserError
 from shards.manifest import Manifest
+from shards.reading.loader import Batch
 
 
 @pytest.fixture
@@ -66,3 +71,52 @@ def test_strategies_that_cannot_train_them_say_so(monkeypatch: pytest.MonkeyPatc
     for strategy in ("fsdp", "zero2"):
         with pytest.raises(UserError, match="cannot train an objective's own parameters; take ddp"):
             check_strategy(LoopConfig(strategy=strategy), objective_parameters=True)  # type: ignore[arg-type]
+
+
+class Centres(nn.Module):
+    """Buffers that move, and a teacher that must not."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("centres", torch.zeros(4, width))
+        self.teacher = proxy_run.timm.create_model("test_resnet", num_classes=4).eval().requires_grad_(False)
+
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        features = model(batch.images)
+        self.teacher(batch.images.float())
+        with torch.no_grad():
+            self.centres.index_add_(0, batch.labels, features.detach())
+        return (features - self.centres[batch.labels]).square().mean(), {}
+
+
+def test_buffers_are_saved_and_a_frozen_teacher_is_left_alone(guide: Manifest, tmp_path: Path) -> None:
+    def make(found: Path | None = None) -> tuple[proxy_run.SupervisedLearner, Centres]:
+        torch.manual_seed(0)
+        network = proxy_run.timm.create_model("test_resnet", num_classes=0)
+        objective = Centres(network.num_features)
+        ones = torch.ones(1, 3, 1, 1)
+        whole = Normalised(network, 0 * ones, ones, channels_last=False)
+        schedule = Schedule(proxy_run.STEPS, proxy_run.STEPS)
+        accelerator = create_accelerator("fp32", True)
+        learner = proxy_run.SupervisedLearner(
+            network, whole, objective, proxy_run.OPTIM, proxy_run.LOOP, schedule, accelerator, found
+        )
+        return learner, objective
+
+    learner, objective = make()
+    teacher = {name: tensor.clone() for name, tensor in objective.teacher.state_dict().items()}
+    proxy_run.train(learner, guide.folder, until=3)
+    learner.save(tmp_path)
+    assert not objective.teacher.training
+    assert all(teacher[name].equal(tensor) for name, tensor in objective.teacher.state_dict().items())
+    saved = learner.player.state(keep=True)["weights"]
+    assert [name for name in saved if name.startswith("objective")] == ["objective.centres"]
+    assert saved["objective.centres"].abs().sum() > 0
+    resumed, other = make(latest_valid(tmp_path))
+    assert other.centres.equal(objective.centres)
+    for one in (learner, resumed):
+        proxy_run.train(one, guide.folder)
+    assert other.centres.equal(objective.centres)
+    assert classifier_names(learner.eval_network()) == classifier_names(
+        proxy_run.timm.create_model("test_resnet", num_classes=0)
+    )
