@@ -27,7 +27,7 @@ def image_sizes(config: ImageConfig, own: int) -> tuple[int, int]:
 
 def split_loader(
     manifest: Manifest,
-    members: Sequence[int],
+    indices: Sequence[int],
     data: DataConfig,
     image: ImageConfig,
     size: int,
@@ -35,25 +35,25 @@ def split_loader(
     batch: int,
     workers: int,
 ) -> DataLoader:
-    """This rank's part of `members` in one view with the evaluation transform at `size` pixels."""
+    """This rank's part of `indices` in one view with the evaluation transform at `size` pixels."""
     samples = Samples(manifest, eval_transform(image, size, cut=bool(view.regions)), [view], cache=data.cache)
-    return eval_loader(members, samples, batch=batch, place=Place(rank(), world_size()), workers=workers)
+    return eval_loader(indices, samples, batch=batch, place=Place(rank(), world_size()), workers=workers)
 
 
 def evaluate_split(
-    model: nn.Module, manifest: Manifest, members: Sequence[int], data: DataConfig, image: ImageConfig, size: int, *,
+    model: nn.Module, manifest: Manifest, indices: Sequence[int], data: DataConfig, image: ImageConfig, size: int, *,
     views: Sequence[View], device: torch.device, precision: str, workers: int, batch: int = 64, title: str = "evaluate",
 ) -> Predictions:  # fmt: skip
-    """Predictions of a uint8 model on `members`, each counted once over all ranks; of several views the mean logits."""
+    """Predictions of a uint8 model on `indices`, each counted once over all ranks; of several views the mean logits."""
     found = []
     for view in views:
-        loader = split_loader(manifest, members, data, image, size, view, batch, workers)
+        loader = split_loader(manifest, indices, data, image, size, view, batch, workers)
         found.append(
             predict(
-                model, loader, device, flip=image.eval_flip, precision=precision, expected=len(members), title=title
+                model, loader, device, flip=image.eval_flip, precision=precision, expected=len(indices), title=title
             )
         )
-    return replace(found[0], logits=np.mean([one.logits for one in found], axis=0))
+    return replace(found[0], logits=np.mean([view.logits for view in found], axis=0))
 
 
 def about(

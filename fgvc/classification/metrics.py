@@ -69,10 +69,10 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
     """The mean gap between confidence and accuracy over equal-width bins (https://arxiv.org/abs/1706.04599)."""
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [
-        (place == one).mean() * abs(correct[place == one].mean() - confidence[place == one].mean())
-        for one in np.unique(place)
+        (bin_of == number).mean() * abs(correct[bin_of == number].mean() - confidence[bin_of == number].mean())
+        for number in np.unique(bin_of)
     ]
     return float(sum(gaps))
 

@@ -75,8 +75,8 @@ def probe_head(
     network: nn.Module, model: nn.Module, loaders: Sequence[DataLoader], device: torch.device, precision: str,
     images: int, classes: int, penalty: float,
 ) -> None:  # fmt: skip
-    """Give a network the head that a probe finds on its features of `images` images, in one view a loader."""
-    found = [features_of(model, network, one, device, precision=precision, expected=images) for one in loaders]
+    """Give a network the head that a probe finds on its features of `images` images, one loader per view."""
+    found = [features_of(model, network, loader, device, precision=precision, expected=images) for loader in loaders]
     features, labels = (torch.cat(column) for column in zip(*found, strict=True))
     set_head(network, *fit_probe(features, labels, classes, penalty))
 

@@ -151,7 +151,7 @@ def _row(
     of_seed: dict[int, list[Measured]] = {}
     for run in runs:
         of_seed.setdefault(run.seed, []).append(run)
-    # Folds differ in difficulty: a seed that lacks one says nothing of the spread between seeds.
+    # Folds differ in difficulty: a seed that lacks a fold says nothing about the spread between seeds.
     whole = [group for _, group in sorted(of_seed.items()) if len(group) == max(folds, 1)]
     per_seed = [float(pooled(group, split)[1].mean()) for group in whole]
     tested = [run for run in runs if "test" in run.per_image]

@@ -18,10 +18,10 @@ def write_results(config: Config, runs: list[Run], folder: Path, failed: dict[st
 
     title: Headline = command_module(config.job).HEADLINE
     measured: dict[str, list[Measured]] = {row.label: [] for row in config.rows}
-    for one in runs:
-        found = read_run(one.command.folder, one.seed, one.fold)
+    for planned in runs:
+        found = read_run(planned.command.folder, planned.seed, planned.fold)
         if found is not None:
-            measured[one.label].append(found)
+            measured[planned.label].append(found)
     split = "val" if config.folds else "test"
     rows = figures(measured, split, config.seeds, fold_count(config) if config.folds else 0)
     touched = {row.label: row.test_runs for row in rows if row.test_runs}
@@ -35,7 +35,7 @@ def write_results(config: Config, runs: list[Run], folder: Path, failed: dict[st
     record = {
         "rows": [as_record(row, title.key) for row in rows], "headline": title.key, "split": split,
         "touched_test": touched, "config": to_dict(config),
-        "runs": {one.command.name: str(one.command.folder) for one in runs},
+        "runs": {planned.command.name: str(planned.command.folder) for planned in runs},
     }  # fmt: skip
     inputs = {run.result["inputs"]["shards"] for group in measured.values() for run in group}
     finish(RunFolder(folder, None), record, {"shards": sorted(inputs)}, seconds)

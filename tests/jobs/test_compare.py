@@ -101,7 +101,7 @@ def write(path: Path, values: dict) -> str:
 
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_comparison_goes_on_and_its_table_is_that_of_the_predictions(guide, fgvc, tmp_path, seeds):
+def test_killed_comparison_resumes_and_its_table_is_that_of_the_predictions(guide, fgvc, tmp_path, seeds):
     tiny = TINY | {"data": {"shards": str(guide.folder), "workers": 0}}
     write(tmp_path / "slow.yaml", tiny)
     write(tmp_path / "fast.yaml", tiny | {"optim": {"lr": 0.2}})
@@ -171,7 +171,7 @@ def assert_table_is_that_of_the_predictions(folder: Path, seeds: int, output: st
         assert (row["std"] is None) == (seeds == 1)
 
 
-def test_stopping_is_passed_on_and_says_that_the_same_command_goes_on(guide, fgvc, tmp_path):
+def test_stopping_is_passed_on_and_says_how_to_resume(guide, fgvc, tmp_path):
     write(tmp_path / "a.yaml", TINY | {"data": {"shards": str(guide.folder), "workers": 0}})
     process = fgvc("compare", "a.yaml", "folds=2", "train.epochs=400", "name=long")
     folder = tmp_path / "runs/compare/long"
@@ -179,7 +179,7 @@ def test_stopping_is_passed_on_and_says_that_the_same_command_goes_on(guide, fgv
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "stopped by SIGTERM in a-s0-f0; the same command goes on" in errors
+    assert "stopped by SIGTERM in a-s0-f0; the same command" in errors
     assert "stopped by SIGTERM at step" in (folder / "logs/a-s0-f0.log").read_text()
 
 
@@ -207,7 +207,7 @@ def test_stopping_is_passed_on_and_says_that_the_same_command_goes_on(guide, fgv
         (["a.yaml", "--on", "moon"], "--on moon: no such cluster"),
     ],
 )
-def test_slips_are_named_in_one_line(words, message, tmp_path, monkeypatch):
+def test_mistakes_are_named_in_one_line(words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "two").mkdir()
     for name in ("a.yaml", "two/a.yaml"):
@@ -250,7 +250,7 @@ def test_both_forms_give_the_same_runs_and_rows_of_one_seed_and_fold_come_togeth
     assert by_words[0].command.folder == Path("runs/compare/a-vs-b/classify/a-s0-f0")
 
 
-def test_configs_of_this_repository_are_sound(monkeypatch):
+def test_configs_of_this_repository_are_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
     for variable in ("FGVC_REAL_DATA", "FGVC_WEIGHTS"):
         monkeypatch.setitem(os.environ, variable, "anywhere")
