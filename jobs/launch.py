@@ -142,7 +142,7 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
     profile = read_profile(cluster, for_profile)
     if cluster == TESTBED and not dry and not use_testbed():
         raise SlurmError("--on testbed: no test cluster runs here; start one: fgvc cluster up")
-    command, _ = launch_of(profile, job, module.Config, path, own)
+    command, config = launch_of(profile, job, module.Config, path, own)
     if dry:
         print(sbatch_script(profile, [command]))
         return 0
@@ -152,6 +152,7 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
             f"results are in {command.folder / 'result.json'}"
         )
         return 0
+    fetch_weights(config)
     [submitted] = submit(profile, [command])
     size = f"{profile.nodes} node{'s' * (profile.nodes > 1)} x {profile.ranks_per_node} rank"
     print(
@@ -163,6 +164,18 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
         flush=True,
     )
     return follow_log(submitted) if follow else 0
+
+
+def fetch_weights(config: Any) -> None:
+    """Download the hub's weights that a classifier's config names, here: compute nodes often have no internet.
+
+    Raises UserError when they are neither cached nor to be had.
+    """
+    model: Any = getattr(config, "model", None)
+    if getattr(model, "weights", "") == "hub" and hasattr(model, "name"):
+        from fgvc.models.timm import fetch_hub_weights  # loads torch
+
+        fetch_hub_weights(model.name)
 
 
 def follow_log(submitted: Submitted, pause_s: float = 0.5) -> int:

@@ -8,11 +8,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fgvc.runtime.run_folder import RESULT
+from jobs.config import load_job
 from jobs.experiments.compare_results import write_results
 from jobs.experiments.compare_rows import Config, Run
 from jobs.experiments.runners import job_says
 from jobs.experiments.sequence import run_all
-from jobs.launch import launch_of
+from jobs.launch import fetch_weights, launch_of
 from jobs.registry import command_module
 from shards.errors import UserError
 from slurm.errors import SlurmError
@@ -67,6 +68,9 @@ def dry_run(config: Config, runs: list[Run], profile: Profile | None) -> None:
 
 def submit(config: Config, runs: list[Run], profile: Profile, follow: bool) -> bool:
     """Submit the missing runs as an array; whether all have ended, so that the table can be written."""
+    for planned in runs:
+        if not planned.command.done:
+            fetch_weights(load_job(config.job, planned.command.words[1], list(planned.command.words[2:])))
     stages = [Stage(config.name, tuple(_launches(config, runs, profile)))]
     submitted = submit_graph(profile, stages)[config.name]
     ids = ", ".join(dict.fromkeys(job.job.split("_")[0] for job in submitted)) or "nothing new"

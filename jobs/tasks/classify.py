@@ -14,7 +14,7 @@ from fgvc.classification.pictures import save_pictures
 from fgvc.classification.probe import probe_head
 from fgvc.models.export import export
 from fgvc.models.normalised import Normalised
-from fgvc.models.timm import create_model, input_size, input_statistics
+from fgvc.models.timm import check_input_size, create_model, input_size, input_statistics
 from fgvc.training.curves import Panel
 from fgvc.training.learner import SupervisedLearner
 from fgvc.training.schedule import Schedule
@@ -49,7 +49,9 @@ class _Classify:
         self.crops = open_crops(self.manifest, self.splits, config.data)
         self.workers = loader_workers(config.data, self.accelerator.num_processes)
         self.network = create_model(config.model, len(self.manifest.classes))
-        self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
+        self.size, self.eval_size = image_sizes(config.image, input_size(self.network, config.model))
+        for key, size in {"image.size": self.size, "image.eval_size": self.eval_size}.items():
+            check_input_size(self.network, size, key, "set model.kwargs='{{img_size: {size}}}' to build it for {size}")
         self.mean, self.std = input_statistics(self.network, config.model)
 
     def learner(self, schedule: Schedule, found: Path | None) -> SupervisedLearner:

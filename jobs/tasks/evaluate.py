@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from fgvc.classification.evaluation import evaluate_split
 from fgvc.classification.metrics import Predictions, summary
 from fgvc.classification.pictures import save_pictures
-from fgvc.models.timm import load_classifier, read_classifier
+from fgvc.models.timm import check_input_size, load_classifier, read_classifier
 from fgvc.runtime.distributed import rank
 from fgvc.runtime.run_folder import finish
 from fgvc.training.strategies.create import create_accelerator
@@ -83,12 +83,14 @@ def _predictions(
 ) -> Predictions:  # fmt: skip
     """Rebuild the model as the file says and run it over the images."""
     model, about = load_classifier(expand(config.weights, "weights"))
+    size = config.size or about["size"]
+    check_input_size(model.model, size, "size", "leave size= out")
     image = ImageConfig(
         eval_fit=about["fit"], crop_fit=about.get("crop_fit"), eval_crop=config.eval_crop or about["eval_crop"],
         eval_flip=about["eval_flip"] if config.flip is None else config.flip, interpolation=about["interpolation"],
     )  # fmt: skip
     return evaluate_split(
-        model.to(accelerator.device), manifest, indices, data, image, config.size or about["size"], views=views,
+        model.to(accelerator.device), manifest, indices, data, image, size, views=views,
         device=accelerator.device, precision=config.precision, workers=loader_workers(data, accelerator.num_processes),
         batch=config.batch,
     )  # fmt: skip
