@@ -8,6 +8,7 @@ fgvc classify CONFIG --on h100 --follow                submit, then print the jo
 import math
 import re
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any, ClassVar, get_origin, get_type_hints
@@ -169,13 +170,16 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
 def fetch_weights(config: Any) -> None:
     """Download the hub's weights that a classifier's config names, here: compute nodes often have no internet.
 
-    Raises UserError when they are neither cached nor to be had.
+    Where that fails the job is submitted all the same, with a warning: its nodes may reach what this one does not.
     """
     model: Any = getattr(config, "model", None)
     if getattr(model, "weights", "") == "hub" and hasattr(model, "name"):
         from fgvc.models.timm import fetch_hub_weights  # loads torch
 
-        fetch_hub_weights(model.name)
+        try:
+            fetch_hub_weights(model.name)
+        except UserError as error:
+            print(f"warning: {error}; the job needs them on its nodes", file=sys.stderr)
 
 
 def follow_log(submitted: Submitted, pause_s: float = 0.5) -> int:
