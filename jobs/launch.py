@@ -8,7 +8,6 @@ fgvc classify CONFIG --on h100 --follow                submit, then print the jo
 import math
 import re
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any, ClassVar, get_origin, get_type_hints
@@ -153,7 +152,7 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
             f"results are in {command.folder / 'result.json'}"
         )
         return 0
-    fetch_weights(config)
+    warning = fetch_weights(config)
     [submitted] = submit(profile, [command])
     size = f"{profile.nodes} node{'s' * (profile.nodes > 1)} x {profile.ranks_per_node} rank"
     print(
@@ -161,16 +160,16 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
         f"  folder  {command.folder}\n"
         f"  follow  tail -F {shlex.quote(str(submitted.log))}\n"
         f"  state   fgvc status {command.folder}\n"
-        f"  cancel  fgvc cancel {submitted.job}",
+        f"  cancel  fgvc cancel {submitted.job}" + f"\n  warning {warning}" * bool(warning),
         flush=True,
     )
     return follow_log(submitted) if follow else 0
 
 
-def fetch_weights(config: Any) -> None:
+def fetch_weights(config: Any) -> str:
     """Download the hub's weights that a classifier's config names, here: compute nodes often have no internet.
 
-    Where that fails the job is submitted all the same, with a warning: its nodes may reach what this one does not.
+    Returns a warning where that fails: a job's nodes may reach what this one does not.
     """
     model: Any = getattr(config, "model", None)
     if getattr(model, "weights", "") == "hub" and hasattr(model, "name"):
@@ -179,7 +178,8 @@ def fetch_weights(config: Any) -> None:
         try:
             fetch_hub_weights(model.name)
         except UserError as error:
-            print(f"warning: {error}; the job needs them on its nodes", file=sys.stderr)
+            return f"{error}; the job needs them on its nodes"
+    return ""
 
 
 def follow_log(submitted: Submitted, pause_s: float = 0.5) -> int:
