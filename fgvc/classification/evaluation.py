@@ -44,15 +44,18 @@ def evaluate_split(
     model: nn.Module, manifest: Manifest, indices: Sequence[int], data: DataConfig, image: ImageConfig, size: int, *,
     views: Sequence[View], device: torch.device, precision: str, workers: int, batch: int = 64, title: str = "evaluate",
 ) -> Predictions:  # fmt: skip
-    """Predictions of a uint8 model on `indices`, each counted once over all ranks; of several views the mean logits."""
+    """Predictions of a uint8 model on `indices`, each counted once over all ranks; of several views the mean logits.
+
+    Raises UserError naming the first image whose logits are not finite.
+    """
     found = []
     for view in views:
         loader = split_loader(manifest, indices, data, image, size, view, batch, workers)
-        found.append(
-            predict(
-                model, loader, device, flip=image.eval_flip, precision=precision, expected=len(indices), title=title
-            )
+        predictions = predict(
+            model, loader, device, flip=image.eval_flip, precision=precision, expected=len(indices), title=title
         )
+        predictions.check_finite([manifest.entries[entry].key for entry in predictions.entries])
+        found.append(predictions)
     return replace(found[0], logits=np.mean([view.logits for view in found], axis=0))
 
 
