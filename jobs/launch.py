@@ -16,6 +16,7 @@ import yaml
 
 from fgvc.runtime.run_folder import refuse_another_config
 from jobs.config import from_dict, hashed, load, nearest, walk
+from jobs.registry import default_name
 from shards.errors import UserError
 from slurm.client import use_testbed
 from slurm.errors import SlurmError
@@ -130,7 +131,7 @@ def launch_of(profile: Profile, job: str, kind: type, path: Path | None, words: 
     if profile.cache and "data.cache" in dict(walk(kind)) and not config.data.cache:
         words = [*words, f"data.cache={profile.cache}"]
     config = load(kind, path, words)
-    name = str(config.name or (path.stem if path else job))
+    name = str(config.name or default_name(job, path, config))
     folder = Path(config.runs_dir) / job / name
     refuse_another_config(folder, hashed(config), hashed(kind()), partial=True)
     return Launch(f"{job}/{name}", (job, *([str(path)] if path else []), *words), folder), config

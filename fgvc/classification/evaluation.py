@@ -61,10 +61,11 @@ def evaluate_split(
 
 def about(
     manifest: Manifest, model: Any, image: ImageConfig, data: DataConfig, mean: torch.Tensor, std: torch.Tensor,
-    size: int,
+    size: int, temperature: float | None, trained_on: Sequence[Any],
 ) -> dict[str, Any]:  # fmt: skip
     """What a weights file says of itself, so that `fgvc evaluate` needs nothing but the file and shards (and a boxes
-    layer of theirs where one was cropped by)."""
+    layer of theirs where one was cropped by). temperature: None for an uncalibrated model. trained_on: which images
+    (fgvc/classification/seen.py)."""
     policy = eval_policy(data)
     return {
         "model": model, "classes": list(manifest.classes), "size": size, "fit": image.eval_fit,
@@ -72,4 +73,5 @@ def about(
         "interpolation": image.interpolation,
         "crop": policy.crop, "margin": policy.margin, "boxes": TRUTH if policy.boxes == TRUTH else "layer",
         "min_score": policy.min_score, "mean": mean.flatten().tolist(), "std": std.flatten().tolist(),
+        "temperature": temperature, "trained_on": list(trained_on),
     }  # fmt: skip

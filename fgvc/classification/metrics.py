@@ -45,6 +45,10 @@ class Predictions:
         kept = ~np.isin(self.entries, sorted(entries))
         return Predictions(self.logits[kept], self.labels[kept], self.entries[kept])
 
+    def divided(self, temperature: float) -> "Predictions":
+        """With the logits divided by a temperature: the same answers, calibrated confidence."""
+        return replace(self, logits=self.logits / temperature)
+
     @property
     def probabilities(self) -> np.ndarray:
         """(N, classes) softmax of the logits."""
@@ -57,11 +61,15 @@ class Predictions:
         return self.logits.argmax(axis=1) == self.labels
 
 
-def summary(predictions: Predictions, classes: tuple[str, ...], temperature: float | None = None) -> dict[str, Any]:
+def summary(
+    predictions: Predictions, classes: tuple[str, ...], temperature: float | None = None,
+    listed: Collection[int] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Figures as fractions of 1: top1, top5, mean over classes, nll (nats), ece, per class, most confused pairs.
 
     temperature: of calibration, None where there is none. nll and ece are of the logits as they are, with
-    nll_calibrated and ece_calibrated, of the logits divided by it, beside them.
+    nll_calibrated and ece_calibrated, of the logits divided by it, beside them. listed: entries to leave out;
+    without_listed holds the figures of all others.
     Raises UserError for logits that are not finite and when there are no images: neither has figures.
     """
     labels = predictions.labels
@@ -88,7 +96,16 @@ def summary(predictions: Predictions, classes: tuple[str, ...], temperature: flo
             {"truth": classes[truth], "predicted": classes[predicted], "count": count}
             for truth, predicted, count in confusions(predictions)[:10]
         ],
+        **({} if listed is None else {"without_listed": _without(predictions, listed, classes)}),
     }
+
+
+def _without(predictions: Predictions, listed: Collection[int], classes: tuple[str, ...]) -> dict[str, Any]:
+    """The main figures of the images that are not listed, beside how many were left out; none if all were."""
+    rest = predictions.without(listed)
+    figures = summary(rest, classes) if len(rest.labels) else {"count": 0}
+    kept = {key: figures[key] for key in ("count", "top1", "top5", "class_mean", "nll", "ece") if key in figures}
+    return {"left_out": len(predictions.labels) - len(rest.labels)} | kept
 
 
 def nll(predictions: Predictions) -> float:
@@ -100,7 +117,7 @@ def nll(predictions: Predictions) -> float:
 def _calibrated(predictions: Predictions, temperature: float | None) -> dict[str, Any]:
     if temperature is None:
         return {"temperature": None}
-    found = replace(predictions, logits=predictions.logits / temperature)
+    found = predictions.divided(temperature)
     return {
         "temperature": temperature, "nll_calibrated": nll(found),
         "ece_calibrated": expected_calibration_error(found.probabilities, found.labels),
@@ -126,3 +143,10 @@ def confusions(predictions: Predictions) -> list[tuple[int, int, int]]:
     unique, counts = np.unique(pairs, axis=0, return_counts=True)
     order = np.lexsort((unique[:, 1], unique[:, 0], -counts))
     return [(int(unique[i, 0]), int(unique[i, 1]), int(counts[i])) for i in order]
+
+
+def confusion_matrix(predictions: Predictions, classes: int) -> np.ndarray:
+    """(classes, classes) counts of images: a row per true class, a column per predicted one."""
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (predictions.labels, predictions.logits.argmax(axis=1)), 1)
+    return counts

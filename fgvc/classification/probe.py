@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from fgvc.classification.calibration import fit_temperature
 from fgvc.classification.inference import predict
 from fgvc.models.layers import classifier_of
 
@@ -73,12 +74,38 @@ def fit_probe(
 
 def probe_head(
     network: nn.Module, model: nn.Module, loaders: Sequence[DataLoader], device: torch.device, precision: str,
-    images: int, classes: int, penalty: float,
-) -> None:  # fmt: skip
-    """Give a network the head that a probe finds on its features of `images` images, one loader per view."""
+    images: int, classes: int, penalty: float, folds: np.ndarray | None = None, flip: bool = False,
+) -> float | None:  # fmt: skip
+    """Give a network the head that a probe finds on its features of `images` images, one loader per view.
+
+    Returns the head's temperature, fitted out of fold on the same features: folds, (images,), says which fold holds
+    each one, in the loaders' order; None: no temperature. flip: evaluation averages the mirror image in.
+    """
     found = [features_of(model, network, loader, device, precision=precision, expected=images) for loader in loaders]
     features, labels = (torch.cat(column) for column in zip(*found, strict=True))
     set_head(network, *fit_probe(features, labels, classes, penalty))
+    if folds is None:
+        return None
+    views = torch.stack([view.view(2, images, -1) for view, _ in found])  # (views, plain and mirror image, images, D)
+    return probe_temperature(views, found[0][1][:images], torch.from_numpy(folds), classes, penalty, flip)
+
+
+def probe_temperature(
+    views: torch.Tensor, labels: torch.Tensor, folds: torch.Tensor, classes: int, penalty: float, flip: bool
+) -> float:
+    """The temperature of a probe's logits, each image's from a probe that was fitted without its fold.
+
+    views: (views, 2, N, D) features of each image and its mirror image. labels, folds: (N,). Every view and mirror
+    image of an image is in its fold; the logits are those of evaluation, means over views (and mirror images).
+    """
+    measured = (views if flip else views[:, :1]).mean(dim=(0, 1))  # the head is linear: its mean logits
+    logits = torch.zeros(len(labels), classes)
+    for fold in folds.unique():
+        kept, held = folds != fold, folds == fold
+        inputs = views[:, :, kept]
+        weight, bias = fit_probe(inputs.flatten(0, 2), labels[kept].repeat(len(views) * 2), classes, penalty)
+        logits[held] = measured[held] @ weight.T + bias
+    return fit_temperature(logits.numpy(), labels.numpy())
 
 
 def set_head(network: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:

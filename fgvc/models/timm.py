@@ -42,7 +42,7 @@ def create_model(config: ModelConfig, classes: int) -> nn.Module:
     hub = config.weights == "hub"
     try:
         with one_try() if hub else nullcontext():
-            model = timm.create_model(config.name, pretrained=hub, num_classes=classes, **arguments)
+            model: Any = timm.create_model(config.name, pretrained=hub, num_classes=classes, **arguments)
     except LocalEntryNotFoundError as error:
         raise UserError(
             f"model.name={config.name}: its weights are not cached here and the hub does not answer; download them "
@@ -55,6 +55,9 @@ def create_model(config: ModelConfig, classes: int) -> nn.Module:
         _move_stride(model)
     if config.weights not in ("hub", "none"):
         load_weights(model, expand(config.weights, "model.weights"))
+    if size := config.kwargs.get("img_size"):
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        model.pretrained_cfg = dict(model.pretrained_cfg) | {"input_size": (3, height, width)}
     return model
 
 
@@ -89,28 +92,17 @@ def read_classifier(path: Path) -> dict[str, Any]:
         raise UserError(f"weights={path}: says nothing of its model; give a model.safetensors that fgvc classify wrote")
     wrong = [key for key, kind in _RECORD.items() if not isinstance(about.get(key), kind)]
     wrong += [f"model.{key}" for key, kind in _MODEL.items() if not isinstance(about["model"].get(key), kind)]
+    if not isinstance(about.get("temperature", 1.0), int | float | None) or (about.get("temperature") or 1.0) <= 0:
+        wrong.append("temperature")
     if wrong:
         raise UserError(f"weights={path}: damaged metadata ({', '.join(wrong)}); give a file that fgvc classify wrote")
     return about
 
 
-def input_size(model: nn.Module, config: ModelConfig) -> int:
-    """The side in pixels of the input that the model was built for: its img_size where it has one, else its own."""
+def input_size(model: nn.Module) -> int:
+    """The side in pixels of the input that the model was built for."""
     patches = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    size = config.kwargs.get("img_size") or patches or resolve_model_data_config(model)["input_size"]
-    return int(size[-1] if isinstance(size, list | tuple) else size)
-
-
-def check_input_size(model: nn.Module, size: int, key: str, advice: str) -> None:
-    """Raise UserError when the model takes images of its own size only, and that is not `size`, which `key` set.
-
-    advice: what else the user can do; '{size}' stands for the size.
-    """
-    patches: Any = getattr(model, "patch_embed", None)
-    built = getattr(patches, "img_size", None)
-    if not built or not getattr(patches, "strict_img_size", False) or size == built[-1]:
-        return
-    raise UserError(f"{key}={size}: this model was built for {built[-1]} px; {advice.format(size=size)}")
+    return int((patches or resolve_model_data_config(model)["input_size"])[-1])
 
 
 def input_statistics(model: nn.Module, config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:

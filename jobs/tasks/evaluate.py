@@ -8,9 +8,11 @@ from typing import Any
 from accelerate import Accelerator
 
 from fgvc.classification.evaluation import evaluate_split
+from fgvc.classification.listed import read_listed
 from fgvc.classification.metrics import Predictions, summary
-from fgvc.classification.pictures import save_pictures
-from fgvc.models.timm import check_input_size, load_classifier, read_classifier
+from fgvc.classification.results import save_results
+from fgvc.classification.seen import seen_images
+from fgvc.models.timm import load_classifier, read_classifier
 from fgvc.runtime.distributed import rank
 from fgvc.runtime.run_folder import finish
 from fgvc.training.strategies.create import create_accelerator
@@ -36,20 +38,24 @@ def run(config: Config) -> dict[str, Any]:
     _check_classes(config, about, manifest)
     data = _data_as_measured(config, about)
     inputs |= boxes_hashes(data)
+    if config.exclude:
+        inputs["exclude"] = file_hash(config.exclude, "exclude")
     with open_job("evaluate", config, inputs, rank() == 0) as folder:
         if folder.result is not None:
             return folder.result
         indices = _indices(config, manifest)
+        listed = read_listed(expand(config.exclude, "exclude"), manifest) if config.exclude else None
+        marks = _seen(config, about, manifest, indices)
         policy = eval_policy(data)
         views = open_views(policy, manifest, indices)
         predictions = _predictions(config, manifest, data, indices, views, accelerator)
-        figures: dict[str, Any] = {config.split: summary(predictions, manifest.classes)}
+        measured = summary(predictions, manifest.classes, about.get("temperature"), listed)
+        figures: dict[str, Any] = {config.split: measured} | marks
         if policy.uses_boxes:
             missing = without_box(policy, views, indices)
             figures["crops"] = {config.split: {"images": len(indices), "without_box": missing}}
         if rank() == 0:
-            predictions.save(folder.path / "predictions.npz")
-            save_pictures(folder.path, manifest, predictions)
+            save_results(folder.path, "", manifest, predictions, about.get("temperature"))
             return finish(folder, figures, inputs, time.monotonic() - began)
         return figures
 
@@ -61,6 +67,20 @@ def _check_classes(config: Config, about: dict[str, Any], manifest: Manifest) ->
             f"weights={config.weights}: trained for {len(about['classes'])} classes (first '{about['classes'][0]}'), "
             f"{manifest.folder} has {len(manifest.classes)} (first '{manifest.classes[0]}')"
         )
+
+
+def _seen(config: Config, about: dict[str, Any], manifest: Manifest, indices: list[int]) -> dict[str, Any]:
+    """What result.json says of images that the weights were trained on: whether any, and how many; null: not known.
+
+    Raises UserError when there are any and `seen` does not ask for them.
+    """
+    count = seen_images(about, manifest, indices)
+    if count and not config.seen:
+        raise UserError(
+            f"split={config.split}: the weights were trained on {count} of these {len(indices)} images; measure others "
+            "(split=test, or a fold held out of their training), or set seen=true to measure these all the same"
+        )
+    return {"seen": None if count is None else count > 0, "seen_images": count}
 
 
 def _data_as_measured(config: Config, about: dict[str, Any]) -> DataConfig:
@@ -83,14 +103,12 @@ def _predictions(
 ) -> Predictions:  # fmt: skip
     """Rebuild the model as the file says and run it over the images."""
     model, about = load_classifier(expand(config.weights, "weights"))
-    size = config.size or about["size"]
-    check_input_size(model.model, size, "size", "leave size= out")
     image = ImageConfig(
         eval_fit=about["fit"], crop_fit=about.get("crop_fit"), eval_crop=config.eval_crop or about["eval_crop"],
         eval_flip=about["eval_flip"] if config.flip is None else config.flip, interpolation=about["interpolation"],
     )  # fmt: skip
     return evaluate_split(
-        model.to(accelerator.device), manifest, indices, data, image, size, views=views,
+        model.to(accelerator.device), manifest, indices, data, image, config.size or about["size"], views=views,
         device=accelerator.device, precision=config.precision, workers=loader_workers(data, accelerator.num_processes),
         batch=config.batch,
     )  # fmt: skip

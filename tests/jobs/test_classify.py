@@ -1,5 +1,6 @@
 """fgvc classify and evaluate, through the command line's main: results, files, W&B, bad input."""
 
+import csv
 import json
 import os
 import subprocess
@@ -17,6 +18,9 @@ from made_trees import make_cub, make_dogs
 from safetensors.torch import load_file, save_file
 from small_runs import small_run
 
+from fgvc.classification.calibration import fit_temperature
+from fgvc.classification.metrics import Predictions
+from fgvc.models.export import export, read_about
 from jobs.cli import main
 from shards.building.build import LOCK, WORK
 from shards.manifest import Manifest
@@ -49,7 +53,28 @@ def test_files_of_a_run(done: Path, guide: Manifest) -> None:
         assert (file["logits"].argmax(1) == file["labels"]).mean() == pytest.approx(result["test"]["top1"])
         assert file["entries"].tolist() == guide.split("test")
     assert "traceEvents" in json.loads((done / "profile.json").read_text())
-    assert {path.name for path in done.glob("*.png")} == {"training.png", "confused_pairs.png", "class_accuracy.png"}
+    pictures = {"training.png", "confused_pairs.png", "class_accuracy.png", "confusion_matrix.png"}
+    assert {path.name for path in done.glob("*.png")} == pictures
+
+
+def test_answers_and_confusions_as_csv(done: Path, guide: Manifest) -> None:
+    with np.load(done / "predictions_test.npz") as file:
+        logits, labels, entries = file["logits"], file["labels"], file["entries"]
+    with (done / "predictions_test.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    assert [line["key"] for line in lines] == [guide.entries[entry].key for entry in entries]
+    assert [line["predicted"] for line in lines] == [guide.classes[place] for place in logits.argmax(1)]
+    assert [line["correct"] == "1" for line in lines] == (logits.argmax(1) == labels).tolist()
+    chances = torch.from_numpy(logits).softmax(1).amax(1).tolist()
+    assert [float(line["confidence"]) for line in lines] == pytest.approx(chances, abs=1e-5)
+    assert all(line["top5"].split(" | ")[0] == line["predicted"] for line in lines)
+    assert {line["origin"] for line in lines} == {"real"}
+    with (done / "confusion_test.csv").open() as stream:
+        header, *rows = csv.reader(stream)
+    counts = np.array([[int(count) for count in row[1:]] for row in rows])
+    assert header[1:] == [row[0] for row in rows] == list(guide.classes)
+    assert counts.sum(1).tolist() == np.bincount(labels).tolist()
+    assert counts.trace() == (logits.argmax(1) == labels).sum()
 
 
 def test_wandb_file_reads_back_what_was_logged(done: Path) -> None:
@@ -72,6 +97,89 @@ def test_evaluate_agrees_with_training(done: Path, guide: Manifest, tmp_path: Pa
     for close in ("nll", "ece"):  # another memory layout sums in another order
         assert after.pop(close) == pytest.approx(before.pop(close), rel=1e-4)
     assert after == before
+
+
+def evaluate(weights: Path, guide: Manifest, runs: Path, *more: str) -> int:
+    return main(["evaluate", f"weights={weights}", f"data.shards={guide.folder}", f"runs_dir={runs}", *more])
+
+
+def test_images_seen_in_training_are_refused_or_marked(
+    done: Path, guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    weights = done / "model.safetensors"
+    fold = ["split=held_out", "data.folds=4"]
+    assert evaluate(weights, guide, tmp_path, *fold, "data.fold=0") == 2
+    assert "the weights were trained on 20 of these 20 images; measure others" in capsys.readouterr().err
+    assert evaluate(weights, guide, tmp_path, "split=train") == 2
+    assert "trained on 60 of these 80 images" in capsys.readouterr().err
+    assert evaluate(weights, guide, tmp_path, "split=train", "seen=true") == 0
+    assert "SEEN IN TRAINING: 60 of these 80 images" in capsys.readouterr().out
+    # Without a name: of the weights' run and the split.
+    result = json.loads((tmp_path / "evaluate/done-train/result.json").read_text())
+    assert (result["seen"], result["seen_images"]) == (True, 60)
+    assert evaluate(weights, guide, tmp_path, *fold, "data.fold=1") == 0
+    result = json.loads((tmp_path / "evaluate/done-held_out-f1/result.json").read_text())
+    assert (result["seen"], result["seen_images"]) == (False, 0)
+    assert "SEEN" not in capsys.readouterr().out
+    about = read_about(weights)
+    del about["trained_on"]
+    save_file(load_file(weights), tmp_path / "old.safetensors", {key: json.dumps(fact) for key, fact in about.items()})
+    assert evaluate(tmp_path / "old.safetensors", guide, tmp_path, "split=train") == 0
+    assert "is not recorded in the weights file" in capsys.readouterr().out
+    assert json.loads((tmp_path / "evaluate/old-train/result.json").read_text())["seen"] is None
+
+
+def test_outputs_that_are_not_finite_name_an_image(
+    done: Path, guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    state = load_file(done / "model.safetensors")
+    state["fc.bias"][1] = float("nan")
+    export(tmp_path / "bad.safetensors", state, read_about(done / "model.safetensors"))
+    assert evaluate(tmp_path / "bad.safetensors", guide, tmp_path) == 2
+    first = guide.entries[guide.split("test")[0]].key
+    assert f"outputs are not finite for 28 of 28 images, first '{first}'" in capsys.readouterr().err
+    assert not (tmp_path / "evaluate/bad-test/result.json").exists()
+
+
+def test_listed_images_are_left_out_beside(done: Path, guide: Manifest, tmp_path: Path) -> None:
+    found = Predictions.load(done / "predictions_test.npz")
+    wrong = [guide.entries[entry].key for entry in found.entries[~found.correct]]
+    (tmp_path / "listed.txt").write_text("\n".join(f"images/{key}.jpg" for key in wrong))
+    assert evaluate(done / "model.safetensors", guide, tmp_path, f"exclude={tmp_path / 'listed.txt'}") == 0
+    result = json.loads((tmp_path / "evaluate/done-test/result.json").read_text())
+    assert result["test"]["top1"] == found.correct.mean() < 1
+    rest = result["test"]["without_listed"]
+    assert (rest["left_out"], rest["count"], rest["top1"]) == (len(wrong), 28 - len(wrong), 1.0)
+    assert {"exclude", "weights"} <= result["inputs"].keys()
+
+
+def test_a_fold_run_calibrates_the_final_fit(
+    done: Path, guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = json.loads((done / "result.json").read_text())
+    assert before["val"]["temperature"] is before["test"]["temperature"] is None
+    words = [f"train.temperature_from={done}", "train.max_steps=3"]
+    assert main(small_run(guide, tmp_path, "final", *words)) == 0
+    held_out = Predictions.load(done / "predictions_val.npz")
+    result = json.loads((tmp_path / "classify/final/result.json").read_text())
+    temperature = fit_temperature(held_out.logits, held_out.labels)
+    assert result["test"]["temperature"] == pytest.approx(temperature)
+    assert f"calibrated {result['test']['ece_calibrated']:.3f}" in capsys.readouterr().out
+    assert "temperature_from" in result["inputs"]
+    weights = tmp_path / "classify/final/model.safetensors"
+    assert evaluate(weights, guide, tmp_path) == 0
+    again = json.loads((tmp_path / "evaluate/final-test/result.json").read_text())["test"]
+    assert again["ece_calibrated"] == pytest.approx(result["test"]["ece_calibrated"], rel=1e-4)
+    capsys.readouterr()
+    for folder, message in (
+        (tmp_path / "classify/final", "measured no held-out fold"), (tmp_path, "no finished run there"),
+    ):  # fmt: skip
+        assert main(small_run(guide, tmp_path, "bad", f"train.temperature_from={folder}")) == 2
+        assert message in capsys.readouterr().err
+    assert main(small_run(guide, tmp_path, "bad", *words, "train.method=probe")) == 2
+    assert "a probe calibrates itself" in capsys.readouterr().err
+    assert main(small_run(guide, tmp_path, "bad", *words, "model.name=test_efficientnet")) == 2
+    assert "a run of other shards or of another model (test_resnet)" in capsys.readouterr().err
 
 
 def test_evaluate_measures_a_fold_at_another_size(done: Path, guide: Manifest, tmp_path: Path) -> None:
@@ -119,8 +227,18 @@ def test_probe_and_finetuning_from_it(guide: Manifest, tmp_path: Path) -> None:
     assert main(small_run(guide, tmp_path, "probe", "train.method=probe", "image.size=64")) == 0
     probe = json.loads((tmp_path / "classify/probe/result.json").read_text())
     assert probe["steps"] == 0
+    assert 0.02 < probe["test"]["temperature"] < 50
+    assert probe["test"]["nll_calibrated"] < probe["test"]["nll"]
     weights = f"weights={tmp_path / 'classify/probe/model.safetensors'}"
-    words = ["evaluate", weights, f"data.shards={guide.folder}", f"runs_dir={tmp_path}", "split=train", "name=train"]
+    words = [
+        "evaluate",
+        weights,
+        f"data.shards={guide.folder}",
+        f"runs_dir={tmp_path}",
+        "split=train",
+        "name=train",
+        "seen=true",
+    ]
     assert main(words) == 0
     fitted = json.loads((tmp_path / "evaluate/train/result.json").read_text())
     assert fitted["train"]["count"] == 80
