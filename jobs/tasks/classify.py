@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from fgvc.classification.calibration import calibration_folds, temperature_from
+from fgvc.classification.calibration import calibration_folds, held_out_answers, temperature_from
 from fgvc.classification.evaluation import about, evaluate_split, image_sizes, split_loader
 from fgvc.classification.listed import read_listed
 from fgvc.classification.metrics import Predictions, summary

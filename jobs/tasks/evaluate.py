@@ -62,11 +62,15 @@ def run(config: Config) -> dict[str, Any]:
 
 def _check_classes(config: Config, about: dict[str, Any], manifest: Manifest) -> None:
     """Raise UserError for shards of other classes than the weights were trained for."""
-    if tuple(about["classes"]) != manifest.classes:
-        raise UserError(
-            f"weights={config.weights}: trained for {len(about['classes'])} classes (first '{about['classes'][0]}'), "
-            f"{manifest.folder} has {len(manifest.classes)} (first '{manifest.classes[0]}')"
-        )
+    trained, here = about["classes"], manifest.classes
+    if tuple(trained) == here:
+        return
+    pairs = enumerate(zip(trained, here, strict=False), start=1)
+    first = next((f": class {i} is '{there}' there, '{ours}' here" for i, (there, ours) in pairs if there != ours), "")
+    raise UserError(
+        f"weights={config.weights}: trained for {len(trained)} classes, {manifest.folder} has {len(here)}{first}; give "
+        "shards of the classes that these weights were trained for"
+    )
 
 
 def _seen(config: Config, about: dict[str, Any], manifest: Manifest, indices: list[int]) -> dict[str, Any]:

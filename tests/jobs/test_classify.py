@@ -129,6 +129,21 @@ def test_images_seen_in_training_are_refused_or_marked(
     assert json.loads((tmp_path / "evaluate/old-train/result.json").read_text())["seen"] is None
 
 
+def test_shards_of_other_classes_are_refused_by_the_first_that_differs(
+    done: Path, guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    about = read_about(done / "model.safetensors")
+    about["classes"][2] = "stork"
+    export(tmp_path / "other.safetensors", load_file(done / "model.safetensors"), about)
+    assert evaluate(tmp_path / "other.safetensors", guide, tmp_path) == 2
+    found = capsys.readouterr().err
+    assert f"trained for 4 classes, {guide.folder} has 4: class 3 is 'stork' there, '{guide.classes[2]}' here" in found
+    for damage in ({"size": "large"}, {"mean": None}, {"model": {"name": 3}}, {"temperature": -1}):
+        export(tmp_path / "other.safetensors", load_file(done / "model.safetensors"), about | damage)
+        assert evaluate(tmp_path / "other.safetensors", guide, tmp_path) == 2
+        assert "damaged metadata" in capsys.readouterr().err
+
+
 def test_outputs_that_are_not_finite_name_an_image(
     done: Path, guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
