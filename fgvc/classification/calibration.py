@@ -38,9 +38,12 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def calibration_folds(manifest: Manifest, indices: list[int]) -> np.ndarray | None:
     """The fold of every index, (N,); as many folds, up to `FOLDS`, as the smallest class allows (None: not even 2)."""
-    labels = np.array([manifest.entries[index].label for index in indices])
-    folds = min(FOLDS, int(np.unique(labels, return_counts=True)[1].min()))
-    return folds_of(manifest, indices, folds) if folds > 1 else None
+    for folds in range(FOLDS, 1, -1):
+        try:
+            return folds_of(manifest, indices, folds)
+        except UserError:  # a class has too few different images
+            continue
+    return None
 
 
 def held_out_answers(run: str) -> Path:
