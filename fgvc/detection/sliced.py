@@ -18,7 +18,7 @@ from fgvc.detection.detector import Detections, Detector, open_detector
 from fgvc.runtime.distributed import gather_objects, rank, world_size
 from shards.manifest import Manifest
 from shards.reading.decode import decode
-from shards.reading.detection import put, put_back
+from shards.reading.detection import letterbox, unletterbox
 from shards.reading.reader import Reader
 
 
@@ -45,10 +45,10 @@ class SahiDetector(DetectionModel):
 
     def perform_batch_inference(self, images: list[np.ndarray]) -> None:
         pixels = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) for image in images]
-        squares = [put(one, (), self.side) for one in pixels]
+        squares = [letterbox(one, (), self.side) for one in pixels]
         found = self.model.predict(torch.stack([one.image for one in squares]).to(self.device))
         self._original_predictions = [
-            (put_back(boxes.float().cpu(), square.place, one.shape[2], one.shape[1]), scores.cpu(), labels.cpu())
+            (unletterbox(boxes.float().cpu(), square.place, one.shape[2], one.shape[1]), scores.cpu(), labels.cpu())
             for (boxes, scores, labels), square, one in zip(found, squares, pixels, strict=True)
         ]
 

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Logs by global step. After a resume at step s the record is cut back to s and goes on, in one history."""
+    """Logs by global step. After a resume at step s the record is cut back to s and continues, in one history."""
 
     def __init__(
         self,
