@@ -21,6 +21,7 @@ from annotated_types import Ge, Gt, Le
 from jobs.headline import Headline, calibration, without_listed
 from shards.errors import UserError
 from shards.options import option
+from shards.paths import expand
 from shards.reading.config import DataConfig
 
 DEBUG = ["data.workers=0", "data.limit=64"]
@@ -55,7 +56,7 @@ def check(config: Config) -> None:
 
 def default_name(config: Config) -> str:
     """The name of a run that was given none, such as cub200_resnet50-test."""
-    weights = Path(config.weights)
+    weights = expand(config.weights, "weights")
     run = weights.parent.name if weights.stem == "model" else weights.stem
     fold = f"-f{config.data.fold}" if config.split == "held_out" else ""
     return f"{run or 'evaluate'}-{config.split}{fold}"

@@ -19,6 +19,7 @@ def features_of(
     """What the classifier of `network` sees: (2N, D) features (each image, then each mirror image) and (2N,) labels.
 
     model: the uint8 model around `network`; on return `network` is as it was.
+    Raises UserError for features that are not finite.
     """
     head = classifier_of(network)
     kept_weight, kept_bias, kept_outputs = head.weight, head.bias, head.out_features
@@ -40,6 +41,8 @@ def features_of(
         )
     finally:
         head.weight, head.bias, head.out_features = kept_weight, kept_bias, kept_outputs
+    plain.check_finite()
+    mirror.check_finite()
     features = torch.from_numpy(np.concatenate([plain.logits, mirror.logits]))
     return features, torch.from_numpy(np.concatenate([plain.labels, mirror.labels]))
 

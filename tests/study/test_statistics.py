@@ -4,7 +4,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fgvc.study.statistics import holm, interval_over_images, interval_over_seeds
+from fgvc.study.statistics import holm, interval_over_images, interval_over_seeds, paired_interval
+
+
+def test_paired_interval_agrees_with_scipy():
+    random = np.random.default_rng(1)
+    theirs = random.random(400) < 0.7
+    ours = np.where(random.random(400) < 0.8, theirs, random.random(400) < 0.9)
+    difference, low, high = paired_interval(ours, theirs)
+    reference = stats.bootstrap(
+        (ours.astype(float), theirs.astype(float)), lambda a, b, axis: (a - b).mean(axis=axis), paired=True,
+        vectorized=True, method="percentile", n_resamples=10_000, rng=np.random.default_rng(2),
+    )  # fmt: skip
+    assert difference == pytest.approx(ours.mean() - theirs.mean())
+    assert (low, high) == pytest.approx(reference.confidence_interval, abs=0.003)
+    # Against the normal approximation of a paired difference too: the point of pairing is this small an error.
+    error = (ours.astype(float) - theirs).std() / 20
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.05)
 
 
 def crossed(random: np.random.Generator, seeds: int, spread: float) -> np.ndarray:
