@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from fgvc.runtime.interrupt import Interrupted, leave_at_once
-from fgvc.runtime.ranks import run_ranks
+from fgvc.runtime.ranks import end_after_launcher, run_ranks
 from jobs.config import describe, load_job, to_dict
 from jobs.experiments.sweep_file import agent_words
 from jobs.launch import launch, split_words
@@ -71,6 +71,7 @@ def _default_name(name: str, debug: bool) -> str:
 def _run(module: ModuleType, name: str, config: Any) -> int:
     # Rank 0 speaks for all; the others' warnings would say the same again.
     logging.basicConfig(format="%(message)s", level=logging.WARNING if _rank() == 0 else logging.ERROR)
+    end_after_launcher()
     try:
         with leave_at_once(name):
             result = task_module(name).run(config)
@@ -86,7 +87,7 @@ def _run(module: ModuleType, name: str, config: Any) -> int:
 
         lost = lost_peer(error)
         if lost:
-            print(f"fgvc {name}: {lost}", file=sys.stderr)
+            print(f"\nfgvc {name}: {lost}", file=sys.stderr)  # a line of its own, not the progress bar's end
         else:
             traceback.print_exc()
         return _leave(1)

@@ -1,9 +1,13 @@
 """Which signals stop a run, and who answers them."""
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
@@ -22,3 +26,9 @@ def obey_only_the_parent() -> None:
                 os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """In a child: ask the kernel for this signal when the parent dies, even by SIGKILL, so that nobody is orphaned."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, number)

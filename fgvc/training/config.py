@@ -30,7 +30,8 @@ class PlayerOptimConfig(OptimConfig):
     """Optimizer of one of two networks that play against each other; Adam's betas matter there."""
 
     method: Literal["sgd", "adamw"] = option("adamw", "SGD with Nesterov momentum | AdamW")
-    betas: list[float] = option([0.0, 0.99], "AdamW's decay of gradient means and of their squares")
+    beta1: Annotated[float, Ge(0), Lt(1)] = option(0.0, "AdamW's decay of gradient means")
+    beta2: Annotated[float, Ge(0), Lt(1)] = option(0.99, "AdamW's decay of squared gradients")
 
 
 @dataclass

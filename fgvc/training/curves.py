@@ -28,14 +28,17 @@ def plot_training_curves(path: Path, metrics: Path, panels: Sequence[Panel]) -> 
     rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
     if len(rows) < 2:
         return False
-    epochs = np.array([row["epoch"] for row in rows])
-    width = max(1, round(len(rows) / max(epochs[-1], 1) / 10))
+    per_epoch = len(rows) / max(rows[-1]["epoch"], 1)
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 3), squeeze=False)
     for axis, panel in zip(axes[0], panels, strict=True):
-        names = [key for key in rows[0] if any(_matches(key, name) for name in panel.steps)]
+        keys = dict.fromkeys(key for row in rows for key in row)  # some figures are not in every row
+        names = [key for key in keys if any(_matches(key, name) for name in panel.steps)]
         for name in names:
-            smooth = np.convolve([row[name] for row in rows], np.ones(width) / width, mode="valid")
-            axis.plot(epochs[width - 1 :], smooth, label="train" if len(names) == 1 else name)
+            there = [row for row in rows if name in row]
+            width = max(1, min(len(there), round(per_epoch * len(there) / len(rows) / 10)))
+            smooth = np.convolve([row[name] for row in there], np.ones(width) / width, mode="valid")
+            epochs = [row["epoch"] for row in there][width - 1 :]
+            axis.plot(epochs, smooth, label="train" if len(names) == 1 else name)
         for name in panel.held_out:
             held = [(row["epoch"], row[f"val_{name}"]) for row in rows if f"val_{name}" in row]
             if held:

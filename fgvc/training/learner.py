@@ -24,7 +24,8 @@ from fgvc.training.strategies.create import check_strategy
 
 # (model, micro-batch as the loader gave it) -> (mean loss, {name: mean figure}); the same names on every rank. It moves
 # the batch to the device. The model is the bare network in its normalisation, free to be called several times. An
-# objective that is a module with parameters has them trained, saved and averaged with the network's.
+# objective that is a module has its trainable parameters and its buffers trained, averaged and saved with the network's
+# (buffers are changed in place); parts whose parameters are all frozen (a teacher) stay as they are, and are not saved.
 Objective = Callable[[nn.Module, Any], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
@@ -60,15 +61,16 @@ class SupervisedLearner:
         module around it. found: a checkpoint to resume from (of another number of ranks too: the samples stay, only
         dropout's draws change)."""
         self.config, self.accelerator, self.device = config, accelerator, accelerator.device
-        if isinstance(objective, nn.Module) and any(True for _ in objective.parameters()):
-            check_strategy(config, objective_parameters=True)
-            network.add_module(OBJECTIVE, objective)
+        own = _state_of(objective, accelerator.device)
+        if own is not None:
+            check_strategy(config, objective_parameters=any(True for _ in own.parameters()))
+            network.add_module(OBJECTIVE, own)
             _mark_as_new(network)
         state = load_state(found)
         self._step = _Step(whole, objective)
         self.player = Player(
             network, self._step, optim, config, schedule, accelerator,
-            state["networks"]["model"] if state else None,
+            state["networks"]["model"] if state else None, ema=config.ema,
         )  # fmt: skip
         self.step, self._forward_flops = 0, 0.0
         self._whole = whole if config.compile else None  # not compiled yet
@@ -105,6 +107,8 @@ class SupervisedLearner:
         network = self.player.eval_network()
         if hasattr(network, OBJECTIVE):
             delattr(network, OBJECTIVE)
+            settings: Any = network.pretrained_cfg
+            network.pretrained_cfg = settings | {"classifier": settings["classifier"][:-1]}
         return network
 
     def save(self, folder: Path) -> None:
@@ -112,14 +116,12 @@ class SupervisedLearner:
 
     def _compile(self, whole: nn.Module, batch: Any) -> None:
         """Compile the network before its first step. What counts operations keeps torch from compiling whatever it has
-        seen, so they are counted before, in a forward pass that leaves no trace; every rank makes it."""
-        objective = self._step.objective
-        draws = torch.get_rng_state(), np.random.get_state(), random.getstate()
-        with eval_mode(whole), torch.no_grad(), FlopCounter() as counter:
+        seen, so they are counted before, in a pass that leaves no trace; every rank makes it."""
+        objective, draws = copy.deepcopy(self._step.objective), (np.random.get_state(), random.getstate())
+        with torch.random.fork_rng(), eval_mode(whole), torch.enable_grad(), FlopCounter() as counter:
             objective(whole, copy.copy(batch))
-        torch.set_rng_state(draws[0])
-        np.random.set_state(draws[1])
-        random.setstate(draws[2])
+        np.random.set_state(draws[0])
+        random.setstate(draws[1])
         self._forward_flops = counter.total
         whole.compile(backend=os.environ.get("FGVC_COMPILE_BACKEND", "inductor"))
         self._whole = None
@@ -162,6 +164,29 @@ class _Step(nn.Module):
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return self.objective(self.whole, batch)
+
+
+def _state_of(objective: Objective, device: torch.device) -> nn.Module | None:
+    """A module that holds, by name, the very parameters and buffers of an objective that a run has to train and save:
+    all but those of parts whose parameters are all frozen. None where there are none."""
+    if not isinstance(objective, nn.Module):
+        return None
+    objective.to(device)
+    state, given = nn.Module(), set[str]()
+    for name, module in objective.named_modules():
+        parameters = list(module.parameters())
+        if any(name.startswith(f"{one}.") for one in given):
+            continue
+        if name and parameters and not any(parameter.requires_grad for parameter in parameters):
+            given.add(name)
+            continue
+        prefix = f"{name}." if name else ""
+        for key, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                state.register_parameter(f"{prefix}{key}".replace(".", "_"), parameter)
+        for key, buffer in module.named_buffers(recurse=False):
+            state.register_buffer(f"{prefix}{key}".replace(".", "_"), buffer)
+    return state if state.state_dict() else None
 
 
 def _mark_as_new(network: Any) -> None:

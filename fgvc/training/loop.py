@@ -61,6 +61,11 @@ def fit(
                 raise Interrupted(f"{folder}: stopped by {name} at step {learner.step}; the same command resumes")
             if profiler is not None:
                 profiler.step()
+        # A signal that came while the last step was measured and saved.
+        device = learner.device
+        if sum_over_ranks(torch.tensor(float(bool(interruption.signal_name)), device=device)).item():
+            name = interruption.signal_name or "a signal on another rank"
+            raise Interrupted(f"{folder}: stopped by {name} after the last step; the same command resumes")
 
 
 def _over_ranks(means: dict[str, torch.Tensor], signal: bool, due: bool) -> tuple[dict[str, float], bool, bool]:

@@ -44,5 +44,5 @@ def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optim
         return torch.optim.SGD(
             groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused
         )
-    betas = config.betas if isinstance(config, PlayerOptimConfig) else (0.9, 0.999)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(betas[0], betas[1]), fused=fused)
+    betas = (config.beta1, config.beta2) if isinstance(config, PlayerOptimConfig) else (0.9, 0.999)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=fused)

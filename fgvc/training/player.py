@@ -19,11 +19,12 @@ class Player:
 
     def __init__(
         self, network: nn.Module, whole: nn.Module, optim: OptimConfig, config: LoopConfig, schedule: Schedule,
-        accelerator: Accelerator, state: dict[str, Any] | None = None, networks: int = 1,
+        accelerator: Accelerator, state: dict[str, Any] | None = None, *, ema: float, networks: int = 1,
     ) -> None:  # fmt: skip
         """network: what is optimized, averaged, saved and exported. whole: the module around it whose forward pass is
         differentiated; `self.model` is that module as the strategy runs it. state: of `self.state`, to resume from,
-        under any number of ranks and any strategy. networks: how many are trained side by side."""
+        under any number of ranks and any strategy. ema: decay of its average (0: none). networks: how many are trained
+        side by side."""
         self.optim, self.config, self.schedule = optim, config, schedule
         if state is not None:  # before the weights are spread over the ranks
             network.load_state_dict(state["weights"])
@@ -35,8 +36,10 @@ class Player:
         self._eval_copy = EvalCopy(network)
         self.strategy = create_strategy(accelerator, config, optim, networks)
         self.model = self.strategy.wrap(network, whole.to(accelerator.device))
-        self.average = Average(self.strategy.local(), config.ema) if config.ema else None
+        self.average = Average(self.strategy.local(), ema) if ema else None
+        self.moves = 0  # steps of this player, which may be more or fewer than the run's
         if state is not None:
+            self.moves = state["moves"]
             self.strategy.load_optimizer_state(state["optimizer"])
             if self.average is not None:
                 self.average.load(self.strategy.part(state["average"]))
@@ -46,11 +49,12 @@ class Player:
         return self.optim.lr * lr_factor(self.optim, step, self.schedule.per_epoch, self.config.epochs)
 
     def make_step(self, step: int) -> None:
-        """Step on the gradients that have come together, after `step` others, and move the average."""
+        """Step on the accumulated gradients, in step `step` of the run (from 0), and move the average."""
         set_lr(self.strategy.optimizer, self.lr(step))
         self.strategy.step()
+        self.moves += 1
         if self.average is not None:
-            self.average.update(self.strategy.local(), step + 1)
+            self.average.update(self.strategy.local(), self.moves)
 
     def eval_network(self) -> nn.Module:
         """The plain network to evaluate and export, whole on every rank: the average if one is kept. All ranks call
@@ -65,4 +69,5 @@ class Player:
         strategy = self.strategy
         weights = strategy.full(strategy.local(), keep=keep)
         average = strategy.full(self.average.tensors, keep=keep) if self.average is not None else None
-        return {"weights": weights, "average": average, "optimizer": strategy.optimizer_state(keep=keep)}
+        optimizer = strategy.optimizer_state(keep=keep)
+        return {"weights": weights, "average": average, "optimizer": optimizer, "moves": self.moves}

@@ -1,9 +1,11 @@
 """What a checkpoint of a run holds: every network's state, and each rank's random draws."""
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -16,7 +18,10 @@ def save_state(folder: Path, step: int, players: Mapping[str, Player], accelerat
     """Write checkpoint `step` into `folder` and keep the newest `keep` of them. All ranks call it."""
     networks = {name: player.state(keep=rank() == 0) for name, player in players.items()}
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    parts: dict[str, Any] = {f"rank-{rank()}": {"torch": torch.get_rng_state(), "cuda": cuda}}
+    kind, keys, *place = np.random.get_state()
+    draws: dict[str, Any] = {"torch": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
+    draws |= {"numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *place]}
+    parts: dict[str, Any] = {f"rank-{rank()}": draws}
     if rank() == 0:
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         parts["shared"] = {"networks": networks, "scaler": scaler, "step": step, "ranks": world_size()}
@@ -30,7 +35,7 @@ def load_state(found: Path | None) -> dict[str, Any] | None:
     state = checkpoint.load(found, "shared")
     if "networks" not in state:  # written when a run had one network
         model = {"weights": state.pop("network"), "average": state.pop("ema"), "optimizer": state.pop("optimizer")}
-        state["networks"] = {"model": model}
+        state["networks"] = {"model": model | {"moves": state["step"]}}
     return state
 
 
@@ -41,5 +46,9 @@ def restore_rank(found: Path, state: dict[str, Any], accelerator: Accelerator) -
     if state["ranks"] == world_size():
         draws = checkpoint.load(found, f"rank-{rank()}")
         torch.set_rng_state(draws["torch"])
+        if "python" in draws:
+            random.setstate(draws["python"])
+            kind, keys, *place = draws["numpy"]
+            np.random.set_state((kind, keys.numpy().astype(np.uint32), *place))
         if draws["cuda"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(draws["cuda"])

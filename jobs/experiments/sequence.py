@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from fgvc.runtime.interrupt import Interrupted, Interruption
-from fgvc.runtime.ranks import end_with_parent
 from fgvc.runtime.run_folder import IDENTITY, RESULT
+from shards.signals import end_with_parent
 
 LOCK_SECONDS = 120  # a run that lost its starter is saving its last checkpoint; longer than that it belongs to someone
 

@@ -58,13 +58,17 @@ class Task(Protocol):
         """Write weights and results into the run folder; what result.json holds of them, and pictures by name."""
 
 
-def run(job: str, config: Any, inputs_of: Callable[[Any], dict[str, str]], make: Callable[[Opened], Task]) -> Any:
+def run(
+    job: str, config: Any, inputs_of: Callable[[Any], dict[str, str]], make: Callable[[Opened], Task], *,
+    networks: int = 1, objective_parameters: bool = False,
+) -> Any:  # fmt: skip
     """Train and measure; what result.json holds. `inputs_of`: hashes of all that the run reads beside the shards.
+    networks: how many the learner trains side by side; objective_parameters: whether its objective has any of its own.
 
     Raises UserError for a user's mistake, Interrupted after a signal.
     """
     began, loop = time.monotonic(), config.train
-    check_strategy(loop)
+    check_strategy(loop, networks, objective_parameters)
     accelerator = create_accelerator(loop.precision, loop.deterministic, loop.strategy, loop.timeout_minutes)
     manifest = open_shards(config.data)
     inputs = {"shards": manifest.fingerprint} | inputs_of(config)

@@ -1,5 +1,6 @@
 """Batches: training in the contract's order for any rank, evaluation with every sample exactly once."""
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from shards.reading.order import global_batches, rank_batches, transform_seed, v
 from shards.reading.reader import Reader
 from shards.reading.transforms import Transform, seeded
 from shards.reading.views import WHOLE, View
-from shards.signals import obey_only_the_parent
+from shards.signals import end_with_parent, obey_only_the_parent
 
 
 @dataclass
@@ -143,3 +144,4 @@ def _loader(
 def _begin_worker(worker: int) -> None:
     torch.set_num_threads(1)  # one core a worker; more only fight over the others' cores
     obey_only_the_parent()
+    end_with_parent(signal.SIGKILL)  # a worker that outlives its rank keeps the rank's connections open

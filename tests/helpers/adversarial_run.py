@@ -31,11 +31,11 @@ from shards.reading.loader import Batch, Place, Samples, train_loader
 from shards.reading.transforms import train_transform
 
 SIZE, NOISE, STEPS = 16, 8, 10
-LOOP = LoopConfig(
-    epochs=1, batch=8, accumulation=2, ema=0.9, deterministic=True, checkpoint_minutes=0, channels_last=False
+LOOP = LoopConfig(epochs=1, batch=8, accumulation=2, deterministic=True, checkpoint_minutes=0, channels_last=False)
+GENERATOR = PlayerOptimConfig(lr=2e-3, beta1=0.0, beta2=0.99, schedule="constant", warmup_epochs=0, head_multiplier=1)
+DISCRIMINATOR = PlayerOptimConfig(
+    lr=4e-3, beta1=0.5, beta2=0.9, schedule="constant", warmup_epochs=0, head_multiplier=1
 )
-GENERATOR = PlayerOptimConfig(lr=2e-3, betas=[0.0, 0.99], schedule="constant", warmup_epochs=0, head_multiplier=1)
-DISCRIMINATOR = PlayerOptimConfig(lr=4e-3, betas=[0.5, 0.9], schedule="constant", warmup_epochs=0, head_multiplier=1)
 
 
 class Generator(nn.Sequential):
@@ -106,8 +106,8 @@ def setups() -> dict[str, PlayerSetup]:
     torch.manual_seed(3)
     generator, discriminator = Generator(), Discriminator()
     return {
-        "generator": PlayerSetup(generator, generator, GENERATOR),
-        "discriminator": PlayerSetup(discriminator, discriminator, DISCRIMINATOR),
+        "generator": PlayerSetup(generator, generator, GENERATOR, ema=0.9),
+        "discriminator": PlayerSetup(discriminator, discriminator, DISCRIMINATOR, ema=0.8),
     }
 
 

@@ -1,5 +1,6 @@
 """Two networks against each other in the loop: resumed exactly from a kill in any phase, on one rank and on two."""
 
+import json
 import math
 import signal
 from pathlib import Path
@@ -16,6 +17,7 @@ from fgvc.runtime.config import TrackConfig
 from fgvc.runtime.tracking import Tracker
 from fgvc.training.adversarial import AdversarialLearner, Phase
 from fgvc.training.config import LoopConfig
+from fgvc.training.curves import Panel, plot_training_curves
 from fgvc.training.loop import fit
 from fgvc.training.schedule import Schedule
 from fgvc.training.strategies.create import check_strategy
@@ -73,12 +75,12 @@ def test_it_learns_what_a_loop_by_hand_learns(guide: Manifest, tmp_path: Path) -
         name: torch.optim.AdamW(
             [{"params": [p for p in setup.network.parameters() if p.ndim > 1], "weight_decay": 1e-4},
              {"params": [p for p in setup.network.parameters() if p.ndim <= 1], "weight_decay": 0.0}],
-            lr=setup.optim.lr, betas=tuple(setup.optim.betas),
+            lr=setup.optim.lr, betas=(setup.optim.beta1, setup.optim.beta2),
         )
         for name, setup in setups.items()
     }  # fmt: skip
     averages = {name: {k: v.clone() for k, v in one.state_dict().items()} for name, one in networks.items()}
-    batches = tiny.loader(str(guide.folder), 0, 0)
+    batches, moves = tiny.loader(str(guide.folder), 0, 0), dict.fromkeys(networks, 0)
     for step in range(tiny.STEPS):
         pair = [next(batches), next(batches)]
         for phase in tiny.PHASES:
@@ -88,7 +90,8 @@ def test_it_learns_what_a_loop_by_hand_learns(guide: Manifest, tmp_path: Path) -
                 optimizer.zero_grad()
             (sum(phase.loss(networks, batch)[0] for batch in pair) / 2).backward()
             optimizers[phase.player].step()
-            decay = min(0.9, 1 - (step + 1) ** -0.75)
+            moves[phase.player] += 1
+            decay = min(setups[phase.player].ema, 1 - moves[phase.player] ** -0.75)
             for key, value in networks[phase.player].state_dict().items():
                 averages[phase.player][key].lerp_(value, 1 - decay)
     for name, network in networks.items():
@@ -142,3 +145,22 @@ def test_what_two_networks_cannot_have_is_refused_before_ranks_are_joined(
     with pytest.raises(UserError, match=message):
         check_strategy(config, networks=2)
     check_strategy(LoopConfig(precision="bf16"), networks=2)
+
+
+def test_the_learner_itself_refuses_what_it_cannot_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule, accelerator = Schedule(1, 1), Accelerator(cpu=True)
+    for config in (LoopConfig(precision="fp16"), LoopConfig(compile=True)):
+        with pytest.raises(UserError, match="trains one network"):
+            AdversarialLearner(tiny.setups(), tiny.PHASES, config, schedule, accelerator)
+    typo = Phase("generator", "generatr", tiny.generator_loss)
+    with pytest.raises(ValueError, match="phases of no player: generatr; there are generator, discriminator"):
+        AdversarialLearner(tiny.setups(), [typo], tiny.LOOP, schedule, accelerator)
+    with pytest.raises(ValueError, match="one of them has to move in every step"):
+        AdversarialLearner(tiny.setups(), tiny.PHASES[2:], tiny.LOOP, schedule, accelerator)
+
+
+def test_curves_of_figures_that_are_not_in_every_step_are_drawn(tmp_path: Path) -> None:
+    rows = [{"step": s, "epoch": s / 10, "loss_a": 1 / s} | ({"loss_b": s} if s % 3 == 2 else {}) for s in range(1, 31)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert plot_training_curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl", [Panel("loss", ["loss*"])])
+    assert (tmp_path / "curves.png").stat().st_size > 5000
