@@ -20,7 +20,7 @@ from fgvc.classification.config import TrainConfig
 from fgvc.models.config import ModelConfig
 from fgvc.runtime.config import TrackConfig
 from fgvc.training.config import OptimConfig
-from jobs.headline import Headline
+from jobs.headline import Headline, calibration, without_listed
 from shards.options import option
 from shards.reading.config import DataConfig, ImageConfig
 
@@ -36,6 +36,9 @@ class Config:
     runs_dir: str = option("runs", "folder of all runs", affects_result=False)
     seed: int = option(0, "of order, transforms, mixing, initial weights")
     evaluate_test: bool = option(True, "measure the test split, once, at the end")
+    exclude: str = option(
+        "", "file of keys or file names, one a line: figures without these images are given too", False
+    )
     data: DataConfig = field(default_factory=DataConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -47,8 +50,8 @@ class Config:
 def report(result: dict[str, Any], folder: Path) -> str:
     """The lines a run ends with."""
     lines = [
-        f"{split}: top-1 {figures['top1']:.2%}, top-5 {figures['top5']:.2%}, ECE {figures['ece']:.3f}, "
-        f"{figures['count']} images"
+        f"{split}: top-1 {figures['top1']:.2%}, top-5 {figures['top5']:.2%}, {calibration(figures)}, "
+        f"{figures['count']} images{without_listed(figures)}"
         for split, figures in result.items()
         if split in ("val", "test")
     ]

@@ -14,7 +14,8 @@ Every row sees the same seeds and the same folds of the training split. Each (ro
 same command resumes after a kill, and more seeds or rows can be added. A run that fails is named, the rest continues,
 the exit code is 1. With --on CLUSTER the missing runs are submitted as an array; the same command again submits what
 failed, and without --on it writes the table of what is there once no run is in the queue any more.
-To read in <runs_dir>/compare/<name>/: table.md, comparison.png, result.json, and what each run printed in logs/.
+To read in <runs_dir>/compare/<name>/: table.md (also .csv, .tex), comparison.png, result.json, and what each run
+printed in logs/.
 """
 
 import json

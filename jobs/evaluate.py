@@ -1,13 +1,15 @@
 """fgvc evaluate: a trained classifier on a split of any shards with the same classes.
 
     fgvc evaluate weights=runs/classify/NAME/model.safetensors data.shards=FOLDER
-    fgvc evaluate weights=runs/classify/NAME/model.safetensors data.shards=FOLDER split=train name=on_train
+    fgvc evaluate weights=runs/classify/NAME/model.safetensors data.shards=FOLDER split=train seen=true
     fgvc evaluate weights=... data.shards=FOLDER split=held_out data.folds=5 data.fold=0 size=256 flip=true
     fgvc evaluate weights=... data.shards=FOLDER data.boxes=FILE           weights that were trained on crops
     fgvc evaluate CONFIG --on debug
 
-The weights file says itself which model, image size, crop and statistics it was trained with. The run folder
-<runs_dir>/evaluate/<name>/ holds result.json (top-1, top-5, per class, ECE, confused pairs), predictions.npz, pictures.
+The weights file says itself which model, image size, crop and statistics it was trained with, and on which images: to
+measure these is refused without seen=true, and marked with it. The run folder
+<runs_dir>/evaluate/<name>/ holds result.json (top-1, top-5, per class, calibration), predictions.npz and .csv,
+confusion.csv, pictures.
 """
 
 from dataclasses import dataclass, field
@@ -16,9 +18,10 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from jobs.headline import Headline
+from jobs.headline import Headline, calibration, without_listed
 from shards.errors import UserError
 from shards.options import option
+from shards.paths import expand
 from shards.reading.config import DataConfig
 
 DEBUG = ["data.workers=0", "data.limit=64"]
@@ -29,13 +32,17 @@ HEADLINE = Headline("top1", "top-1")
 class Config:
     """What is measured, on what."""
 
-    name: str = option("", "the run's folder name (empty: the config file's, or 'evaluate')", affects_result=False)
+    name: str = option("", "the run's folder name (empty: the config file's, or the weights' run and the split)", False)
     runs_dir: str = option("runs", "folder of all runs", affects_result=False)
     weights: str = option("", "a model.safetensors that fgvc classify wrote")
     split: str = option("test", "split to measure; held_out: the fold of train that data.folds and data.fold name")
     size: Annotated[int, Ge(0)] = option(0, "side of the input in pixels (0: as the weights file says)")
     eval_crop: Annotated[float, Ge(0), Le(1)] = option(0.0, "centre crop by resized short side (0: as the file says)")
     flip: bool | None = option(None, "average with the mirror image (null: as the file says)")
+    seen: bool = option(False, "measure images that the weights were trained on too; the result is marked", False)
+    exclude: str = option(
+        "", "file of keys or file names, one a line: figures without these images are given too", False
+    )
     batch: Annotated[int, Gt(0)] = option(64, "images at a time on every rank", affects_result=False)
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "of the forward pass")
     data: DataConfig = field(default_factory=DataConfig)
@@ -47,13 +54,30 @@ def check(config: Config) -> None:
         raise UserError("weights is not set; give a model.safetensors that fgvc classify wrote: weights=FILE")
 
 
+def default_name(config: Config) -> str:
+    """The name of a run that was given none, such as cub200_resnet50-test."""
+    weights = expand(config.weights, "weights")
+    run = weights.parent.name if weights.stem == "model" else weights.stem
+    fold = f"-f{config.data.fold}" if config.split == "held_out" else ""
+    return f"{run or 'evaluate'}-{config.split}{fold}"
+
+
 def report(result: dict[str, Any], folder: Path) -> str:
     """The lines a run ends with."""
-    split, one = next((key, value) for key, value in result.items() if isinstance(value, dict) and "top1" in value)
-    worst = sorted(one["per_class"].items(), key=lambda pair: pair[1])[:3]
-    return (
-        f"{split}: top-1 {one['top1']:.2%}, top-5 {one['top5']:.2%}, mean over classes {one['class_mean']:.2%}, "
-        f"ECE {one['ece']:.3f}, {one['count']} images; weakest: "
-        + ", ".join(f"{name} {value:.0%}" for name, value in worst)
-        + f"\nlook at {folder}: result.json, predictions.npz, confused_pairs.png, class_accuracy.png"
+    split, figures = next((key, value) for key, value in result.items() if isinstance(value, dict) and "top1" in value)
+    worst = sorted(figures["per_class"].items(), key=lambda pair: pair[1])[:3]
+    lines = [
+        f"{split}: top-1 {figures['top1']:.2%}, top-5 {figures['top5']:.2%}, mean over classes "
+        f"{figures['class_mean']:.2%}, {calibration(figures)}, {figures['count']} images{without_listed(figures)}; "
+        "weakest: " + ", ".join(f"{name} {value:.0%}" for name, value in worst)
+    ]
+    if result.get("seen"):
+        lines.append(
+            f"SEEN IN TRAINING: {result['seen_images']} of these {figures['count']} images; the figures above say "
+            "nothing about new images"
+        )
+    elif result.get("seen", False) is None:
+        lines.append("whether these images were in the weights' training data is not recorded in the weights file")
+    return "\n".join(
+        [*lines, f"look at {folder}: result.json, predictions.csv, confused_pairs.png, class_accuracy.png"]
     )

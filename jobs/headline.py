@@ -24,3 +24,16 @@ class Headline:
     def line(self, result: dict[str, Any]) -> str:
         """As `fgvc status` shows it: val top-1 81.30%, test top-1 80.78%."""
         return ", ".join(f"{split} {self.title} {value:.2%}" for split, value in self.figures(result).items())
+
+
+def calibration(figures: dict[str, Any]) -> str:
+    """A classifier's calibration error on a split, as a report shows it: ECE 0.234, calibrated 0.031."""
+    if "ece_calibrated" in figures:
+        return f"ECE {figures['ece']:.3f}, calibrated {figures['ece_calibrated']:.3f}"
+    return f"ECE {figures['ece']:.3f} (uncalibrated)"
+
+
+def without_listed(figures: dict[str, Any]) -> str:
+    """Top-1 of a split without the images that `exclude` lists, where it lists any."""
+    rest = figures.get("without_listed", {})
+    return f", top-1 {rest['top1']:.2%} without {rest['left_out']} listed ones" if rest.get("count") else ""

@@ -16,7 +16,7 @@ from fgvc.runtime.ranks import end_after_launcher, run_ranks
 from jobs.config import describe, load_job, to_dict
 from jobs.experiments.sweep_file import agent_words
 from jobs.launch import launch, split_words
-from jobs.registry import command_module, task_module
+from jobs.registry import command_module, default_name, task_module
 from jobs.words import Parser
 from shards.errors import UserError
 from slurm.job import note_mistake
@@ -39,7 +39,7 @@ def main(name: str, words: list[str]) -> int:
         overrides = [*module.DEBUG, *overrides]
     own = split_words(overrides)[1] if on_cluster else overrides
     config = load_job(name, path, own)
-    config.name = config.name or _default_name(name, path, arguments.on == "debug")
+    config.name = config.name or _default_name(default_name(name, path, config), arguments.on == "debug")
     if arguments.print_folder:
         print(Path(config.runs_dir) / name / config.name)
         return 0
@@ -64,10 +64,10 @@ def _check_options(arguments: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError("--processes starts ranks on this machine; with --on CLUSTER set nodes= and gpus_per_node=")
 
 
-def _default_name(job: str, path: Path | None, debug: bool) -> str:
+def _default_name(name: str, debug: bool) -> str:
     # A trial that `wandb agent` starts has a run folder of its own, or the second one would be refused the first's.
     trial = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
-    return trial or (path.stem if path else job) + ("-debug" if debug else "")
+    return trial or name + ("-debug" if debug else "")
 
 
 def _run(module: ModuleType, name: str, config: Any) -> int:

@@ -16,6 +16,7 @@ import yaml
 
 from fgvc.runtime.run_folder import refuse_another_config
 from jobs.config import from_dict, hashed, load, nearest, walk
+from jobs.registry import default_name
 from shards.errors import UserError
 from slurm.client import use_testbed
 from slurm.errors import SlurmError
@@ -130,7 +131,7 @@ def launch_of(profile: Profile, job: str, kind: type, path: Path | None, words: 
     if profile.cache and "data.cache" in dict(walk(kind)) and not config.data.cache:
         words = [*words, f"data.cache={profile.cache}"]
     config = load(kind, path, words)
-    name = str(config.name or (path.stem if path else job))
+    name = str(config.name or default_name(job, path, config))
     folder = Path(config.runs_dir) / job / name
     refuse_another_config(folder, hashed(config), hashed(kind()), partial=True)
     return Launch(f"{job}/{name}", (job, *([str(path)] if path else []), *words), folder), config
@@ -142,7 +143,7 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
     profile = read_profile(cluster, for_profile)
     if cluster == TESTBED and not dry and not use_testbed():
         raise SlurmError("--on testbed: no test cluster runs here; start one: fgvc cluster up")
-    command, _ = launch_of(profile, job, module.Config, path, own)
+    command, config = launch_of(profile, job, module.Config, path, own)
     if dry:
         print(sbatch_script(profile, [command]))
         return 0
@@ -152,6 +153,7 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
             f"results are in {command.folder / 'result.json'}"
         )
         return 0
+    warning = fetch_weights(config)
     [submitted] = submit(profile, [command])
     size = f"{profile.nodes} node{'s' * (profile.nodes > 1)} x {profile.ranks_per_node} rank"
     print(
@@ -159,10 +161,26 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
         f"  folder  {command.folder}\n"
         f"  follow  tail -F {shlex.quote(str(submitted.log))}\n"
         f"  state   fgvc status {command.folder}\n"
-        f"  cancel  fgvc cancel {submitted.job}",
+        f"  cancel  fgvc cancel {submitted.job}" + f"\n  warning {warning}" * bool(warning),
         flush=True,
     )
     return follow_log(submitted) if follow else 0
+
+
+def fetch_weights(config: Any) -> str:
+    """Download the hub's weights that a classifier's config names, here: compute nodes often have no internet.
+
+    Returns a warning where that fails: a job's nodes may reach what this one does not.
+    """
+    model: Any = getattr(config, "model", None)
+    if getattr(model, "weights", "") == "hub" and hasattr(model, "name"):
+        from fgvc.models.timm import fetch_hub_weights  # loads torch
+
+        try:
+            fetch_hub_weights(model.name)
+        except UserError as error:
+            return f"{error}; the job needs them on its nodes"
+    return ""
 
 
 def follow_log(submitted: Submitted, pause_s: float = 0.5) -> int:

@@ -6,8 +6,9 @@ command NAME is jobs/NAME.py with `main(words)`.
 """
 
 import importlib
+from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Entry(NamedTuple):
@@ -43,6 +44,14 @@ def command_module(name: str) -> ModuleType:
 def task_module(name: str) -> ModuleType:
     """The module that does a job's work; importing it takes seconds."""
     return importlib.import_module(f"jobs.tasks.{name}")
+
+
+def default_name(job: str, path: Path | None, config: Any) -> str:
+    """The name of a run that was given none: its config file's, else what its command makes of the config."""
+    if path is not None:
+        return path.stem
+    make = getattr(command_module(job), "default_name", None)
+    return make(config) if make else job
 
 
 def summary() -> str:

@@ -19,3 +19,9 @@ class TrainConfig(LoopConfig):
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = option(0.1, "share of the target spread over all classes")
     mixup: Annotated[float, Ge(0)] = option(0.0, "alpha of mixup's Beta between neighbours of a batch (0: off)")
     cutmix: Annotated[float, Ge(0)] = option(0.0, "alpha of cutmix's Beta (0: off); with mixup: one or the other")
+    temperature_from: str = option(
+        "",
+        "finetune: folder of a finished run of the same recipe with a held-out fold, whose held-out answers calibrate "
+        "this one's (empty: uncalibrated; a probe calibrates itself)",
+        affects_result=False,
+    )

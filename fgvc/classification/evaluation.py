@@ -27,7 +27,7 @@ def image_sizes(config: ImageConfig, own: int) -> tuple[int, int]:
 
 def split_loader(
     manifest: Manifest,
-    members: Sequence[int],
+    indices: Sequence[int],
     data: DataConfig,
     image: ImageConfig,
     size: int,
@@ -35,33 +35,37 @@ def split_loader(
     batch: int,
     workers: int,
 ) -> DataLoader:
-    """This rank's part of `members` in one view with the evaluation transform at `size` pixels."""
+    """This rank's part of `indices` in one view with the evaluation transform at `size` pixels."""
     samples = Samples(manifest, eval_transform(image, size, cut=bool(view.regions)), [view], cache=data.cache)
-    return eval_loader(members, samples, batch=batch, place=Place(rank(), world_size()), workers=workers)
+    return eval_loader(indices, samples, batch=batch, place=Place(rank(), world_size()), workers=workers)
 
 
 def evaluate_split(
-    model: nn.Module, manifest: Manifest, members: Sequence[int], data: DataConfig, image: ImageConfig, size: int, *,
+    model: nn.Module, manifest: Manifest, indices: Sequence[int], data: DataConfig, image: ImageConfig, size: int, *,
     views: Sequence[View], device: torch.device, precision: str, workers: int, batch: int = 64, title: str = "evaluate",
 ) -> Predictions:  # fmt: skip
-    """Predictions of a uint8 model on `members`, each counted once over all ranks; of several views the mean logits."""
+    """Predictions of a uint8 model on `indices`, each counted once over all ranks; of several views the mean logits.
+
+    Raises UserError naming the first image whose logits are not finite.
+    """
     found = []
     for view in views:
-        loader = split_loader(manifest, members, data, image, size, view, batch, workers)
-        found.append(
-            predict(
-                model, loader, device, flip=image.eval_flip, precision=precision, expected=len(members), title=title
-            )
+        loader = split_loader(manifest, indices, data, image, size, view, batch, workers)
+        predictions = predict(
+            model, loader, device, flip=image.eval_flip, precision=precision, expected=len(indices), title=title
         )
-    return replace(found[0], logits=np.mean([one.logits for one in found], axis=0))
+        predictions.check_finite([manifest.entries[entry].key for entry in predictions.entries])
+        found.append(predictions)
+    return replace(found[0], logits=np.mean([view.logits for view in found], axis=0))
 
 
 def about(
     manifest: Manifest, model: Any, image: ImageConfig, data: DataConfig, mean: torch.Tensor, std: torch.Tensor,
-    size: int,
+    size: int, temperature: float | None, trained_on: Sequence[Any],
 ) -> dict[str, Any]:  # fmt: skip
     """What a weights file says of itself, so that `fgvc evaluate` needs nothing but the file and shards (and a boxes
-    layer of theirs where one was cropped by)."""
+    layer of theirs where one was cropped by). temperature: None for an uncalibrated model. trained_on: which images
+    (fgvc/classification/seen.py)."""
     policy = eval_policy(data)
     return {
         "model": model, "classes": list(manifest.classes), "size": size, "fit": image.eval_fit,
@@ -69,4 +73,5 @@ def about(
         "interpolation": image.interpolation,
         "crop": policy.crop, "margin": policy.margin, "boxes": TRUTH if policy.boxes == TRUTH else "layer",
         "min_score": policy.min_score, "mean": mean.flatten().tolist(), "std": std.flatten().tolist(),
+        "temperature": temperature, "trained_on": list(trained_on),
     }  # fmt: skip

@@ -1,10 +1,10 @@
-"""Pictures of a classification result: confused pairs with examples, accuracy by class."""
+"""Pictures of a classification result: confused pairs with examples, accuracy by class, the confusion matrix."""
 
 from pathlib import Path
 
 import numpy as np
 
-from fgvc.classification.metrics import Predictions, confusions
+from fgvc.classification.metrics import Predictions, confusion_matrix, confusions
 from fgvc.runtime.figures import pyplot, save_figure
 from shards.manifest import Manifest
 from shards.reading.decode import decode
@@ -12,7 +12,8 @@ from shards.reading.reader import Reader
 
 
 def confused_pairs(path: Path, manifest: Manifest, predictions: Predictions, pairs: int = 5, examples: int = 3) -> None:
-    """A row for each of the most confused pairs: wrongly named images of the true class, then the other class's."""
+    """A row for each of the most confused pairs. Left: images of the true class that were misclassified; right:
+    examples of the class they were taken for."""
     found = confusions(predictions)[:pairs]
     if not found:
         return
@@ -30,7 +31,7 @@ def confused_pairs(path: Path, manifest: Manifest, predictions: Predictions, pai
             if entry is not None:
                 axis.imshow(decode(reader.read(entry)).permute(1, 2, 0).numpy())
         row[0].set_title(f"{_short(manifest.classes[truth])}: {count} taken for", loc="left", fontsize=8)
-        row[examples].set_title(_short(manifest.classes[guess]), loc="left", fontsize=8)
+        row[examples].set_title(f"examples: {_short(manifest.classes[guess])}", loc="left", fontsize=8)
     save_figure(figure, path)
 
 
@@ -48,6 +49,22 @@ def class_accuracy(path: Path, manifest: Manifest, predictions: Predictions) -> 
     save_figure(figure, path)
 
 
+def confusion_picture(path: Path, manifest: Manifest, predictions: Predictions) -> None:
+    """Share of every true class (row) that was taken for every class (column); names where there is room for them."""
+    counts = confusion_matrix(predictions, len(manifest.classes))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(max(4.0, 0.16 * len(counts) + 2), 16.0)
+    figure, axis = pyplot.subplots(figsize=(side + 0.8, side))
+    image = axis.imshow(shares, cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
+    if len(counts) <= 60:
+        names = [_short(name) for name in manifest.classes]
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+        axis.set_yticks(range(len(names)), names, fontsize=6)
+    axis.set(xlabel="predicted", ylabel="truth")
+    figure.colorbar(image, ax=axis, shrink=0.7, label="share of the true class")
+    save_figure(figure, path)
+
+
 def _padded(entries: np.ndarray, count: int) -> list[int | None]:
     chosen: list[int | None] = [int(entry) for entry in entries[:count]]
     return chosen + [None] * (count - len(chosen))
@@ -58,8 +75,9 @@ def _short(name: str) -> str:
 
 
 def save_pictures(folder: Path, manifest: Manifest, predictions: Predictions) -> dict[str, Path]:
-    """Pictures of a result, as name -> PNG: the most confused pairs with examples, and accuracy by class."""
-    named = {"confused_pairs": folder / "confused_pairs.png", "class_accuracy": folder / "class_accuracy.png"}
+    """Pictures of a result, as name -> PNG: the most confused pairs, accuracy by class, the confusion matrix."""
+    named = {name: folder / f"{name}.png" for name in ("confused_pairs", "class_accuracy", "confusion_matrix")}
     confused_pairs(named["confused_pairs"], manifest, predictions)
     class_accuracy(named["class_accuracy"], manifest, predictions)
+    confusion_picture(named["confusion_matrix"], manifest, predictions)
     return {name: path for name, path in named.items() if path.is_file()}

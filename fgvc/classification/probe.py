@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from fgvc.classification.calibration import fit_temperature
 from fgvc.classification.inference import predict
 from fgvc.models.layers import classifier_of
 
@@ -18,6 +19,7 @@ def features_of(
     """What the classifier of `network` sees: (2N, D) features (each image, then each mirror image) and (2N,) labels.
 
     model: the uint8 model around `network`; on return `network` is as it was.
+    Raises UserError for features that are not finite.
     """
     head = classifier_of(network)
     kept_weight, kept_bias, kept_outputs = head.weight, head.bias, head.out_features
@@ -39,6 +41,8 @@ def features_of(
         )
     finally:
         head.weight, head.bias, head.out_features = kept_weight, kept_bias, kept_outputs
+    plain.check_finite()
+    mirror.check_finite()
     features = torch.from_numpy(np.concatenate([plain.logits, mirror.logits]))
     return features, torch.from_numpy(np.concatenate([plain.labels, mirror.labels]))
 
@@ -73,12 +77,38 @@ def fit_probe(
 
 def probe_head(
     network: nn.Module, model: nn.Module, loaders: Sequence[DataLoader], device: torch.device, precision: str,
-    images: int, classes: int, penalty: float,
-) -> None:  # fmt: skip
-    """Give a network the head that a probe finds on its features of `images` images, in one view a loader."""
-    found = [features_of(model, network, one, device, precision=precision, expected=images) for one in loaders]
+    images: int, classes: int, penalty: float, folds: np.ndarray | None = None, flip: bool = False,
+) -> float | None:  # fmt: skip
+    """Give a network the head that a probe finds on its features of `images` images, one loader per view.
+
+    Returns the head's temperature, fitted out of fold on the same features: folds, (images,), says which fold holds
+    each one, in the loaders' order; None: no temperature. flip: evaluation averages the mirror image in.
+    """
+    found = [features_of(model, network, loader, device, precision=precision, expected=images) for loader in loaders]
     features, labels = (torch.cat(column) for column in zip(*found, strict=True))
     set_head(network, *fit_probe(features, labels, classes, penalty))
+    if folds is None:
+        return None
+    views = torch.stack([view.view(2, images, -1) for view, _ in found])  # (views, plain and mirror image, images, D)
+    return probe_temperature(views, found[0][1][:images], torch.from_numpy(folds), classes, penalty, flip)
+
+
+def probe_temperature(
+    views: torch.Tensor, labels: torch.Tensor, folds: torch.Tensor, classes: int, penalty: float, flip: bool
+) -> float:
+    """The temperature of a probe's logits, each image's from a probe that was fitted without its fold.
+
+    views: (views, 2, N, D) features of each image and its mirror image. labels, folds: (N,). Every view and mirror
+    image of an image is in its fold; the logits are those of evaluation, means over views (and mirror images).
+    """
+    measured = (views if flip else views[:, :1]).mean(dim=(0, 1))  # the head is linear: its mean logits
+    logits = torch.zeros(len(labels), classes)
+    for fold in folds.unique():
+        kept, held = folds != fold, folds == fold
+        inputs = views[:, :, kept]
+        weight, bias = fit_probe(inputs.flatten(0, 2), labels[kept].repeat(len(views) * 2), classes, penalty)
+        logits[held] = measured[held] @ weight.T + bias
+    return fit_temperature(logits.numpy(), labels.numpy())
 
 
 def set_head(network: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:

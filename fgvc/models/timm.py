@@ -1,19 +1,30 @@
 """Any timm network: created with weights from its hub, a local file or none, and what input it expects."""
 
+from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.data import resolve_model_data_config
 from torch import nn
 
 from fgvc.models.config import ModelConfig
 from fgvc.models.export import read_about
+from fgvc.models.hub import one_try
 from fgvc.models.normalised import Normalised
 from fgvc.models.weights import load_weights, one_line
 from shards.errors import UserError
 from shards.paths import expand
+
+# What `read_classifier` relies on: key -> type, of the metadata and of its `model`.
+_RECORD: dict[str, Any] = {
+    "model": dict, "classes": list, "size": int, "fit": str, "eval_crop": int | float, "eval_flip": bool,
+    "interpolation": str, "crop": str, "margin": int | float, "mean": list, "std": list,
+}  # fmt: skip
+_MODEL: dict[str, Any] = {"name": str, "kwargs": dict, "caffe_stride": bool}
 
 
 def create_model(config: ModelConfig, classes: int) -> nn.Module:
@@ -28,16 +39,35 @@ def create_model(config: ModelConfig, classes: int) -> nn.Module:
         arguments["drop_rate"] = config.drop_rate
     if config.drop_path:
         arguments["drop_path_rate"] = config.drop_path
+    hub = config.weights == "hub"
     try:
-        model = timm.create_model(config.name, pretrained=config.weights == "hub", num_classes=classes, **arguments)
-    except (TypeError, RuntimeError, OSError) as error:
-        advice = "; without a connection give model.weights=FILE or none" if config.weights == "hub" else ""
+        with one_try() if hub else nullcontext():
+            model: Any = timm.create_model(config.name, pretrained=hub, num_classes=classes, **arguments)
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"model.name={config.name}: its weights are not cached here and the hub does not answer; download them "
+            "where there is a connection, or give model.weights=FILE (none: random weights)"
+        ) from error
+    except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:
+        advice = "; give model.weights=FILE or none" if hub else ""
         raise UserError(f"model.name={config.name}: {one_line(error)}{advice}") from error
     if config.caffe_stride:
         _move_stride(model)
     if config.weights not in ("hub", "none"):
         load_weights(model, expand(config.weights, "model.weights"))
+    if size := config.kwargs.get("img_size"):
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        model.pretrained_cfg = dict(model.pretrained_cfg) | {"input_size": (3, height, width)}
     return model
+
+
+@cache
+def fetch_hub_weights(name: str) -> None:
+    """Download a model's pretrained weights into this user's cache, so that nodes without internet find them there.
+
+    Raises UserError when timm has no such model, the model has no weights, or the hub cannot be reached.
+    """
+    create_model(ModelConfig(name, "hub"), 0)
 
 
 def load_classifier(path: Path) -> tuple[Normalised, dict[str, Any]]:
@@ -60,12 +90,19 @@ def read_classifier(path: Path) -> dict[str, Any]:
     about = read_about(path)
     if "classes" not in about or "model" not in about:
         raise UserError(f"weights={path}: says nothing of its model; give a model.safetensors that fgvc classify wrote")
+    wrong = [key for key, kind in _RECORD.items() if not isinstance(about.get(key), kind)]
+    wrong += [f"model.{key}" for key, kind in _MODEL.items() if not isinstance(about["model"].get(key), kind)]
+    if not isinstance(about.get("temperature", 1.0), int | float | None) or (about.get("temperature") or 1.0) <= 0:
+        wrong.append("temperature")
+    if wrong:
+        raise UserError(f"weights={path}: damaged metadata ({', '.join(wrong)}); give a file that fgvc classify wrote")
     return about
 
 
 def input_size(model: nn.Module) -> int:
-    """The side in pixels of the model's own input."""
-    return int(resolve_model_data_config(model)["input_size"][-1])
+    """The side in pixels of the input that the model was built for."""
+    patches = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return int((patches or resolve_model_data_config(model)["input_size"])[-1])
 
 
 def input_statistics(model: nn.Module, config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import yaml
 
 from fgvc.runtime.run_folder import RESULT
 from fgvc.study.headline import PerImage, read_headline
-from fgvc.study.statistics import paired_interval
+from fgvc.study.statistics import Interval, holm, interval_over_images, interval_over_seeds
 from shards.errors import UserError
 
 
@@ -32,8 +32,10 @@ class Measured:
 class RowFigures:
     """A row of the table. Figures are fractions of 1, times in seconds; None where there is nothing to report.
 
-    value: the headline figure; low, high: its bootstrap interval over images. difference (low, high): against the first
-    row, paired over images. std: over seeds of the value pooled over folds, for at least two seeds with all their runs.
+    value: the headline figure; low, high: its bootstrap interval over images, and over seeds where two or more measured
+    all of them. difference (low, high): against the first row, paired over the same. p: of no difference; p_holm: the
+    same corrected for the number of rows. std: over seeds of the value pooled over folds, for at least two seeds with
+    all their runs.
     """
 
     label: str
@@ -52,6 +54,8 @@ class RowFigures:
     seconds: float | None
     test_value: float | None
     test_runs: int
+    p: float | None = None
+    p_holm: float | None = None
 
 
 def read_run(folder: Path, seed: int, fold: int) -> Measured | None:
@@ -79,10 +83,13 @@ def figures(rows: Mapping[str, Sequence[Measured]], split: str, seeds: int, fold
     Raises UserError when two rows were measured on different images.
     """
     first = next(iter(rows.values()))
-    return [
+    found = [
         _row(label, runs, None if position == 0 else first, split, seeds, folds)
         for position, (label, runs) in enumerate(rows.items())
     ]
+    tested = [row for row in found if row.p is not None]
+    corrected = dict(zip((row.label for row in tested), holm([row.p or 0.0 for row in tested]), strict=True))
+    return [replace(row, p_holm=corrected.get(row.label)) for row in found]
 
 
 def pooled(runs: Sequence[Measured], split: str) -> PerImage:
@@ -93,36 +100,54 @@ def pooled(runs: Sequence[Measured], split: str) -> PerImage:
     return unique, np.bincount(place, weights=values) / np.bincount(place)
 
 
-def paired_difference(
-    ours: Sequence[Measured], theirs: Sequence[Measured], split: str
-) -> tuple[float, float, float] | None:
-    """(difference, low, high) over the images of the seeds and folds that both sides finished; None without any."""
+def paired_difference(ours: Sequence[Measured], theirs: Sequence[Measured], split: str) -> Interval | None:
+    """The difference over the images of the seeds and folds that both sides finished; None without any."""
     both = {(run.seed, run.fold) for run in ours} & {(run.seed, run.fold) for run in theirs}
     if not both:
         return None
-    sides = [pooled([run for run in side if (run.seed, run.fold) in both], split) for side in (ours, theirs)]
-    if not np.array_equal(sides[0][0], sides[1][0]):
+    ours, theirs = ([run for run in side if (run.seed, run.fold) in both] for side in (ours, theirs))
+    (entries, values), (their_entries, their_values) = (pooled(side, split) for side in (ours, theirs))
+    if not np.array_equal(entries, their_entries):
         raise UserError("rows were measured on different images; compare configs that read the same shards")
-    return paired_interval(sides[0][1], sides[1][1])
+    matrices = [_of_seeds(side, split, len(entries)) for side in (ours, theirs)]
+    if matrices[0] is not None and matrices[1] is not None:
+        return interval_over_seeds(matrices[0] - matrices[1])
+    return interval_over_images(values - their_values)
+
+
+def _of_seeds(runs: Sequence[Measured], split: str, images: int) -> np.ndarray | None:
+    """(seeds, images) figures, a row a seed; None for one seed, or where a seed did not measure every image."""
+    of_seed = _by_seed(runs)
+    if len(of_seed) < 2:
+        return None
+    found = [pooled(group, split)[1] for group in of_seed.values()]
+    return np.stack(found) if all(len(values) == images for values in found) else None
+
+
+def _by_seed(runs: Sequence[Measured]) -> dict[int, list[Measured]]:
+    of_seed: dict[int, list[Measured]] = {}
+    for run in sorted(runs, key=lambda run: (run.seed, run.fold)):
+        of_seed.setdefault(run.seed, []).append(run)
+    return of_seed
+
+
+def cells_of(rows: Sequence[RowFigures], title: str) -> list[list[str]]:
+    """The table's cells as text, the header first. title: of the headline figure, in percent."""
+    header = [
+        "row", f"{title} %", "std over seeds", "difference [95 %]", "parameters", "train img/s", "eval img/s", "time",
+    ]  # fmt: skip
+    corrected = sum(row.p_holm is not None for row in rows) > 1
+    touched = any(row.test_runs for row in rows)
+    unfinished = any(row.runs < row.planned for row in rows)
+    header[4:4] = ["p (Holm)"] * corrected
+    header += [f"test {title} %"] * touched + ["runs"] * unfinished
+    return [header, *([*_cells(row, corrected), *_more_cells(row, touched, unfinished)] for row in rows)]
 
 
 def table(rows: Sequence[RowFigures], title: str) -> str:
     """The rows as aligned Markdown, which reads well in a terminal too. title: of the headline figure, in percent."""
-    header = [
-        "row",
-        f"{title} %",
-        "std over seeds",
-        "difference [95 %]",
-        "parameters",
-        "train img/s",
-        "eval img/s",
-        "time",
-    ]
-    touched = any(row.test_runs for row in rows)
-    unfinished = any(row.runs < row.planned for row in rows)
-    header += [f"test {title} %"] * touched + ["runs"] * unfinished
-    cells = [header, *([*_cells(row), *_more_cells(row, touched, unfinished)] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    cells = cells_of(rows, title)
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
                           for i, (cell, width) in enumerate(zip(line, widths, strict=True))) + " |"
@@ -147,18 +172,17 @@ def _row(
             label, 0, planned, 0, None, None, None, [], None, None, None, None, None, None, None, 0
         )  # fmt: skip
     entries, values = pooled(runs, split)
-    value, low, high = paired_interval(values, np.zeros_like(values))
-    of_seed: dict[int, list[Measured]] = {}
-    for run in runs:
-        of_seed.setdefault(run.seed, []).append(run)
-    # Folds differ in difficulty: a seed that lacks one says nothing of the spread between seeds.
-    whole = [group for _, group in sorted(of_seed.items()) if len(group) == max(folds, 1)]
+    matrix = _of_seeds(runs, split, len(entries))
+    value, low, high, _ = interval_over_images(values) if matrix is None else interval_over_seeds(matrix)
+    difference = paired_difference(runs, first, split) if first is not None else None
+    # Folds differ in difficulty: a seed that lacks a fold says nothing about the spread between seeds.
+    whole = [group for group in _by_seed(runs).values() if len(group) == max(folds, 1)]
     per_seed = [float(pooled(group, split)[1].mean()) for group in whole]
     tested = [run for run in runs if "test" in run.per_image]
     return RowFigures(
         label=label, runs=len(runs), planned=planned, images=len(entries), value=value, low=low, high=high,
         per_seed=per_seed, std=statistics.stdev(per_seed) if len(per_seed) > 1 else None,
-        difference=paired_difference(runs, first, split) if first is not None else None,
+        difference=difference[:3] if difference else None, p=difference.p if difference else None,
         parameters=runs[0].result["parameters"],
         images_per_second=_median([run.images_per_second for run in runs]),
         evaluation_images_per_second=_median([run.result.get("evaluation_images_per_second") for run in runs]),
@@ -172,7 +196,7 @@ def _median(values: Sequence[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _cells(row: RowFigures) -> list[str]:
+def _cells(row: RowFigures, corrected: bool) -> list[str]:
     difference = "-"
     if row.difference is not None:
         difference = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in row.difference))
@@ -181,6 +205,7 @@ def _cells(row: RowFigures) -> list[str]:
         _shown(row.value, "{:.2f}", 100),
         _shown(row.std, "{:.2f}", 100),
         difference,
+        *[_p_text(row.p_holm)] * corrected,
         _shown(row.parameters, "{:.2f} M", 1e-6),
         _shown(row.images_per_second, "{:.1f}"),
         _shown(row.evaluation_images_per_second, "{:.1f}"),
@@ -194,6 +219,10 @@ def _more_cells(row: RowFigures, touched: bool, unfinished: bool) -> list[str]:
 
 def _shown(value: float | None, form: str, scale: float = 1.0) -> str:
     return "-" if value is None else form.format(value * scale)
+
+
+def _p_text(p: float | None) -> str:
+    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _duration(seconds: float | None) -> str:

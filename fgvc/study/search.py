@@ -57,7 +57,7 @@ class Parameter:
         if self.distribution in ("constant", "categorical"):
             choices, weights = self.choices or [], options.get("probabilities")
             shares = list(itertools.accumulate(weights or [1 / len(choices)] * len(choices)))
-            return next((one for one, share in zip(choices, shares, strict=True) if u < share), choices[-1])
+            return next((choice for choice, share in zip(choices, shares, strict=True) if u < share), choices[-1])
         if name == "int_uniform":
             return min(options["min"] + int(u * (options["max"] - options["min"] + 1)), options["max"])
         quantized = name.startswith("q_")
@@ -109,17 +109,21 @@ def ask(method: Method, space: Sequence[Parameter], seed: int, trials: Sequence[
     """
     number = len(trials)
     if method == "grid":
-        grid = itertools.islice(itertools.product(*(one.choices or [] for one in space)), number, None)
+        grid = itertools.islice(itertools.product(*(parameter.choices or [] for parameter in space)), number, None)
         point = next(grid, None)
-        return None if point is None else Trial(number, {}, dict(zip((one.key for one in space), point, strict=True)))
+        return (
+            None
+            if point is None
+            else Trial(number, {}, dict(zip((parameter.key for parameter in space), point, strict=True)))
+        )
     units = _suggest(method, space, seed, trials)
-    values = {one.key: _value(one, units.get(one.key)) for one in space}
+    values = {parameter.key: _value(parameter, units.get(parameter.key)) for parameter in space}
     return Trial(number, units, values)
 
 
 def grid_size(space: Sequence[Parameter]) -> int:
     """How many trials a full grid has."""
-    return math.prod(len(one.choices or []) for one in space)
+    return math.prod(len(parameter.choices or []) for parameter in space)
 
 
 def _value(parameter: Parameter, unit: float | None) -> Any:
@@ -144,11 +148,11 @@ def _suggest(method: str, space: Sequence[Parameter], seed: int, trials: Sequenc
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     axes: dict[str, BaseDistribution] = {}
-    for one in space:
-        if one.distribution != "constant":
-            several = range(len(one.options["values"])) if _by_index(one) else None
-            axes[one.key] = CategoricalDistribution(several) if several else FloatDistribution(0.0, 1.0)
-    # Its own generator for every trial: what one draws does not hang on how often this process has drawn before.
+    for parameter in space:
+        if parameter.distribution != "constant":
+            several = range(len(parameter.options["values"])) if _by_index(parameter) else None
+            axes[parameter.key] = CategoricalDistribution(several) if several else FloatDistribution(0.0, 1.0)
+    # Its own generator for every trial: what one draws does not depend on how often this process has drawn before.
     own_seed = (seed * 1_000_003 + len(trials)) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -10,7 +10,7 @@ from fgvc.study.search import Parameter, Trial
 def table(trials: Sequence[Trial], names: dict[int, str], metric: str, sign: float) -> str:
     """A Markdown table of the trials, best first; those without a score last."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.values))
-    ordered = sorted(trials, key=lambda one: (one.score is None, -(one.score or 0), one.number))
+    ordered = sorted(trials, key=lambda trial: (trial.score is None, -(trial.score or 0), trial.number))
     rows = [["trial", metric, *keys]]
     for trial in ordered:
         state = f"{sign * trial.score:.4f}" if trial.score is not None else "failed" if trial.failed else "-"
@@ -32,12 +32,12 @@ def plot(path: Path, space: Sequence[Parameter], trials: Sequence[Trial], metric
     from fgvc.runtime.figures import pyplot, save_figure
 
     done = [trial for trial in trials if trial.score is not None]
-    searched = [one for one in space if one.distribution != "constant"]
+    searched = [parameter for parameter in space if parameter.distribution != "constant"]
     columns = min(3, 1 + len(searched))
     rows = -(-(1 + len(searched)) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4 * columns, 3.2 * rows), squeeze=False)
     values = [sign * (trial.score or 0) for trial in done]
-    top = max(done, key=lambda one: one.score or 0)
+    top = max(done, key=lambda trial: trial.score or 0)
     best, bests = None, []
     for value in values:
         best = value if best is None or sign * value > sign * best else best
@@ -59,9 +59,9 @@ def plot(path: Path, space: Sequence[Parameter], trials: Sequence[Trial], metric
 
 def _panel(axis: Any, parameter: Parameter, done: Sequence[Trial], values: Sequence[float], top: Trial) -> None:
     settings = [trial.values[parameter.key] for trial in done]
-    if parameter.distribution == "categorical" or not all(isinstance(one, int | float) for one in settings):
-        choices = [str(one) for one in parameter.choices or []]
-        places = [choices.index(str(one)) for one in settings]
+    if parameter.distribution == "categorical" or not all(isinstance(setting, int | float) for setting in settings):
+        choices = [str(choice) for choice in parameter.choices or []]
+        places = [choices.index(str(setting)) for setting in settings]
         axis.set_xticks(range(len(choices)), choices)
     else:
         places = settings

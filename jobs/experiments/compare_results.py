@@ -1,9 +1,11 @@
-"""What a comparison found: table.md, comparison.png and result.json from the runs' folders."""
+"""What a comparison found: tables, comparison.png and result.json from the runs' folders."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fgvc.runtime.run_folder import RunFolder, finish
-from fgvc.study.comparison import Measured, as_record, figures, read_run, table
+from fgvc.study.comparison import Measured, RowFigures, as_record, figures, read_run, table
+from fgvc.study.comparison_files import as_csv, as_latex
 from fgvc.study.comparison_plot import accuracy_and_cost
 from jobs.config import to_dict
 from jobs.experiments.compare_rows import Config, Run, fold_count
@@ -11,31 +13,34 @@ from jobs.headline import Headline
 from jobs.registry import command_module
 from shards.files import write_bytes
 
+MANY = 12  # rows: from here on the best one is named as the best of many
+
 
 def write_results(config: Config, runs: list[Run], folder: Path, failed: dict[str, str], seconds: float) -> str:
-    """Write table.md and comparison.png from the runs' folders, and result.json unless runs failed; returns the text
-    for the terminal."""
-
+    """Write the tables (Markdown, CSV, LaTeX) and comparison.png from the runs' folders, and result.json unless runs
+    failed; returns the text for the terminal."""
     title: Headline = command_module(config.job).HEADLINE
     measured: dict[str, list[Measured]] = {row.label: [] for row in config.rows}
-    for one in runs:
-        found = read_run(one.command.folder, one.seed, one.fold)
+    for planned in runs:
+        found = read_run(planned.command.folder, planned.seed, planned.fold)
         if found is not None:
-            measured[one.label].append(found)
+            measured[planned.label].append(found)
     split = "val" if config.folds else "test"
     rows = figures(measured, split, config.seeds, fold_count(config) if config.folds else 0)
     touched = {row.label: row.test_runs for row in rows if row.test_runs}
     heading = _heading(config, title.title, max(row.images for row in rows))
-    text = "\n\n".join([heading, table(rows, title.title), notes(touched, failed)])
+    text = "\n\n".join([heading, table(rows, title.title), notes(touched, failed, rows)])
     write_bytes(folder / "table.md", f"# {config.name}\n\n{text}\n".encode())
+    write_bytes(folder / "table.csv", as_csv(rows, title.key).encode())
+    write_bytes(folder / "table.tex", as_latex(rows, title.title).encode())
     accuracy_and_cost(folder / "comparison.png", rows, title.title, heading)
-    look = f"{text}\n\nlook at {folder}: table.md, comparison.png, result.json, logs/"
+    look = f"{text}\n\nlook at {folder}: table.md, table.csv, table.tex, comparison.png, result.json, logs/"
     if failed:
         return look.replace("result.json, ", "")
     record = {
         "rows": [as_record(row, title.key) for row in rows], "headline": title.key, "split": split,
         "touched_test": touched, "config": to_dict(config),
-        "runs": {one.command.name: str(one.command.folder) for one in runs},
+        "runs": {planned.command.name: str(planned.command.folder) for planned in runs},
     }  # fmt: skip
     inputs = {run.result["inputs"]["shards"] for group in measured.values() for run in group}
     finish(RunFolder(folder, None), record, {"shards": sorted(inputs)}, seconds)
@@ -51,16 +56,29 @@ def _heading(config: Config, title: str, images: int) -> str:
     return f"{title.capitalize()} on held-out training images ({images}, {folds}), {seeds}."
 
 
-def notes(touched: dict[str, int], failed: dict[str, str]) -> str:
+def notes(touched: dict[str, int], failed: dict[str, str], rows: Sequence[RowFigures] = ()) -> str:
     """What stands under the table: how to read it, which rows touched the test split, which runs failed."""
+    over_seeds = any(row.std is not None for row in rows)
+    over = "images and seeds (both drawn with replacement)" if over_seeds else "images"
     lines = [
-        "Differences are to the first row, with a paired bootstrap interval over images; time is a run's wall time."
+        f"Differences are to the first row, with a paired bootstrap interval over {over}; time is a run's wall time."
     ]
-    if touched:
-        rows, count = len(touched), sum(touched.values())
+    if not over_seeds and any(row.runs for row in rows):
+        lines.append("Intervals do not hold the spread between seeds; compare with seeds=3 or more to include it.")
+    if sum(row.p_holm is not None for row in rows) > 1:
+        lines.append("p: two-sided, of no difference to the first row, corrected for the number of rows (Holm).")
+    measured = [row for row in rows if row.value is not None]
+    if len(measured) >= MANY:
+        best = max(measured, key=lambda row: row.value or 0)
         lines.append(
-            f"**{rows} row{'s' * (rows > 1)} touched the test split, {count} measurement{'s' * (count > 1)} in all: "
-            f"{', '.join(touched)}.**"
+            f"{best.label} is the best of {len(measured)} rows: its figure is partly luck, since the largest of many "
+            "is too large on average; measure it again on other images before quoting it."
+        )
+    if touched:
+        count = sum(touched.values())
+        lines.append(
+            f"**{len(touched)} row{'s' * (len(touched) > 1)} touched the test split, {count} "
+            f"measurement{'s' * (count > 1)} in all: {', '.join(touched)}.**"
         )
     else:
         lines.append("No row touched the test split.")

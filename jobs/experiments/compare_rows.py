@@ -45,7 +45,7 @@ class Config:
     rows: list = field(default_factory=list, metadata={"help": "list of {config, label, set}; config is needed"})
 
 
-OF_COMPARISON = frozenset(one.name for one in fields(Config)) - {"rows", "set"}
+OF_COMPARISON = frozenset(setting.name for setting in fields(Config)) - {"rows", "set"}
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,15 @@ def check(config: Config, runs: list[Run]) -> None:
     if not config.folds and not config.evaluate_test:
         raise UserError("folds=0 leaves only the test split to measure; set evaluate_test=true if that is meant")
     first: dict[str, Any] = {}
-    for one in runs:
-        loaded = load_job(config.job, one.command.words[1], list(one.command.words[2:]))
-        refuse_another_config(one.command.folder, hashed(loaded), hashed(type(loaded)()), partial=True)
+    for planned in runs:
+        loaded = load_job(config.job, planned.command.words[1], list(planned.command.words[2:]))
+        refuse_another_config(planned.command.folder, hashed(loaded), hashed(type(loaded)()), partial=True)
         flat = flatten(to_dict(loaded), type(loaded))
         first = first or flat
         for key in SAME:
             if flat[key] != first[key]:
                 raise UserError(
-                    f"row '{one.label}': {key}={flat[key]!r}, but {first[key]!r} in the first row; "
+                    f"row '{planned.label}': {key}={flat[key]!r}, but {first[key]!r} in the first row; "
                     "rows are compared on the same images"
                 )
 

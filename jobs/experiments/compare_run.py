@@ -8,11 +8,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fgvc.runtime.run_folder import RESULT
+from jobs.config import load_job
 from jobs.experiments.compare_results import write_results
 from jobs.experiments.compare_rows import Config, Run
 from jobs.experiments.runners import job_says
 from jobs.experiments.sequence import run_all
-from jobs.launch import launch_of
+from jobs.launch import fetch_weights, launch_of
 from jobs.registry import command_module
 from shards.errors import UserError
 from slurm.errors import SlurmError
@@ -43,13 +44,15 @@ def run(config: Config, runs: list[Run], make: bool = True) -> dict[str, str]:
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
     with lock:
-        if not all(one.command.done for one in runs):
+        if not all(planned.command.done for planned in runs):
             # It would tell others that the comparison is done, when it has only grown since.
             (folder / RESULT).unlink(missing_ok=True)
         if make:
-            failed = run_all([one.command for one in runs], f"compare {config.name}")
+            failed = run_all([planned.command for planned in runs], f"compare {config.name}")
         else:
-            failed = {one.command.name: job_says(one.command.folder) for one in runs if not one.command.done}
+            failed = {
+                planned.command.name: job_says(planned.command.folder) for planned in runs if not planned.command.done
+            }
         print(write_results(config, runs, folder, failed, time.monotonic() - began))
     lock.release()
     return failed
@@ -57,18 +60,23 @@ def run(config: Config, runs: list[Run], make: bool = True) -> dict[str, str]:
 
 def dry_run(config: Config, runs: list[Run], profile: Profile | None) -> None:
     """Print every run's command and state; with a profile, the batch script of the missing ones."""
-    for one in runs:
-        print(f"{one.command.state:5} fgvc {shlex.join(one.command.words)}")
-    if profile is not None and (missing := [one for one in runs if not one.command.done]):
+    for planned in runs:
+        print(f"{planned.command.state:5} fgvc {shlex.join(planned.command.words)}")
+    if profile is not None and (missing := [planned for planned in runs if not planned.command.done]):
         print("\n" + sbatch_script(profile, _launches(config, missing, profile)))
 
 
 def submit(config: Config, runs: list[Run], profile: Profile, follow: bool) -> bool:
     """Submit the missing runs as an array; whether all have ended, so that the table can be written."""
+    missing = [planned.command.words for planned in runs if not planned.command.done]
+    configs = [load_job(config.job, file, words) for _, file, *words in missing]
+    for needed in {str(run_config.model): run_config for run_config in configs}.values():
+        if warning := fetch_weights(needed):
+            print(f"compare {config.name}: {warning}", flush=True)
     stages = [Stage(config.name, tuple(_launches(config, runs, profile)))]
     submitted = submit_graph(profile, stages)[config.name]
-    ids = ", ".join(dict.fromkeys(one.job.split("_")[0] for one in submitted)) or "nothing new"
-    done = sum(one.command.done for one in runs)
+    ids = ", ".join(dict.fromkeys(job.job.split("_")[0] for job in submitted)) or "nothing new"
+    done = sum(planned.command.done for planned in runs)
     print(f"compare {config.name}: {len(submitted)} of {len(runs)} runs submitted ({ids}), {done} done", flush=True)
     if follow:
         wait_for_graph(stages, lambda line: print(line, flush=True), lambda: time.sleep(2))
@@ -82,8 +90,8 @@ def submit(config: Config, runs: list[Run], profile: Profile, follow: bool) -> b
 
 def _launches(config: Config, runs: list[Run], profile: Profile) -> list[Launch]:
     kind, launches = command_module(config.job).Config, []
-    for one in runs:
-        job, file, *words = one.command.words
+    for planned in runs:
+        job, file, *words = planned.command.words
         launch, _ = launch_of(profile, job, kind, Path(file), list(words))
         launches.append(replace(launch, name=f"compare/{config.name}"))
     return launches
@@ -91,7 +99,7 @@ def _launches(config: Config, runs: list[Run], profile: Profile) -> list[Launch]
 
 def check_queue(runs: list[Run]) -> None:
     """Raise UserError when a run is in a cluster's queue: made here too, it would be made twice."""
-    missing = [one.command.folder for one in runs if not one.command.done]
+    missing = [planned.command.folder for planned in runs if not planned.command.done]
     if not any(read_record(folder) for folder in missing):
         return
     try:

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from fgvc.classification.calibration import calibration_folds, held_out_answers, temperature_from
 from fgvc.classification.evaluation import about, evaluate_split, image_sizes, split_loader
+from fgvc.classification.listed import read_listed
 from fgvc.classification.metrics import Predictions, summary
 from fgvc.classification.objective import classification
-from fgvc.classification.pictures import save_pictures
 from fgvc.classification.probe import probe_head
+from fgvc.classification.results import save_results
+from fgvc.classification.seen import records_of_start, training_record
 from fgvc.models.export import export
 from fgvc.models.normalised import Normalised
 from fgvc.models.timm import create_model, input_size, input_statistics
@@ -22,6 +25,7 @@ from jobs.classify import Config
 from jobs.inputs import boxes_hashes, file_hash, loader_workers
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
+from shards.paths import expand
 from shards.reading.loader import Place, Samples, train_loader
 from shards.reading.transforms import train_transform
 from shards.reading.views import open_crops
@@ -33,7 +37,12 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _inputs(config: Config) -> dict[str, str]:
-    return {"weights": file_hash(config.model.weights, "model.weights")} | boxes_hashes(config.data)
+    inputs = {"weights": file_hash(config.model.weights, "model.weights")} | boxes_hashes(config.data)
+    if config.exclude:
+        inputs["exclude"] = file_hash(config.exclude, "exclude")
+    if run := config.train.temperature_from:
+        inputs["temperature_from"] = file_hash(str(held_out_answers(run)), "train.temperature_from")
+    return inputs
 
 
 class _Classify:
@@ -51,6 +60,8 @@ class _Classify:
         self.network = create_model(config.model, len(self.manifest.classes))
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
         self.mean, self.std = input_statistics(self.network, config.model)
+        self.listed = read_listed(expand(config.exclude, "exclude"), self.manifest) if config.exclude else None
+        self.temperature = temperature_from(config.train, self.manifest, config.model.name)
 
     def learner(self, schedule: Schedule, found: Path | None) -> SupervisedLearner:
         config = self.config
@@ -89,29 +100,35 @@ class _Classify:
         )  # fmt: skip
 
     def summarize(self, found: Predictions) -> dict[str, Any]:
-        return summary(found, self.manifest.classes)
+        return summary(found, self.manifest.classes, self.temperature, self.listed)
 
     def per_image(self, found: Predictions) -> tuple[np.ndarray, np.ndarray]:
         return found.entries, found.correct.astype(float)
 
     def save(self, split: str, found: Predictions) -> dict[str, Path]:
-        found.save(self.folder.path / f"predictions_{split}.npz")
-        return save_pictures(self.folder.path, self.manifest, found)
+        return save_results(self.folder.path, f"_{split}", self.manifest, found, self.temperature)
 
     def export(self, network: nn.Module) -> None:
         model, image, data = self.config.model, self.config.image, self.config.data
         record = {"name": model.name, "kwargs": model.kwargs, "caffe_stride": model.caffe_stride}
-        facts = about(self.manifest, record, image, data, self.mean, self.std, self.eval_size)
+        trained_on = [training_record(self.manifest, data, self.splits.train), *records_of_start(model.weights)]
+        facts = about(
+            self.manifest, record, image, data, self.mean, self.std, self.eval_size, self.temperature, trained_on
+        )
         export(self.folder.weights, network.state_dict(), facts)
 
     def _probe(self) -> None:
         """Put a probe's head on the network: features of the training images are computed once, then solved for."""
         config, common = self.config, (self.manifest, self.splits.train, self.config.data, self.config.image)
+        # Fine-tuning changes what a probe's head says: the temperature of one that it begins with is of no use.
+        folds = None if self.trains else calibration_folds(self.manifest, self.splits.train)
         loaders = [split_loader(*common, self.eval_size, view, 64, self.workers) for view in self.crops.train]
-        probe_head(
+        found = probe_head(
             self.network, self._normalised(self.network), loaders, self.accelerator.device, config.train.precision,
-            self.images, len(self.manifest.classes), config.train.probe_penalty,
+            self.images, len(self.manifest.classes), config.train.probe_penalty, folds, config.image.eval_flip,
         )  # fmt: skip
+        if not self.trains:
+            self.temperature = found
 
     def _normalised(self, network: nn.Module) -> Normalised:
         """`network` as a model of uint8 images on this rank's device."""

@@ -8,8 +8,10 @@ from typing import Any
 from accelerate import Accelerator
 
 from fgvc.classification.evaluation import evaluate_split
+from fgvc.classification.listed import read_listed
 from fgvc.classification.metrics import Predictions, summary
-from fgvc.classification.pictures import save_pictures
+from fgvc.classification.results import save_results
+from fgvc.classification.seen import seen_images
 from fgvc.models.timm import load_classifier, read_classifier
 from fgvc.runtime.distributed import rank
 from fgvc.runtime.run_folder import finish
@@ -36,31 +38,53 @@ def run(config: Config) -> dict[str, Any]:
     _check_classes(config, about, manifest)
     data = _data_as_measured(config, about)
     inputs |= boxes_hashes(data)
+    if config.exclude:
+        inputs["exclude"] = file_hash(config.exclude, "exclude")
     with open_job("evaluate", config, inputs, rank() == 0) as folder:
         if folder.result is not None:
             return folder.result
         indices = _indices(config, manifest)
+        listed = read_listed(expand(config.exclude, "exclude"), manifest) if config.exclude else None
+        marks = _seen(config, about, manifest, indices)
         policy = eval_policy(data)
         views = open_views(policy, manifest, indices)
         predictions = _predictions(config, manifest, data, indices, views, accelerator)
-        figures: dict[str, Any] = {config.split: summary(predictions, manifest.classes)}
+        measured = summary(predictions, manifest.classes, about.get("temperature"), listed)
+        figures: dict[str, Any] = {config.split: measured} | marks
         if policy.uses_boxes:
             missing = without_box(policy, views, indices)
             figures["crops"] = {config.split: {"images": len(indices), "without_box": missing}}
         if rank() == 0:
-            predictions.save(folder.path / "predictions.npz")
-            save_pictures(folder.path, manifest, predictions)
+            save_results(folder.path, "", manifest, predictions, about.get("temperature"))
             return finish(folder, figures, inputs, time.monotonic() - began)
         return figures
 
 
 def _check_classes(config: Config, about: dict[str, Any], manifest: Manifest) -> None:
     """Raise UserError for shards of other classes than the weights were trained for."""
-    if tuple(about["classes"]) != manifest.classes:
+    trained, here = about["classes"], manifest.classes
+    if tuple(trained) == here:
+        return
+    pairs = enumerate(zip(trained, here, strict=False), start=1)
+    first = next((f": class {i} is '{there}' there, '{ours}' here" for i, (there, ours) in pairs if there != ours), "")
+    raise UserError(
+        f"weights={config.weights}: trained for {len(trained)} classes, {manifest.folder} has {len(here)}{first}; give "
+        "shards of the classes that these weights were trained for"
+    )
+
+
+def _seen(config: Config, about: dict[str, Any], manifest: Manifest, indices: list[int]) -> dict[str, Any]:
+    """What result.json says of images that the weights were trained on: whether any, and how many; null: not known.
+
+    Raises UserError when there are any and `seen` does not ask for them.
+    """
+    count = seen_images(about, manifest, indices)
+    if count and not config.seen:
         raise UserError(
-            f"weights={config.weights}: trained for {len(about['classes'])} classes (first '{about['classes'][0]}'), "
-            f"{manifest.folder} has {len(manifest.classes)} (first '{manifest.classes[0]}')"
+            f"split={config.split}: the weights were trained on {count} of these {len(indices)} images; measure others "
+            "(split=test, or a fold held out of their training), or set seen=true to measure these all the same"
         )
+    return {"seen": None if count is None else count > 0, "seen_images": count}
 
 
 def _data_as_measured(config: Config, about: dict[str, Any]) -> DataConfig:

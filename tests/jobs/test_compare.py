@@ -3,21 +3,16 @@
 import json
 import os
 import signal
-import statistics
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from places import ROOT
-from scipy import stats
 
-from fgvc.study.comparison import Measured, figures, paired_difference, table
 from fgvc.study.statistics import paired_interval
 from jobs.compare import main
-from jobs.experiments.compare_results import notes
 from jobs.experiments.compare_rows import check, list_runs, read
 from shards.errors import UserError
 
@@ -27,81 +22,13 @@ TINY = {
 }  # fmt: skip
 
 
-def test_paired_interval_agrees_with_scipy():
-    random = np.random.default_rng(1)
-    theirs = random.random(400) < 0.7
-    ours = np.where(random.random(400) < 0.8, theirs, random.random(400) < 0.9)
-    difference, low, high = paired_interval(ours, theirs)
-    reference = stats.bootstrap(
-        (ours.astype(float), theirs.astype(float)), lambda a, b, axis: (a - b).mean(axis=axis), paired=True,
-        vectorized=True, method="percentile", n_resamples=10_000, rng=np.random.default_rng(2),
-    )  # fmt: skip
-    assert difference == pytest.approx(ours.mean() - theirs.mean())
-    assert (low, high) == pytest.approx(reference.confidence_interval, abs=0.003)
-    # Against the normal approximation of a paired difference too: the point of pairing is this small an error.
-    error = (ours.astype(float) - theirs).std() / 20
-    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.05)
-
-
-def measured(seed: int, fold: int, right: list[int], images: list[int], **result: object) -> Measured:
-    """A run that names the images in `right` rightly."""
-    values = np.array([float(image in right) for image in images])
-    return Measured(seed, fold, {"parameters": 10} | result, {"val": (np.array(images), values)}, 100.0 + seed, 60.0)
-
-
-def test_figures_are_those_counted_by_hand():
-    first = [
-        measured(0, 0, [0, 1], [0, 1, 2]), measured(0, 1, [3], [3, 4]),
-        measured(1, 0, [0], [0, 1, 2]), measured(1, 1, [3], [3, 4]),
-    ]  # fmt: skip
-    second = [
-        measured(0, 0, [0, 1, 2], [0, 1, 2]), measured(0, 1, [3, 4], [3, 4]),
-        measured(1, 0, [0, 1], [0, 1, 2]), measured(1, 1, [4], [3, 4]),
-    ]  # fmt: skip
-    one, two = figures({"first": first, "second": second}, "val", 2, 2)
-    assert one.per_seed == pytest.approx([3 / 5, 2 / 5])
-    assert one.value == pytest.approx(0.5)
-    assert one.std == pytest.approx(statistics.stdev([0.6, 0.4]))
-    assert two.per_seed == pytest.approx([1, 3 / 5])
-    assert two.difference is not None
-    assert two.difference[0] == pytest.approx(0.8 - 0.5)
-    # images 0-4: shares over seeds 1, 1/2, 0, 1, 0 against 1, 1, 1/2, 1/2, 1
-    assert two.difference == paired_interval(np.array([1, 1, 0.5, 0.5, 1]), np.array([1, 0.5, 0, 1, 0]))
-    assert (one.images, one.runs, one.planned, one.images_per_second, one.test_runs) == (5, 4, 4, 100.5, 0)
-    text = table([one, two], "top-1")
-    assert "+30.00 [" in text
-    assert "runs" not in text.splitlines()[0]
-
-
-def test_rows_with_missing_runs_are_paired_on_what_both_have():
-    first = [measured(0, 0, [0], [0, 1]), measured(0, 1, [2], [2, 3])]
-    second = [measured(0, 1, [2, 3], [2, 3])]
-    _, two = figures({"first": first, "second": second, "third": []}, "val", 1, 2)[:2]
-    assert two.difference is not None
-    assert two.difference[0] == pytest.approx(0.5)
-    assert two.per_seed == []
-    assert "1 of 2" in table(figures({"first": first, "second": second, "third": []}, "val", 1, 2), "top-1")
-    with pytest.raises(UserError, match="different images"):
-        paired_difference([measured(0, 0, [0], [0, 1])], [measured(0, 0, [0], [0, 2])], "val")
-
-
-def test_rows_that_touched_the_test_split_are_named_and_counted():
-    run = measured(0, 0, [0], [0, 1])
-    tested = replace(run, per_image=run.per_image | {"test": measured(0, 0, [7, 8, 9], [6, 7, 8, 9]).per_image["val"]})
-    rows = figures({"kept": [run], "spent": [tested, replace(tested, fold=1)]}, "val", 1, 2)
-    assert [(row.test_runs, row.test_value) for row in rows] == [(0, None), (2, 0.75)]
-    assert "75.00" in table(rows, "top-1")
-    assert "**1 row touched the test split, 2 measurements in all: spent.**" in notes({"spent": 2}, {})
-    assert "No row touched the test split." in notes({}, {})
-
-
 def write(path: Path, values: dict) -> str:
     path.write_text(yaml.safe_dump(values))
     return str(path)
 
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_comparison_goes_on_and_its_table_is_that_of_the_predictions(guide, fgvc, tmp_path, seeds):
+def test_killed_comparison_resumes_and_its_table_is_that_of_the_predictions(guide, fgvc, tmp_path, seeds):
     tiny = TINY | {"data": {"shards": str(guide.folder), "workers": 0}}
     write(tmp_path / "slow.yaml", tiny)
     write(tmp_path / "fast.yaml", tiny | {"optim": {"lr": 0.2}})
@@ -127,6 +54,8 @@ def test_killed_comparison_goes_on_and_its_table_is_that_of_the_predictions(guid
         assert path.stat().st_mtime_ns == written, "a finished run was made again"
     assert_table_is_that_of_the_predictions(folder, seeds, output)
     assert not list(folder.glob("classify/*/predictions_test.npz"))
+    assert "label,runs" in (folder / "table.csv").read_text()
+    assert "\\toprule" in (folder / "table.tex").read_text()
     assert (folder / "comparison.png").stat().st_size > 5_000
 
     # One more row that cannot work: it is named, what is there is still compared.
@@ -162,7 +91,9 @@ def assert_table_is_that_of_the_predictions(folder: Path, seeds: int, output: st
     slow, fast = (np.array(list(shares[label].values())) for label in ("slow", "fast"))
     rows = json.loads((folder / "result.json").read_text())["rows"]
     assert [row["top1"] for row in rows] == pytest.approx([slow.mean(), fast.mean()])
-    assert rows[1]["difference"] == pytest.approx(list(paired_interval(fast, slow)))
+    assert rows[1]["difference"][0] == pytest.approx(paired_interval(fast, slow)[0])
+    if seeds == 1:
+        assert rows[1]["difference"] == pytest.approx(list(paired_interval(fast, slow)))
     for row in rows:
         assert row["images_per_second"] > 0
         assert row["evaluation_images_per_second"] > 0
@@ -171,7 +102,7 @@ def assert_table_is_that_of_the_predictions(folder: Path, seeds: int, output: st
         assert (row["std"] is None) == (seeds == 1)
 
 
-def test_stopping_is_passed_on_and_says_that_the_same_command_goes_on(guide, fgvc, tmp_path):
+def test_stopping_is_passed_on_and_says_how_to_resume(guide, fgvc, tmp_path):
     write(tmp_path / "a.yaml", TINY | {"data": {"shards": str(guide.folder), "workers": 0}})
     process = fgvc("compare", "a.yaml", "folds=2", "train.epochs=400", "name=long")
     folder = tmp_path / "runs/compare/long"
@@ -179,7 +110,7 @@ def test_stopping_is_passed_on_and_says_that_the_same_command_goes_on(guide, fgv
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "stopped by SIGTERM in a-s0-f0; the same command goes on" in errors
+    assert "stopped by SIGTERM in a-s0-f0; the same command" in errors
     assert "stopped by SIGTERM at step" in (folder / "logs/a-s0-f0.log").read_text()
 
 
@@ -207,7 +138,7 @@ def test_stopping_is_passed_on_and_says_that_the_same_command_goes_on(guide, fgv
         (["a.yaml", "--on", "moon"], "--on moon: no such cluster"),
     ],
 )
-def test_slips_are_named_in_one_line(words, message, tmp_path, monkeypatch):
+def test_mistakes_are_named_in_one_line(words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "two").mkdir()
     for name in ("a.yaml", "two/a.yaml"):
@@ -250,7 +181,7 @@ def test_both_forms_give_the_same_runs_and_rows_of_one_seed_and_fold_come_togeth
     assert by_words[0].command.folder == Path("runs/compare/a-vs-b/classify/a-s0-f0")
 
 
-def test_configs_of_this_repository_are_sound(monkeypatch):
+def test_configs_of_this_repository_are_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
     for variable in ("FGVC_REAL_DATA", "FGVC_WEIGHTS"):
         monkeypatch.setitem(os.environ, variable, "anywhere")

@@ -54,8 +54,8 @@ def test_values_stay_within_their_bounds_and_whole_numbers_stay_whole():
     assert all(0.001 <= lr.value(u) <= 0.03 for u in (0.0, 1e-16, 1.0))
     whole = Parameter("x", "int_uniform", {"min": 2, "max": 5})
     drawn = [whole.value(u) for u in np.linspace(0, 1, 4001)]
-    assert [drawn.count(one) for one in (2, 3, 4, 5)] == pytest.approx([1000] * 4, abs=2)
-    assert all(isinstance(one, int) for one in drawn)
+    assert [drawn.count(value) for value in (2, 3, 4, 5)] == pytest.approx([1000] * 4, abs=2)
+    assert all(isinstance(value, int) for value in drawn)
     assert isinstance(Parameter("x", "q_uniform", {"min": 0, "max": 64, "q": 8}).value(0.4), int)
     assert Parameter("x", "q_uniform", {"min": 0, "max": 0.3, "q": 0.1}).choices == [0.0, 0.1, 0.2, 0.3]
     weighted = Parameter("x", "categorical", {"values": ["a", "b"], "probabilities": [0.9, 0.1]})
@@ -109,9 +109,9 @@ def test_bayes_learns_from_scores_and_keeps_away_from_failures_and_running_trial
     assert np.mean([ask("bayes", axis, seed, good + bad).units["lr"] < 0.5 for seed in range(20)]) > 0.8
     assert np.mean([ask("bayes", axis, seed, good).units["lr"] < 0.5 for seed in range(20)]) < 0.2
     # Three that run at once are not the same point.
-    told = [replace(ask("bayes", SPACE, 0, []), number=i, units={"lr": i / 8, "mix": 0, "warm": 0.5}, score=i / 8)
+    finished = [replace(ask("bayes", SPACE, 0, []), number=i, units={"lr": i / 8, "mix": 0, "warm": 0.5}, score=i / 8)
             for i in range(8)]  # fmt: skip
-    running = list(told)
+    running = list(finished)
     for _ in range(3):
         running.append(ask("bayes", SPACE, 0, running))
     assert len({round(trial.units["lr"], 6) for trial in running[8:]}) == 3
