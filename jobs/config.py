@@ -68,7 +68,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 def hashed(config: Any) -> dict[str, Any]:
     """`a.b` -> value of every field that can change a result."""
     values = flatten(to_dict(config), type(config))
-    return {key: values[key] for key, one in walk(type(config)) if one.metadata.get("affects_result", True)}
+    return {key: values[key] for key, leaf in walk(type(config)) if leaf.metadata.get("affects_result", True)}
 
 
 def config_hash(config: Any) -> str:
@@ -79,21 +79,21 @@ def config_hash(config: Any) -> str:
 def walk(kind: type, prefix: str = "", affects: bool = True) -> Iterator[tuple[str, dataclasses.Field]]:
     """Every leaf field of a nested dataclass as (dotted key, field)."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    for one in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[one.name]):
-            yield from walk(typing.cast(type, hints[one.name]), f"{prefix}{one.name}.")
+    for leaf in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[leaf.name]):
+            yield from walk(typing.cast(type, hints[leaf.name]), f"{prefix}{leaf.name}.")
         else:
-            yield prefix + one.name, one
+            yield prefix + leaf.name, leaf
 
 
 def describe(kind: type) -> str:
-    """One block a field: key, type, default and meaning."""
+    """A block for each field: key, type, default and meaning."""
     rows = []
-    for key, one in walk(kind):
+    for key, leaf in walk(kind):
         hint = _field_type(kind, key, key)
-        default = one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
+        default = leaf.default_factory() if leaf.default_factory is not dataclasses.MISSING else leaf.default
         shown = "" if default is dataclasses.MISSING else f" = {json.dumps(default, default=str)}"
-        rows.append(f"  {key}: {type_name(hint)}{shown}\n        {one.metadata.get('help', '')}")
+        rows.append(f"  {key}: {type_name(hint)}{shown}\n        {leaf.metadata.get('help', '')}")
     return "\n".join(rows)
 
 
@@ -187,7 +187,7 @@ def _choices(kind: type, key: str) -> list[str]:
     except UserError:
         return []
     hints = [hint, *typing.get_args(hint)]  # a Literal, or one of the choices of `X | None`
-    return [str(arg) for one in hints if typing.get_origin(one) is typing.Literal for arg in typing.get_args(one)]
+    return [str(arg) for kind in hints if typing.get_origin(kind) is typing.Literal for arg in typing.get_args(kind)]
 
 
 def nearest(word: str, valid: list[str]) -> str:

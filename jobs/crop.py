@@ -80,9 +80,9 @@ def check(config: Config) -> None:
 def report(result: dict[str, Any], folder: Path) -> str:
     """The lines a run ends with."""
     lines = [
-        f"{split}{' (out of fold)' if one['out_of_fold'] else ''}: top box right (IoU >= 0.5) on {one['right']:.2%} of "
-        f"{one['with_truth']} images with true boxes, mean IoU {one['mean_iou']:.3f}; nothing found on "
-        f"{one['without_box']} of {one['images']}"
-        for split, one in result["boxes"].items()
+        f"{split}{' (out of fold)' if figures['out_of_fold'] else ''}: "
+        f"top box right (IoU >= 0.5) on {figures['right']:.2%} of {figures['with_truth']} images with true boxes, mean IoU {figures['mean_iou']:.3f}; nothing found on "
+        f"{figures['without_box']} of {figures['images']}"
+        for split, figures in result["boxes"].items()
     ]
     return "\n".join([*lines, f"{result['seconds']:.0f} s; data.boxes={result['layer']}; look at {folder}: boxes.png"])

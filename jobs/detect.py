@@ -65,9 +65,9 @@ def check(config: Config) -> None:
 def report(result: dict[str, Any], folder: Path) -> str:
     """The lines a run ends with."""
     lines = [
-        f"{split}: AP {one['AP']:.1%}, AP50 {one['AP50']:.1%}, AR {one['AR']:.1%}, top box right (IoU >= 0.5) on "
-        f"{one['top_right']:.2%} of {one['count']} images, nothing found on {one['nothing']}"
-        for split, one in result.items()
+        f"{split}: AP {figures['AP']:.1%}, AP50 {figures['AP50']:.1%}, AR {figures['AR']:.1%}, "
+        f"top box right (IoU >= 0.5) on {figures['top_right']:.2%} of {figures['count']} images, nothing found on {figures['nothing']}"
+        for split, figures in result.items()
         if split in ("val", "test")
     ]
     if result["train_without_boxes"]:

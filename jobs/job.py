@@ -142,7 +142,7 @@ def _split(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
     overrides = [word for word in words if "=" in word]
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
-        raise UserError(f"one config file at a time, here are {' and '.join(files)}; settings are written key=value")
+        raise UserError(f"one config file at a time, found {' and '.join(files)}; settings are written key=value")
     if not words:
         raise UserError(f"which config? fgvc {name} configs/{name}/NAME.yaml, or settings as key=value")
     return (Path(files[0]) if files else None), overrides

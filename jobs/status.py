@@ -99,7 +99,7 @@ def _progress(folder: Path, last: dict[str, Any]) -> tuple[float | None, float |
 
 
 def _jobs(runs: list[Run]) -> tuple[dict[str, Job], str]:
-    """Slurm's word on the runs' jobs, and why there is none."""
+    """The runs' jobs as Slurm reports them, and why it does not."""
     ids = [run.record["job"] for run in runs if run.record and not run.result]
     if not ids:
         return {}, ""

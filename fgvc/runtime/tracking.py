@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Logs by global step. After a resume at step s the record is cut back to s and goes on, in one history."""
+    """Logs by global step. After a resume at step s the record is cut back to s and continued: one history."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ def cut_back(path: Path, step: int) -> None:
 
 
 def wandb_mode(config: TrackConfig) -> str:
-    """W&B's mode: what the config says; auto follows WANDB_MODE, then whether there is a key."""
+    """W&B's mode: the config's; auto follows WANDB_MODE, then whether there is a key."""
     if config.wandb != "auto":
         return config.wandb
     if os.environ.get("WANDB_MODE"):

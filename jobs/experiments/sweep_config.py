@@ -37,9 +37,7 @@ def sorted_words(words: list[str], on: str) -> Words:
     """The command line's words, apart: the file, the sweep's own settings, the cluster's, those of every trial."""
     files = [word for word in words if "=" not in word]
     if len(files) != 1:
-        said = (
-            f"one at a time, here are {' and '.join(files)}" if files else "which? fgvc sweep configs/sweeps/NAME.yaml"
-        )
+        said = f"one at a time, found {' and '.join(files)}" if files else "which? fgvc sweep configs/sweeps/NAME.yaml"
         raise UserError(f"expected a sweep file; {said}")
     file = Path(files[0])
     settings = [word for word in words if "=" in word]
@@ -48,7 +46,7 @@ def sorted_words(words: list[str], on: str) -> Words:
         from jobs.launch import split_words
 
         profile, settings = split_words(settings)
-    own_keys = [one.name for one in fields(Config)]
+    own_keys = [option.name for option in fields(Config)]
     own = [word for word in settings if word.partition("=")[0] in own_keys]
     trials = [word for word in settings if word not in own]
     known = [key for key, _ in walk(job_config("classify"))]

@@ -74,7 +74,7 @@ def _find(config: Config, manifest: Manifest, folder: RunFolder, weights: list[P
 
 
 def _measure(config: Config, manifest: Manifest, layer: BoxesLayer, folder: RunFolder) -> dict[str, Any]:
-    """How good the boxes of every split are, told to the tracker too, with a picture."""
+    """How good the boxes of every split are, logged too, with a picture."""
     figures: dict[str, dict[str, Any]] = {}
     for split in sorted(manifest.counts):
         indices = [i for i in manifest.split(split) if manifest.entries[i].key in layer.boxes]

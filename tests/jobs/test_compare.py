@@ -179,7 +179,7 @@ def test_stopping_is_passed_on_and_says_that_the_same_command_goes_on(guide, fgv
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "stopped by SIGTERM in a-s0-f0; the same command goes on" in errors
+    assert "stopped by SIGTERM in a-s0-f0; the same command resumes" in errors
     assert "stopped by SIGTERM at step" in (folder / "logs/a-s0-f0.log").read_text()
 
 

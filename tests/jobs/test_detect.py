@@ -31,7 +31,7 @@ Start = Callable[..., subprocess.Popen]
 
 
 def words(manifest: Manifest, runs: Path, name: str, *more: str) -> list[str]:
-    """A detection run that takes seconds: a tiny Faster R-CNN, whose proposals are sampled by chance, 2 x 6 steps."""
+    """A detection run that takes seconds: a tiny Faster R-CNN, whose proposals are sampled at random, 2 x 6 steps."""
     return [
         "detect", f"name={name}", f"runs_dir={runs}", f"data.shards={manifest.folder}", "data.workers=0",
         "model.backbone=test_efficientnet", "model.weights=none", "model.channels=16", "model.fc_channels=32",
