@@ -198,7 +198,11 @@ def tracking(_: Path) -> Iterator[Finding]:
     from fgvc.runtime.config import TrackConfig
     from fgvc.runtime.tracking import wandb_mode
 
-    mode = wandb_mode(TrackConfig())
+    try:
+        mode = wandb_mode(TrackConfig())
+    except UserError as error:
+        yield Finding("wandb", False, str(error))
+        return
     what = {"online": "API key found: runs go online", "offline": "no key: runs stay in their folders"}.get(mode, mode)
     yield Finding("wandb", True, f"{what} (metrics.jsonl is written in any case)")
 

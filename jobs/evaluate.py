@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from jobs.headline import Headline
+from jobs.headline import Headline, look_at
 from shards.errors import UserError
 from shards.options import option
 from shards.reading.config import DataConfig
@@ -55,5 +55,6 @@ def report(result: dict[str, Any], folder: Path) -> str:
         f"{split}: top-1 {one['top1']:.2%}, top-5 {one['top5']:.2%}, mean over classes {one['class_mean']:.2%}, "
         f"ECE {one['ece']:.3f}, {one['count']} images; weakest: "
         + ", ".join(f"{name} {value:.0%}" for name, value in worst)
-        + f"\nlook at {folder}: result.json, predictions.npz, confused_pairs.png, class_accuracy.png"
+        + "\n"
+        + look_at(folder, "result.json", "predictions.npz", "confused_pairs.png", "class_accuracy.png")
     )

@@ -1,6 +1,7 @@
-"""The one figure of a job's result that `fgvc status`, `fgvc compare` and `fgvc sweep` show."""
+"""What a finished run shows: its one figure for `fgvc status`, `compare` and `sweep`, and the files it left."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -24,3 +25,8 @@ class Headline:
     def line(self, result: dict[str, Any]) -> str:
         """As `fgvc status` shows it: val top-1 81.30%, test top-1 80.78%."""
         return ", ".join(f"{split} {self.title} {value:.2%}" for split, value in self.figures(result).items())
+
+
+def look_at(folder: Path, *names: str) -> str:
+    """The end of a run's report: its folder and those of the named files that it left there."""
+    return f"look at {folder}: " + ", ".join(name for name in names if (folder / name).exists())

@@ -7,6 +7,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 from fgvc.runtime.distributed import barrier, rank
 from fgvc.runtime.run_folder import RunFolder, open_run
 from jobs.config import hashed, to_dict
@@ -107,3 +111,24 @@ def file_hash(path: str, key: str) -> str:
         return sha256_of(expand(path, key))[:16]
     except OSError as error:
         raise UserError(f"{key}={path}: {error.strerror}") from None
+
+
+def check_input_size(network: nn.Module, name: str, *sizes: int) -> None:
+    """Raise UserError when a network does not take square images of these sides, in pixels.
+
+    The forward pass that finds out calculates shapes only, so that a large network costs no time.
+    """
+    training = network.training
+    network.eval()
+    try:
+        for size in dict.fromkeys(sizes):
+            with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+                network(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(
+            f"image.size={size}: model.name={name} does not take it: {reason}; choose another size, or build the "
+            "network for it, such as model.kwargs='{img_size: 448}'"
+        ) from None
+    finally:
+        network.train(training)

@@ -14,25 +14,30 @@ from shards.reading.decode import decode
 from shards.reading.reader import Reader
 
 
-def box_quality(manifest: Manifest, indices: Sequence[int], layer: BoxesLayer) -> dict[str, float]:
+def box_quality(
+    manifest: Manifest, indices: Sequence[int], layer: BoxesLayer, against_truth: bool = True
+) -> dict[str, float]:
     """Figures over these images, as fractions of 1.
 
     right: share of the images with true boxes whose top box has IoU >= 0.5 with one of them; mean_iou: of the top box
     (0 where nothing was found); without_box: images where nothing was found; per_image: mean number of boxes;
-    score: mean score of the top boxes.
+    score: mean score of the top boxes. right and mean_iou only `against_truth` and where there are true boxes; score
+    only where something was found.
     """
-    values = list(top_ious(manifest, _found(manifest, indices, layer)).values())
     found = [layer.boxes[manifest.entries[index].key] for index in indices]
-    tops = [boxes[0][4] for boxes in found if boxes]
-    return {
+    figures: dict[str, float] = {
         "images": len(indices),
-        "with_truth": len(values),
         "without_box": sum(not boxes for boxes in found),
-        "right": float(np.mean(np.array(values) >= RIGHT)) if values else 0.0,
-        "mean_iou": float(np.mean(values)) if values else 0.0,
         "per_image": float(np.mean([len(boxes) for boxes in found])),
-        "score": float(np.mean(tops)) if tops else 0.0,
     }
+    if tops := [boxes[0][4] for boxes in found if boxes]:
+        figures["score"] = float(np.mean(tops))
+    if against_truth:
+        values = list(top_ious(manifest, _found(manifest, indices, layer)).values())
+        figures["with_truth"] = len(values)
+        if values:
+            figures |= {"right": float(np.mean(np.array(values) >= RIGHT)), "mean_iou": float(np.mean(values))}
+    return figures
 
 
 def draw_boxes(path: Path, manifest: Manifest, layer: BoxesLayer, splits: Sequence[str], columns: int = 6) -> None:

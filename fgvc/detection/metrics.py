@@ -36,17 +36,19 @@ def summary(
 
     AP, AP50, AP75, AR as COCO defines them (at most 100 boxes an image; averaged over the classes that occur; AP_small,
     AP_medium, AP_large where there are such boxes); top_right: share of images whose top box has IoU >= 0.5 with a true
-    one; top_iou: its mean; nothing: images without any detection; without_truth: images that were left out.
+    one; top_iou: its mean; nothing: images without any detection; without_truth: images that were left out. Where no
+    image has true boxes, there are only the counts.
     """
     ious = top_ious(manifest, {index: detections.boxes for index, detections in found.items()})
-    values = np.array(list(ious.values()))
     figures: dict[str, Any] = {
-        "count": len(values),
-        "without_truth": len(found) - len(values),
+        "count": len(ious),
+        "without_truth": len(found) - len(ious),
         "nothing": sum(len(found[index].boxes) == 0 for index in ious),
-        "top_right": float((values >= RIGHT).mean()) if len(values) else 0.0,
-        "top_iou": float(values.mean()) if len(values) else 0.0,
     }
+    if not ious:
+        return figures
+    values = np.array(list(ious.values()))
+    figures |= {"top_right": float((values >= RIGHT).mean()), "top_iou": float(values.mean())}
     return figures | coco_figures(manifest, {index: found[index] for index in ious}, classes, class_agnostic)
 
 

@@ -74,8 +74,9 @@ def open_run(
         yield RunFolder(path, _read_result(path))
     except UserError:
         # A mistake that shows only now does not keep the name for the config that was wrong.
-        if not begun and not (path / METRICS).exists() and not any(path.glob("checkpoints/*")):
-            (path / IDENTITY).unlink(missing_ok=True)
+        if not begun and not _has_lines(path / METRICS) and not any(path.glob("checkpoints/*")):
+            for file in (IDENTITY, "wandb_id"):
+                (path / file).unlink(missing_ok=True)
         raise
     finally:
         lock.release()
@@ -174,6 +175,10 @@ def _claim(path: Path, config: dict[str, Any], identity: dict[str, Any], default
     environment |= {package: metadata.version(package) for package in PACKAGES}
     write_json(path / "environment.json", environment)
     write_json(path / IDENTITY, identity)
+
+
+def _has_lines(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _read_result(path: Path) -> dict[str, Any] | None:

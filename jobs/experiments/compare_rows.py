@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt
 
 from fgvc.runtime.run_folder import refuse_another_config
 from jobs.config import flatten, from_dict, hashed, load, load_job, nearest, read_yaml, to_dict, walk
+from jobs.debug import debug_settings
 from jobs.experiments.sequence import Command
 from jobs.registry import command_module
 from shards.errors import UserError
@@ -82,7 +83,7 @@ def read(words: list[str], debug: bool = False) -> Config:
     for row in rows:
         row.set = flatten(config.set, module.Config) | flatten(row.set, module.Config) | every_run
         if debug:
-            row.set |= dict(word.split("=", 1) for word in module.DEBUG)
+            row.set |= debug_settings(module, Path(row.config), row.set)
     _check_labels(rows)
     config.rows, config.set = rows, {}
     name = Path(comparisons[0]).stem if comparisons else "-vs-".join(_slug(row.label) for row in rows)

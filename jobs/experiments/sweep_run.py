@@ -10,6 +10,7 @@ from fgvc.runtime.interrupt import Interrupted
 from fgvc.runtime.run_folder import open_run
 from fgvc.study.search import ask
 from jobs.config import hashed, load
+from jobs.debug import debug_words, fresh_folder
 from jobs.experiments.runners import Jobs, Processes
 from jobs.experiments.sweep_config import Config, Words
 from jobs.experiments.sweep_file import Sweep, job_config, plain, searched
@@ -36,7 +37,7 @@ def run(sweep: Sweep, config: Config, given: Words, on: str, dry: bool) -> int:
             config.runs_dir = scratch_runs(profile)
         more = [f"data.cache={profile.cache}"] if profile.cache else []
     if on == "debug":
-        more = list(command_module(sweep.job).DEBUG)
+        more = debug_words(command_module(sweep.job), sweep.config, list(sweep.words))
     plan = PlannedSweep(
         sweep, Path(config.runs_dir) / "sweep" / config.name, config.run_cap, config.search_seed, tuple(more)
     )
@@ -51,6 +52,8 @@ def run(sweep: Sweep, config: Config, given: Words, on: str, dry: bool) -> int:
         # All trials of these are known: Slurm throttles better than a driver that polls.
         parallel = parallel if sweep.method == "bayes" or sweep.metric.target is not None else 10**6
     began = time.monotonic()
+    if on == "debug":
+        fresh_folder(plan.folder)
     try:
         with open_run(config.runs_dir, "sweep", config.name, plain(sweep), _identity(sweep, config)) as folder:
             trials, failed = run_trials(plan, runner, parallel)
