@@ -109,3 +109,16 @@ def test_debug_never_returns_an_old_result(guide: Manifest, tmp_path: Path, caps
     assert main(small_run(guide, tmp_path, "real", "train.epochs=1", "data.limit=16")) == 0
     assert main([*small_run(guide, tmp_path, "real"), "--on", "debug"]) == 2
     assert "holds a run that --on debug did not make" in capsys.readouterr().err
+
+
+def test_checkpoints_go_with_the_last_step_unless_kept(
+    guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = [*small_run(guide, tmp_path, "done", "train.epochs=1", "data.limit=16")]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert not (tmp_path / "classify/done/checkpoints").exists()
+    assert main([*words, "train.checkpoint_keep_finished=true"]) == 0  # changes no result: the same run, done already
+    assert capsys.readouterr().out == shown
+    assert main([*words, "name=kept", "train.checkpoint_keep_finished=true"]) == 0
+    assert [path.name for path in (tmp_path / "classify/kept/checkpoints").iterdir()] == ["step-00000002"]
