@@ -44,7 +44,7 @@ demo: install
 	@echo 'The birds and their boxes: $(BIN)/fgvc shards show data/field_guide'
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile  # two at a time: much of a test is waiting for processes and daemons
 
 chaos: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/helpers/chaos.py

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from fgvc.runtime.interrupt import Interrupted
+from fgvc.runtime.interrupt import Interrupted, leave_at_once
+from fgvc.runtime.ranks import run_ranks
 from fgvc.runtime.tracking import wandb_mode
 from jobs.checks import remarks
 from jobs.config import describe, load_job, to_dict
@@ -56,7 +56,7 @@ def main(name: str, words: list[str]) -> int:
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
         return 0
     if arguments.processes > 1 and "RANK" not in os.environ:
-        return _launch(arguments.processes, [name, *words])
+        return run_ranks([sys.executable, "-m", "jobs.cli", name, *words], arguments.processes)
     return _run(module, name, config, debug)
 
 
@@ -82,7 +82,8 @@ def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
     try:
         if _rank() == 0:
             _prepare(config, folder, debug)
-        result = task_module(name).run(config)
+        with leave_at_once(name):
+            result = task_module(name).run(config)
     except Interrupted as stop:
         if _rank() == 0:
             print(f"fgvc {name}: {stop}", file=sys.stderr)
@@ -132,17 +133,6 @@ def _leave(code: int) -> int:
         dist.barrier()
         dist.destroy_process_group()
     return code
-
-
-def _launch(processes: int, words: list[str]) -> int:
-    """Start this command as `processes` ranks on this machine, through torchrun; one that fails ends all."""
-    words_of_ranks = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-        "-m", "jobs.cli", *words,
-    ]  # fmt: skip
-    # torchrun would set one thread a rank without saying so; an even share of the cores is what people expect.
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    return subprocess.run(words_of_ranks, env={"OMP_NUM_THREADS": str(threads)} | os.environ).returncode
 
 
 def _parse(name: str, words: list[str]) -> argparse.Namespace:

@@ -1,10 +1,11 @@
-"""`fgvc shards`: build shards from a raw dataset, verify them, show them, write them as COCO.
+"""`fgvc shards`: build shards from a raw dataset, verify, show and list them, write them as COCO.
 
 fgvc shards build cub200 CUB_200_2011 data/cub200            real birds, bytes as they came
 fgvc shards build image_folder photos data/mine shrink=512   any folder with one folder a class
 fgvc shards build field_guide - data/field_guide             drawn here, nothing to download
 fgvc shards verify data/cub200                               read every byte, decode every image
 fgvc shards show data/cub200                                 table, and a contact sheet with the boxes
+fgvc shards list data/cub200 | head                          the samples as JSON lines
 fgvc shards coco data/cub200 cub200_coco                     as COCO: annotations/SPLIT.json and images/
 fgvc shards build coco cub200_coco data/again                and back, or any other COCO data set
 """
@@ -30,20 +31,20 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Run the words after `fgvc shards`; the exit code (1 when verify found something).
 
-    Raises UserError in one line for everything a user can mend.
+    Raises UserError in one line for everything a user can fix.
     """
     words = _parser(argv).parse_args(argv)
-    return {"build": _build, "verify": _verify, "show": _show, "coco": _coco}[words.command](words)
+    return {"build": _build, "verify": _verify, "show": _show, "list": _list, "coco": _coco}[words.command](words)
 
 
 def build_from(
     source: str, root: str | Path, out: str | Path, settings: dict[str, Any] | list[str] | None = None
 ) -> "Manifest":
-    """Read a raw dataset and build its shards in `out`; returns at once what is there already.
+    """Read a raw dataset and build its shards in `out`; returns at once when they are already built.
 
     settings: of the source and of the build, as {"shrink": 256} or ["shrink=256"]. A name that both have is the
     source's; `build.NAME` and `source.NAME` always tell them apart.
-    Raises UserError on an unknown source or setting, an unsound dataset, and as `shards.building.build.build` does.
+    Raises UserError on an unknown source or setting, an invalid dataset, and as `shards.building.build.build` does.
     """
     kind = _settings_of(source)
     if isinstance(settings, dict):
@@ -86,7 +87,7 @@ def _verify(words: argparse.Namespace) -> int:
     for problem in problems:
         print(problem)
     manifest = read_manifest(words.folder)
-    verdict = f"{len(problems)} problems" if problems else "sound"
+    verdict = f"{len(problems)} problems" if problems else "no problems"
     print(f"{words.folder}: {len(manifest.entries)} images in {len(manifest.shards)} shards: {verdict}")
     return 1 if problems else 0
 
@@ -96,6 +97,15 @@ def _show(words: argparse.Namespace) -> int:
 
     picture = None if words.picture == "-" else Path(words.picture or Path(words.folder) / "contact_sheet.png")
     print(show(Path(words.folder), picture))
+    return 0
+
+
+def _list(words: argparse.Namespace) -> int:
+    from shards.manifest import read_manifest
+    from shards.show import sample_lines
+
+    for line in sample_lines(read_manifest(words.folder)):
+        print(line)
     return 0
 
 
@@ -125,10 +135,10 @@ def _settings_of(source: str) -> Any:
 
 
 def _full_key(kind: Any, word: str) -> str:
-    """`shrink=256` -> `build.shrink=256`: people need not know which group a setting is in."""
+    """`shrink=256` -> `build.shrink=256`: users need not know which group a setting belongs to."""
     key = word.partition("=")[0]
     for name, group in get_type_hints(kind).items():
-        if key in (one.name for one in dataclasses.fields(group)):
+        if key in (field.name for field in dataclasses.fields(group)):
             return f"{name}.{word}"
     return word
 
@@ -136,13 +146,13 @@ def _full_key(kind: Any, word: str) -> str:
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
     style: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = Parser("fgvc shards", description=__doc__, **style)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | show | coco")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | show | list | coco")
 
-    about = "Check a raw dataset and write it as shards. Interrupted builds go on where they stopped."
+    about = "Check a raw dataset and write it as shards. Interrupted builds resume where they stopped."
     build = commands.add_parser("build", description=about, epilog=_settings_help(argv), help=about, **style)
     build.add_argument("source", metavar="SOURCE", help=" | ".join(SOURCES))
     build.add_argument("root", metavar="ROOT", help="folder of the raw dataset; - for field_guide")
-    build.add_argument("out", metavar="OUT", help="folder for the shards, new or begun before")
+    build.add_argument("out", metavar="OUT", help="folder for the shards, new, or of an interrupted build")
     build.add_argument("settings", metavar="key=value", nargs="*", default=[], help="settings, listed below")
 
     about = "Read every byte and decode every image of finished shards; exit code 1 when something is wrong."
@@ -153,6 +163,10 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     show = commands.add_parser("show", description=about, help=about, **style)
     show.add_argument("folder", metavar="FOLDER")
     show.add_argument("picture", metavar="PICTURE.png", nargs="?", help="FOLDER/contact_sheet.png; - draws none")
+
+    about = "Print the samples as JSON lines: key, split, class, width, height, boxes, origin."
+    samples = commands.add_parser("list", description=about, help=about, **style)
+    samples.add_argument("folder", metavar="FOLDER")
 
     about = "Write shards as COCO: OUT/annotations/SPLIT.json and OUT/images/KEY.jpg. The way back: build coco OUT."
     coco = commands.add_parser("coco", description=about, help=about, **style)

@@ -11,7 +11,6 @@ A sample without boxes was looked at and nothing was found; a sample that is not
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +71,12 @@ def read_layer(path: Path, manifest: Manifest) -> BoxesLayer:
     outside its image.
     """
     try:
-        header, *lines = path.read_text().splitlines()
+        header, *lines = path.read_text(encoding="utf-8").splitlines()
         about = json.loads(header)
         if about["format"] != FORMAT:
-            raise UserError(f"{path}: format '{about['format']}', this version reads '{FORMAT}'; make it again")
+            raise UserError(
+                f"{path}: format {ascii(about['format'])[:40]}, this version reads '{FORMAT}'; make it again"
+            )
         if about["shards"] != manifest.fingerprint:
             raise UserError(f"{path}: made for other shards than {manifest.folder}; make it again: fgvc crop --help")
         rows = [json.loads(line) for line in lines]
@@ -85,12 +86,12 @@ def read_layer(path: Path, manifest: Manifest) -> BoxesLayer:
         made_by = dict(about["made_by"])
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; fgvc crop makes a boxes layer") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not readable as a boxes layer ({' '.join(str(error).split())[:120]})") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as a boxes layer ({ascii(str(error))[:120]})") from None
     entries = {entry.key: entry for entry in manifest.entries}
     for key, found in boxes.items():
         if key not in entries:
-            raise UserError(f"{path}: boxes for '{key}', which is no sample of {manifest.folder}")
+            raise UserError(f"{path}: boxes for {ascii(key)[:100]}, which is no sample of {manifest.folder}")
         for box in found:
             x0, y0, x1, y1, _ = _checked(box, f"{path}: sample '{key}'")
             width, height = entries[key].width, entries[key].height
@@ -109,8 +110,9 @@ def layer_hash(path: Path) -> str:
 
 def _checked(row: Sequence[float], where: str) -> ScoredBox:
     values = tuple(row)
-    if len(values) != 5 or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
-        raise UserError(f"{where}: a box is five numbers (x0, y0, x1, y1, score), this is {values}")
+    # Compared rather than math.isfinite, which cannot convert a huge integer.
+    if len(values) != 5 or not all(isinstance(value, int | float) and abs(value) < 1e9 for value in values):
+        raise UserError(f"{where}: a box is five numbers (x0, y0, x1, y1, score), this is {ascii(values)[:100]}")
     if not 0 <= values[4] <= 1:
         raise UserError(f"{where}: score {values[4]} is outside 0 to 1")
     return values

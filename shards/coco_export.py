@@ -14,12 +14,14 @@ from shards.manifest import Entry, Manifest
 from shards.reading.reader import Reader
 from shards.sample import Box
 
+EXACT = "corners"  # our field beside bbox: x0, y0, x1, y1 as they are, where x + width would round
+
 
 def export(manifest: Manifest, out: Path, images: bool = True) -> dict[str, Path]:
     """Write `out`/annotations/SPLIT.json and, unless images=False, `out`/images/KEY.jpg; returns split -> file.
 
-    Boxes are COCO's x, y, width, height with x + width exactly our x1. What COCO has no place for (the image's class,
-    key, parts and origin, of images without boxes too) is in additional fields, which other readers ignore and
+    Boxes are COCO's x, y, width, height. What COCO has no place for (exact corners, and the image's class, key, parts
+    and origin, of images without boxes too) is in additional fields, which other readers ignore and
     `fgvc shards build coco` takes back. Files that are there already with the same size are not written again.
     Raises UserError when a shard cannot be read or a file not be written.
     """
@@ -45,8 +47,7 @@ def export(manifest: Manifest, out: Path, images: bool = True) -> dict[str, Path
 
 def document(manifest: Manifest, split: str) -> dict[str, Any]:
     """One split as a COCO document. Image ids are positions in the manifest, counted from 1."""
-    members = [(index, entry) for index, entry in enumerate(manifest.entries) if entry.split == split]
-    annotations = list(_annotations(members))
+    entries = [(index, entry) for index, entry in enumerate(manifest.entries) if entry.split == split]
     return {
         "info": {"description": manifest.source, "fgvc": 1, "citation": manifest.citation},
         "licenses": [{"id": 1, "name": manifest.licence, "url": ""}],
@@ -57,32 +58,32 @@ def document(manifest: Manifest, split: str) -> dict[str, Any]:
                 "license": 1, "key": entry.key, "class_id": entry.label + 1, "parts": entry.parts,
                 "origin": entry.origin,
             }
-            for index, entry in members
+            for index, entry in entries
         ],
-        "annotations": annotations,
+        "annotations": list(_annotations(entries)),
     }  # fmt: skip
 
 
 def to_xywh(box: Box) -> list[float]:
-    """x0, y0, width, height such that x0 + width == x1 and y0 + height == y1 to the last bit."""
+    """x0, y0, width, height: x0 + width is x1 to the last bit where any width gives it, else the nearest below or above
+    (from 37.67 no width leads to 223.71)."""
     x0, y0, x1, y1 = box
     return [x0, y0, _span(x0, x1), _span(y0, y1)]
 
 
 def _span(low: float, high: float) -> float:
     span = high - low
-    while low + span != high:
-        span = math.nextafter(span, math.inf if low + span < high else 0.0)
-    return span
+    neighbours = (span, math.nextafter(span, 0.0), math.nextafter(span, math.inf))
+    return min(neighbours, key=lambda width: abs(low + width - high))
 
 
-def _annotations(members: list[tuple[int, Entry]]) -> Iterator[dict[str, Any]]:
+def _annotations(entries: list[tuple[int, Entry]]) -> Iterator[dict[str, Any]]:
     number = 0
-    for index, entry in members:
+    for index, entry in entries:
         for box in entry.boxes:
             number += 1
             x, y, width, height = to_xywh(box)
             yield {
                 "id": number, "image_id": index + 1, "category_id": entry.label + 1, "bbox": [x, y, width, height],
-                "area": width * height, "iscrowd": 0, "segmentation": [],
+                EXACT: box, "area": width * height, "iscrowd": 0, "segmentation": [],
             }  # fmt: skip

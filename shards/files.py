@@ -21,7 +21,7 @@ def full_disk_is_named(path: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
-            f"{path}: no space left on the disk; free some and start the same command again, it goes on from the last "
+            f"{path}: no space left on the disk; free some and start the same command again; it resumes from the last "
             "checkpoint"
         ) from None
 

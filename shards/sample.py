@@ -1,10 +1,37 @@
 """What a raw dataset is before it becomes shards: classes, samples with boxes and parts, and how to read one."""
 
+import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels of the upright image; x1, y1 exclusive
+SPLITS = ("train", "val", "test")
+KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")  # a WebDataset key ends at the first dot; a tar name has 100 characters
+Exif = Literal["auto", "applied", "ignored"]
+
+
+def is_printable(text: str) -> bool:
+    """Whether a name is safe to print and to store: no control characters, line separators or undecodable bytes."""
+    return (text.isascii() and text.isprintable()) or not any(unicodedata.category(c) in _UNSAFE for c in text)
+
+
+_UNSAFE = {"Cc", "Cs", "Zl", "Zp"}
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What an annotation says about the picture its boxes were drawn on.
+
+    size: (width, height) in pixels, (1, 1) where boxes are shares of the image, None where it does not say.
+    exif: whether that picture had been turned as its EXIF orientation says; auto: the size tells, or the image is
+    refused.
+    """
+
+    size: tuple[float, float] | None = None
+    exif: Exif = "auto"
 
 
 @dataclass(frozen=True)
@@ -16,6 +43,7 @@ class RawSample:
     label: index into the dataset's classes. split: "train" or "test" (or "val" where a dataset has one).
     boxes: every object of the label's class, xyxy pixels. parts: name -> (x, y) of the visible ones.
     origin: "real", or "gan:<run>" for a synthetic image.
+    canvas: what a user's annotation says about the picture of its boxes; None: they are of the upright image.
     """
 
     key: str
@@ -25,6 +53,7 @@ class RawSample:
     boxes: tuple[Box, ...] = ()
     parts: dict[str, tuple[float, float]] = field(default_factory=dict)
     origin: str = "real"
+    canvas: Canvas | None = None
 
 
 def read_file(sample: RawSample) -> bytes:

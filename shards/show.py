@@ -1,8 +1,9 @@
-"""What a set of shards holds: a table of its figures, and a contact sheet of its pictures with their boxes."""
+"""What a set of shards holds: a table of its figures, its samples, a contact sheet of its pictures and boxes."""
 
 import io
+import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,16 @@ def figures(manifest: Manifest) -> str:
         lines.append(f"{'' if name == last else name:<{wide}}{value}".rstrip())
         last = name
     return "\n".join(lines)
+
+
+def sample_lines(manifest: Manifest) -> Iterator[str]:
+    """The samples, a JSON object each: key, split, class, width, height, boxes (xyxy, pixels), origin."""
+    for entry in manifest.entries:
+        sample = {
+            "key": entry.key, "split": entry.split, "class": manifest.classes[entry.label], "width": entry.width,
+            "height": entry.height, "boxes": entry.boxes, "origin": entry.origin,
+        }  # fmt: skip
+        yield json.dumps(sample)
 
 
 def _counted(pairs: Iterable[tuple[str, int]]) -> str:

@@ -10,13 +10,14 @@ from shards.building.encode import ImageError, normalise
 from shards.building.pool import run, tick
 from shards.files import sha256_of
 from shards.manifest import Entry, Shard, read_manifest
+from shards.sample import is_printable
 
 MAX_PROBLEMS = 5  # of one kind and shard: a torn file would name thousands of images
 JPEG_START = b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True)
-class _Task:
+class _ShardCheck:
     folder: Path
     shard: Shard
     entries: tuple[Entry, ...]
@@ -38,18 +39,18 @@ def verify(folder: str | Path, workers: int = 0) -> list[str]:
             problems.append(f"{entry.key}: the manifest puts it into shard {entry.shard}, which it does not have")
     twice = [key for key, count in Counter(entry.key for entry in manifest.entries).items() if count > 1]
     problems += [f"{key}: twice in the manifest" for key in twice[:MAX_PROBLEMS]]
-    tasks = [
-        _Task(manifest.folder, shard, tuple(entries), manifest.classes)
+    checks = [
+        _ShardCheck(manifest.folder, shard, tuple(entries), manifest.classes)
         for shard, entries in zip(manifest.shards, members, strict=True)
     ]
-    for found in run(_verify_shard, tasks, workers, len(manifest.entries), "verify"):
+    for found in run(_verify_shard, checks, workers, len(manifest.entries), "verify"):
         problems += found
     return problems
 
 
-def _verify_shard(task: _Task) -> list[str]:
-    """Problems of one shard, the telling one first; what follows from it is left out."""
-    path, shard = task.folder / task.shard.name, task.shard
+def _verify_shard(check: _ShardCheck) -> list[str]:
+    """Problems of one shard, the root cause first; its consequences are left out."""
+    path, shard = check.folder / check.shard.name, check.shard
     problems = []
     if not path.is_file():
         problems.append(f"{shard.name}: missing")
@@ -57,36 +58,41 @@ def _verify_shard(task: _Task) -> list[str]:
         problems.append(f"{shard.name}: {size} bytes, the manifest says {shard.size}")
     elif sha256_of(path) != shard.sha256:
         problems.append(f"{shard.name}: wrong sha256, its bytes were changed")
-    if shard.count != len(task.entries):
-        problems.append(f"{shard.name}: the manifest counts {shard.count} samples and lists {len(task.entries)}")
+    if shard.count != len(check.entries):
+        problems.append(f"{shard.name}: the manifest counts {shard.count} samples and lists {len(check.entries)}")
     if path.is_file():
-        problems += _verify_members(path, task)
+        problems += _verify_members(path, check)
     else:
-        tick(len(task.entries))
+        tick(len(check.entries))
     return problems
 
 
-def _verify_members(path: Path, task: _Task) -> list[str]:
+def _verify_members(path: Path, check: _ShardCheck) -> list[str]:
     problems = []
     try:
         with tarfile.open(path) as tar:
             held = {member.name: member for member in tar}
-    except (tarfile.TarError, OSError, EOFError) as error:
-        tick(len(task.entries))
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+        tick(len(check.entries))
         return [f"{path.name}: not a whole tar file ({error})"]
-    strangers = {name.partition(".")[0] for name in held} - {entry.key for entry in task.entries}
-    problems += [f"{path.name}: {key} is not in the manifest" for key in sorted(strangers)]
+    strangers = {name.partition(".")[0] for name in held} - {entry.key for entry in check.entries}
+    problems += [f"{path.name}: {_shown(key)} is not in the manifest" for key in sorted(strangers)]
     with path.open("rb") as stream:
-        for entry in task.entries:
+        for entry in check.entries:
             missing = [kind for kind in ("jpg", "cls", "json") if f"{entry.key}.{kind}" not in held]
             if missing:
                 problems.append(f"{path.name}: {entry.key} has no {', '.join(missing)}")
-            elif (text := _verify_sample(stream, held, entry, task.classes)) is not None:
+            elif (text := _verify_sample(stream, held, entry, check.classes)) is not None:
                 problems.append(f"{path.name}: {entry.key}: {text}")
             tick()
     if len(problems) > MAX_PROBLEMS:
         problems[MAX_PROBLEMS:] = [f"{path.name}: and {len(problems) - MAX_PROBLEMS} more"]
     return problems
+
+
+def _shown(text: str) -> str:
+    """A name out of a tar, which may come from anywhere, as a terminal can print it."""
+    return text if is_printable(text) else ascii(text)
 
 
 def _verify_sample(stream, held: dict[str, tarfile.TarInfo], entry: Entry, classes: tuple[str, ...]) -> str | None:
@@ -106,16 +112,17 @@ def _verify_sample(stream, held: dict[str, tarfile.TarInfo], entry: Entry, class
     try:
         image = normalise(data)
         about = json.loads(member("json"))
+        told = about.get("class"), about.get("split")
     except ImageError as error:
         return f"image {error}"
-    except ValueError:
+    except (ValueError, AttributeError, RecursionError):
         return "its json member is damaged"
     if image.notes:
         return f"not an upright RGB or greyscale JPEG ({image.notes[0]})"
     if (image.width, image.height) != (entry.width, entry.height):
         return f"{image.width} x {image.height} pixels, the manifest says {entry.width} x {entry.height}"
     if not 0 <= entry.label < len(classes) or member("cls") != str(entry.label).encode():
-        return f"its cls member says {member('cls').decode(errors='replace')}, the manifest {entry.label}"
-    if (about.get("class"), about.get("split")) != (classes[entry.label], entry.split):
+        return f"its cls member says {_shown(member('cls')[:20].decode(errors='replace'))}, the manifest {entry.label}"
+    if told != (classes[entry.label], entry.split):
         return "class or split differ between its json member and the manifest"
     return None

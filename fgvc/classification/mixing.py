@@ -27,22 +27,36 @@ def mix(batch: Batch, targets: torch.Tensor, config: TrainConfig, seed: int) -> 
         return images, targets
     if len(images) % 2:
         raise UserError(f"mixup and cutmix pair neighbours: a micro-batch of {len(images)} must be even")
+    draws = [
+        _draw(random_stream(seed, MIX, epoch, entry), config, images.shape[2], images.shape[3])
+        for epoch, entry in zip(batch.epochs.tolist(), batch.entries.tolist(), strict=True)
+    ]
+    # One copy to the device and a handful of kernels, however many images.
+    columns = torch.tensor(np.array(draws, dtype=np.float32), device=images.device).T
+    keep, rest, weights, *box = columns[:, :, None, None, None]
     partner = torch.arange(len(images), device=images.device) ^ 1
-    other, mixed = images[partner], images.clone()
-    weights = torch.ones(len(images), device=images.device)
-    for place, (epoch, entry) in enumerate(zip(batch.epochs.tolist(), batch.entries.tolist(), strict=True)):
-        random = random_stream(seed, MIX, epoch, entry)
-        cut = config.cutmix > 0 and (config.mixup == 0 or random.random() < 0.5)
-        alpha = config.cutmix if cut else config.mixup
-        keep = float(random.beta(alpha, alpha))
-        if cut:
-            rows, columns, keep = _cut(random, keep, images.shape[2], images.shape[3])
-            mixed[place, :, rows, columns] = other[place, :, rows, columns]
-        else:
-            blend = keep * images[place].float() + (1 - keep) * other[place].float()
-            mixed[place] = blend.round().to(torch.uint8)
-        weights[place] = keep
-    return mixed, weights[:, None] * targets + (1 - weights[:, None]) * targets[partner]
+    other = images[partner]
+    mixed = images
+    if config.mixup:
+        mixed = images.float().mul_(keep).add_(other.float().mul_(rest)).round_().to(torch.uint8)
+    if config.cutmix:
+        top, bottom, left, right = box
+        y = torch.arange(images.shape[2], device=images.device)[:, None]
+        x = torch.arange(images.shape[3], device=images.device)
+        mixed = torch.where((y >= top) & (y < bottom) & (x >= left) & (x < right), other, mixed)
+    share = weights[:, 0, 0]
+    return mixed, share * targets + (1 - share) * targets[partner]
+
+
+def _draw(random: np.random.Generator, config: TrainConfig, height: int, width: int) -> tuple[float, ...]:
+    """One sample's (weight of its pixels, of its partner's, of its label; rows and columns of its partner's box)."""
+    cut = config.cutmix > 0 and (config.mixup == 0 or random.random() < 0.5)
+    alpha = config.cutmix if cut else config.mixup
+    keep = float(random.beta(alpha, alpha))
+    if not cut:
+        return keep, 1 - keep, keep, 0, 0, 0, 0
+    rows, columns, kept = _cut(random, keep, height, width)
+    return 1, 0, kept, rows.start, rows.stop, columns.start, columns.stop
 
 
 def _cut(random: np.random.Generator, keep: float, height: int, width: int) -> tuple[slice, slice, float]:

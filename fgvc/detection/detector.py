@@ -22,7 +22,7 @@ from fgvc.runtime.distributed import gather_objects, rank, world_size
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.reading.config import DataConfig
-from shards.reading.detection import BoxedBatch, BoxedSamples, collate_boxed, put_back
+from shards.reading.detection import BoxedBatch, BoxedSamples, collate_boxed, unletterbox
 from shards.reading.detection_config import BoxedImageConfig
 from shards.reading.loader import Place, eval_loader
 
@@ -149,7 +149,7 @@ def detect(
                 squares.entries.tolist(), squares.places, found, strict=True
             ):
                 entry = manifest.entries[index]
-                boxes = put_back(corners.float().cpu(), place, entry.width, entry.height).numpy()
+                boxes = unletterbox(corners.float().cpu(), place, entry.width, entry.height).numpy()
                 mine.append((index, Detections(boxes, scores.float().cpu().numpy(), labels.cpu().numpy())))
     together = [row for part in gather_objects(mine) for row in part]
     if len(together) != len(indices) or {index for index, _ in together} != set(indices):

@@ -87,11 +87,14 @@ def roi_align_forward(
     features: torch.Tensor, rois: torch.Tensor, output: torch.Tensor, argmax_y: torch.Tensor, argmax_x: torch.Tensor, *,
     aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int, pool_mode: int, aligned: bool,
 ) -> None:  # fmt: skip
-    """Fill output (R, C, h, w) from features (N, C, H, W) and rois (R, 5): image, x0, y0, x1, y1."""
+    """Fill output (R, C, h, w) from features (N, C, H, W) and rois (R, 5): image, x0, y0, x1, y1.
+
+    bf16 and fp16 are computed in fp32: torchvision has no gradient for them, and x = 600.3 would be 600 in bf16.
+    """
     _only_average(pool_mode)
     output.copy_(
         torch.ops.torchvision.roi_align(
-            features, rois, spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
+            _wide(features), _wide(rois), spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
         )
     )
 
@@ -105,9 +108,20 @@ def roi_align_backward(
     _only_average(pool_mode)
     grad_input.copy_(
         torch.ops.torchvision._roi_align_backward(
-            grad_output, rois, spatial_scale, aligned_height, aligned_width, *grad_input.shape, sampling_ratio, aligned
+            _wide(grad_output),
+            _wide(rois),
+            spatial_scale,
+            aligned_height,
+            aligned_width,
+            *grad_input.shape,
+            sampling_ratio,
+            aligned,
         )
     )
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def _only_average(pool_mode: int) -> None:

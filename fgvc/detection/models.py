@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 import torch
+from accelerate.utils import convert_to_fp32
 from torch import nn
 
 from fgvc.detection.backbones import (
@@ -53,9 +54,19 @@ def create_detector(config: DetectorConfig, classes: int, backbone_weights: bool
     if config.start and backbone_weights:
         load_detector(model, expand(config.start, "model.start"), other_classes=True)
     check(model, config, classes, mean, std)
+    for head in (getattr(model, "rpn_head", None), getattr(model, "bbox_head", None)):
+        if head is not None:
+            head.register_forward_hook(outputs_in_fp32)
+    if hasattr(model, "roi_head"):
+        model.roi_head.bbox_head.register_forward_hook(outputs_in_fp32)
     # timm's name for what is new in a network: optim.head_multiplier applies to all but the backbone.
     model.pretrained_cfg = {"classifier": [name for name, _ in model.named_children() if name != "backbone"]}
     return model
+
+
+def outputs_in_fp32(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+    """A forward hook: scores and box offsets leave a head in fp32, so that boxes and losses are computed in it."""
+    return convert_to_fp32(outputs)
 
 
 def check(model: Any, config: DetectorConfig, classes: int, mean: list[float], std: list[float]) -> None:

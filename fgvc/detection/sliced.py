@@ -18,7 +18,7 @@ from fgvc.detection.detector import Detections, Detector, open_detector
 from fgvc.runtime.distributed import gather_objects, rank, world_size
 from shards.manifest import Manifest
 from shards.reading.decode import decode
-from shards.reading.detection import put, put_back
+from shards.reading.detection import letterbox, unletterbox
 from shards.reading.reader import Reader
 
 
@@ -45,10 +45,14 @@ class SahiDetector(DetectionModel):
 
     def perform_batch_inference(self, images: list[np.ndarray]) -> None:
         pixels = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) for image in images]
-        squares = [put(image, (), self.side) for image in pixels]
+        squares = [letterbox(image, (), self.side) for image in pixels]
         found = self.model.predict(torch.stack([square.image for square in squares]).to(self.device))
         self._original_predictions = [
-            (put_back(boxes.float().cpu(), square.place, image.shape[2], image.shape[1]), scores.cpu(), labels.cpu())
+            (
+                unletterbox(boxes.float().cpu(), square.place, image.shape[2], image.shape[1]),
+                scores.cpu(),
+                labels.cpu(),
+            )
             for (boxes, scores, labels), square, image in zip(found, squares, pixels, strict=True)
         ]
 

@@ -19,6 +19,8 @@ def seed_everything(seed: int, rank: int, deterministic: bool) -> None:
     if deterministic != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(deterministic)  # imports the compiler: 2 s that most runs need not wait
     torch.backends.cudnn.benchmark = not deterministic
+    # TF32: fp32 products in tensor cores, with 10 bits of mantissa.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not deterministic
 
 
 def tune_cpu_memory() -> None:

@@ -76,7 +76,7 @@ def lost_peer(error: Exception) -> str:
         return ""
     return (
         f"rank {rank()} of {world_size()} lost another rank, which died or did not answer within train.timeout_minutes:"
-        f" see that rank's log; the same command goes on from the last checkpoint. {text[:160]}"
+        f" see that rank's log; the same command resumes from the last checkpoint. {text[:160]}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: every rank writes its part, checksums are compared on reading, the newest sound one wins."""
+"""Checkpoints: every rank writes its part, checksums are compared on reading, the newest valid one wins."""
 
 import json
 import logging

@@ -1,14 +1,19 @@
 """What the loop trains: anything that makes steps and saves itself; and the usual kind, one network, one objective."""
 
+import copy
+import os
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from fgvc.models.layers import eval_mode
 from fgvc.runtime.distributed import rank
 from fgvc.runtime.flops import FlopCounter
 from fgvc.training.config import LoopConfig, OptimConfig
@@ -60,11 +65,13 @@ class SupervisedLearner:
             network.add_module(OBJECTIVE, objective)
             _mark_as_new(network)
         state = load_state(found)
+        self._step = _Step(whole, objective)
         self.player = Player(
-            network, _Step(whole, objective), optim, config, schedule, accelerator,
+            network, self._step, optim, config, schedule, accelerator,
             state["networks"]["model"] if state else None,
         )  # fmt: skip
         self.step, self._forward_flops = 0, 0.0
+        self._whole = whole if config.compile else None  # not compiled yet
         if found is not None and state is not None:
             self.step = state["step"]
             restore_rank(found, state, accelerator)
@@ -79,6 +86,8 @@ class SupervisedLearner:
         return 3 * self._forward_flops * self.config.accumulation
 
     def learn(self, micro_batches: list[Any]) -> dict[str, torch.Tensor]:
+        if self._whole is not None:
+            self._compile(self._whole, micro_batches[0])
         strategy, figures = self.player.strategy, Means(len(micro_batches))
         for turn, batch in enumerate(micro_batches):
             last = turn == len(micro_batches) - 1
@@ -100,6 +109,20 @@ class SupervisedLearner:
 
     def save(self, folder: Path) -> None:
         save_state(folder, self.step, {"model": self.player}, self.accelerator, self.config.checkpoint_keep)
+
+    def _compile(self, whole: nn.Module, batch: Any) -> None:
+        """Compile the network before its first step. What counts operations keeps torch from compiling whatever it has
+        seen, so they are counted before, in a forward pass that leaves no trace; every rank makes it."""
+        objective = self._step.objective
+        draws = torch.get_rng_state(), np.random.get_state(), random.getstate()
+        with eval_mode(whole), torch.no_grad(), FlopCounter() as counter:
+            objective(whole, copy.copy(batch))
+        torch.set_rng_state(draws[0])
+        np.random.set_state(draws[1])
+        random.setstate(draws[2])
+        self._forward_flops = counter.total
+        whole.compile(backend=os.environ.get("FGVC_COMPILE_BACKEND", "inductor"))
+        self._whole = None
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

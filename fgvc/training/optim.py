@@ -38,7 +38,11 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
 def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum or AdamW over `parameter_groups`."""
     groups = parameter_groups(model, config)
+    # One kernel for all weights, where there is one; on the CPU the plain loop, whose bits runs hang on.
+    fused = all(parameter.is_cuda for parameter in model.parameters()) or None
     if config.method == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        return torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused
+        )
     betas = config.betas if isinstance(config, PlayerOptimConfig) else (0.9, 0.999)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(betas[0], betas[1]))
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(betas[0], betas[1]), fused=fused)

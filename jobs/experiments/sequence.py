@@ -4,9 +4,7 @@ A process per run keeps memory, threads and a crash apart. The commands are plai
 queue on a cluster) can start the same list in another way.
 """
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,11 +16,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from fgvc.runtime.interrupt import Interrupted, Interruption
+from fgvc.runtime.ranks import end_with_parent
 from fgvc.runtime.run_folder import IDENTITY, RESULT
 
 LOCK_SECONDS = 120  # a run that lost its starter is saving its last checkpoint; longer than that it belongs to someone
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class Process:
                 [sys.executable, "-m", "jobs.cli", *command.words], env=os.environ | (environment or {}),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 # A session of its own: Ctrl-C reaches this process alone, which then asks the run to stop, once.
-                start_new_session=True, preexec_fn=_end_with_parent,
+                start_new_session=True, preexec_fn=end_with_parent,
             )  # fmt: skip
 
     def ended(self, seconds: float = 0) -> str | None:
@@ -146,12 +143,6 @@ def _wait_for_lock(folder: Path) -> None:
             pass
     except Timeout:
         return
-
-
-def _end_with_parent() -> None:
-    """In the child: ask the kernel for SIGTERM when the starter dies, even by SIGKILL, so that no run is orphaned."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class _Bar:

@@ -5,7 +5,7 @@ import errno
 import re
 import shutil
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 
 from shards.building.check import checked, first_few
 from shards.building.config import BuildOptions
-from shards.building.pack import WORK, Task, read_sidecar, write_shard
-from shards.building.plan import Job, Plan, difference, make_plan
+from shards.building.pack import WORK, ShardWork, read_sidecar, write_shard
+from shards.building.plan import Plan, PlannedShard, difference, make_plan
 from shards.building.pool import run
 from shards.errors import UserError
 from shards.files import sync_folder
@@ -30,9 +30,9 @@ class BuildRunning(UserError):
 
 
 def build(raw: RawDataset, out: str | Path, options: BuildOptions | None = None) -> Manifest:
-    """Shards of `raw` in the folder `out`; what is there already is not built again.
+    """Shards of `raw` in the folder `out`; finished shards are not built again.
 
-    Raises UserError in one line: unsound dataset, unusable images (all of them counted, nothing becomes final),
+    Raises UserError in one line: invalid dataset, unusable images (all of them counted, nothing becomes final),
     another plan's shards in `out`, a full disk (finished shards stay for the next try). BuildRunning, a UserError
     too, while another process builds there.
     """
@@ -64,7 +64,7 @@ def _existing(out: Path, plan: Plan) -> Manifest | None:
         path = out / shard.name
         if not path.is_file() or path.stat().st_size != shard.size:
             raise UserError(f"{path}: missing or of the wrong size; delete {out} and build it again")
-    print(f"{out}: there already ({len(manifest.entries)} images in {len(manifest.shards)} shards)", file=sys.stderr)
+    print(f"{out}: already built ({len(manifest.entries)} images in {len(manifest.shards)} shards)", file=sys.stderr)
     return manifest
 
 
@@ -106,9 +106,9 @@ def _tidy(out: Path) -> None:
 def _sweep(out: Path, plan: Plan) -> None:
     """Remove what a killed build left half-written, and finished shards that are of no use to this plan."""
     useful = {WORK, LOCK}
-    for job in plan.jobs:
-        if read_sidecar(out, job):
-            useful |= {job.name, f"{job.name}.json"}
+    for planned in plan.shards:
+        if read_sidecar(out, planned):
+            useful |= {planned.name, f"{planned.name}.json"}
     for path in [*(out / WORK).iterdir(), *out.iterdir()]:
         ours = path.parent.name == WORK or OURS.fullmatch(path.name)
         if ours and path.name not in useful:
@@ -117,39 +117,43 @@ def _sweep(out: Path, plan: Plan) -> None:
 
 def _write_shards(raw: RawDataset, out: Path, options: BuildOptions, plan: Plan) -> list[dict]:
     """Write the shards that are not there yet; the sidecars of all. Raises UserError naming unusable images."""
-    todo = [job for job in plan.jobs if read_sidecar(out, job) is None]
-    kept = len(plan.jobs) - len(todo)
+    todo = [planned for planned in plan.shards if read_sidecar(out, planned) is None]
+    kept = len(plan.shards) - len(todo)
     if kept:
-        print(f"{out}: going on with {kept} of {len(plan.jobs)} shards finished before", file=sys.stderr)
-    tasks = [Task(job, out, raw.classes, raw.read, options) for job in todo]
-    total = sum(len(job.samples) for job in todo)
-    found = run(write_shard, tasks, options.workers, total, f"build {raw.source}", ["webdataset.writer"])
+        print(f"{out}: resuming with {kept} of {len(plan.shards)} shards already finished", file=sys.stderr)
+    work = [ShardWork(planned, out, raw.classes, raw.read, options) for planned in todo]
+    total = sum(len(planned.samples) for planned in todo)
+    found = run(write_shard, work, options.workers, total, f"build {raw.source}", ["webdataset.writer"])
     problems = [problem for shard in found for problem in shard]
     if problems:
         raise UserError(
             f"{raw.source}: {len(problems)} of {len(raw.samples)} images cannot be used: {first_few(problems, 5)}; "
-            "mend or remove them and run the same command again"
+            "fix or remove them and run the same command again"
         )
-    return [_sidecar(out, job) for job in plan.jobs]
+    return [_sidecar(out, planned) for planned in plan.shards]
 
 
-def _sidecar(out: Path, job: Job) -> dict:
-    sidecar = read_sidecar(out, job)
+def _sidecar(out: Path, planned: PlannedShard) -> dict:
+    sidecar = read_sidecar(out, planned)
     if sidecar is None:
-        raise UserError(f"{out}: {job.name} was changed or removed while building; run the same command again")
+        raise UserError(f"{out}: {planned.name} was changed or removed while building; run the same command again")
     return sidecar
 
 
 def _finalise(raw: RawDataset, out: Path, plan: Plan, sidecars: list[dict]) -> Manifest:
     """Move the shards to their place; the manifest comes last and makes them a set."""
     notes: Counter[str] = Counter()
-    shards, entries = [], []
+    shards: list[Shard] = []
+    entries: list[Entry] = []
+    same: dict[str, list[int]] = defaultdict(list)  # digest -> positions of the entries with it
     for number, sidecar in enumerate(sidecars):
         shard = Shard(**sidecar["shard"])
         if (out / WORK / shard.name).is_file():
             (out / WORK / shard.name).replace(out / shard.name)
         shards.append(shard)
-        entries += [Entry(**(entry | {"shard": number})) for entry in sidecar["entries"]]
+        for entry, digest in zip(sidecar["entries"], sidecar["digests"], strict=True):
+            same[digest].append(len(entries))
+            entries.append(Entry(**(entry | {"shard": number})))
         notes.update(sidecar["notes"])
     sync_folder(out)
     write_manifest(
@@ -165,6 +169,7 @@ def _finalise(raw: RawDataset, out: Path, plan: Plan, sidecars: list[dict]) -> M
             notes=dict(sorted(notes.items())),
             extra=raw.extra,
             asked=plan.asked,
+            duplicates=tuple(tuple(positions) for positions in same.values() if len(positions) > 1),
         )
     )
     sync_folder(out)
@@ -179,5 +184,5 @@ def _disk_error(error: OSError, out: Path, plan: Plan) -> UserError:
     free = shutil.disk_usage(where).free
     return UserError(
         f"{out}: the disk is full: about {max(plan.bytes - done, 0)} more bytes are needed, {free} are free; "
-        "make room and run the same command again, it goes on where it stopped"
+        "free some space and run the same command again; it resumes where it stopped"
     )

@@ -1,20 +1,16 @@
 """Checks of a raw dataset that need no pixels, done before anything is written."""
 
 import math
-import re
 from collections import Counter
 from dataclasses import replace
 
 from shards.building.config import BuildOptions
 from shards.errors import UserError
-from shards.sample import RawDataset, RawSample
-
-SPLITS = ("train", "val", "test")
-KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")  # a WebDataset key ends at the first dot; a tar name has 100 characters
+from shards.sample import KEY, SPLITS, RawDataset, RawSample, is_printable
 
 
 def checked(raw: RawDataset, options: BuildOptions) -> RawDataset:
-    """The part of `raw` that is to be built (`options.classes`), once it is known to be sound.
+    """The part of `raw` to build (`options.classes`), once it has been validated.
 
     Raises UserError on duplicate or unusable keys, unknown labels or splits, missing files, broken boxes or parts, and
     classes without training images: one line with the count and the first few of them.
@@ -43,6 +39,9 @@ def checked(raw: RawDataset, options: BuildOptions) -> RawDataset:
 def _check_classes(raw: RawDataset) -> None:
     twice = [name for name, count in Counter(raw.classes).items() if count > 1]
     _refuse(raw, "class name used twice", twice)
+    names = [*raw.classes, *{name for sample in raw.samples for name in (sample.origin, *sample.parts)}]
+    unsafe = [ascii(name) for name in names if not name or not is_printable(name)]
+    _refuse(raw, "name that is empty or has control characters or undecodable bytes", unsafe)
 
 
 def _check_keys(raw: RawDataset) -> None:

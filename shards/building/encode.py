@@ -1,6 +1,7 @@
 """Check one encoded image and, where readers need it, turn it into an upright 8-bit RGB JPEG."""
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ class Encoded:
     """A JPEG ready for a shard.
 
     width, height: upright pixels of `data`. scale: (x, y) factors from the upright original to `data`.
-    notes: what had to be done, empty when the bytes are as they came.
+    notes: what had to be done, empty when the bytes are as they came. orientation: the original's, as EXIF counts.
     """
 
     data: bytes
@@ -30,22 +31,23 @@ class Encoded:
     height: int
     scale: tuple[float, float] = (1.0, 1.0)
     notes: tuple[str, ...] = ()
+    orientation: int = 1
 
 
 def normalise(data: bytes, shrink: int = 0, quality: int = 92) -> Encoded:
     """Keep an upright 8-bit RGB or greyscale JPEG as it is; encode anything else again, RGB, upright, 4:4:4.
 
-    shrink: short side at most this many pixels; 0 never shrinks. Transparency is laid on white.
+    shrink: short side at most this many pixels; 0 never shrinks. Transparent pixels are composited on white.
     Raises ImageError when the image is unreadable, truncated or damaged.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a big image or odd metadata is no reason to shout from every process
+            warnings.simplefilter("ignore")  # a big image or odd metadata should not produce a warning in every process
             return _normalise(data, shrink, quality)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError("too many pixels to be a photograph") from error
+        raise ImageError(_too_large(str(error))) from error
     except Exception as error:  # decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error
         raise ImageError(_reason(data, error)) from error
 
@@ -56,7 +58,8 @@ def _normalise(data: bytes, shrink: int, quality: int) -> Encoded:
     is_jpeg = image.format in ("JPEG", "MPO")  # MPO: a camera's JPEG with a preview behind it
     if not is_jpeg:
         notes.append(f"re-encoded: {image.format}")
-    if _orientation(image) != 1:
+    orientation = _orientation(image)
+    if orientation != 1:
         notes.append("re-encoded: EXIF rotation")
     if image.mode not in ("RGB", "L"):
         notes.append(f"re-encoded: {image.mode}")
@@ -75,7 +78,7 @@ def _normalise(data: bytes, shrink: int, quality: int) -> Encoded:
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=quality, subsampling=0)
     scale = (image.width / width, image.height / height)
-    return Encoded(stream.getvalue(), *image.size, scale, tuple(notes))
+    return Encoded(stream.getvalue(), *image.size, scale, tuple(notes), orientation)
 
 
 def _has_stray_bytes(data: bytes) -> bool:
@@ -94,10 +97,12 @@ def _has_stray_bytes(data: bytes) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF counts them."""
     try:
-        return image.getexif().get(EXIF_ORIENTATION, 1) or 1
-    except Exception:  # damaged metadata around a sound image: readers ignore it too
+        found = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # damaged metadata around a valid image: readers ignore it too
         return 1
+    return found if found in range(1, 9) else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -112,9 +117,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _too_large(message: str) -> str:
+    """A reason that gives the size and the limit; Pillow's message holds the first."""
+    found = re.search(r"\((\d+) pixels\)", message)
+    size = f"{int(found[1]) / 1e6:.0f}" if found else "too many"
+    return f"{size} megapixels, the limit is {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f}; save it smaller"
+
+
 def _reason(data: bytes, error: Exception) -> str:
     if not data:
         return "empty file"
+    if data[4:8] == b"ftyp":
+        return f"a picture or film of type {data[8:12].decode('ascii', 'replace').strip()}, not read here; convert it"
     if "truncated" in str(error).lower():
         return "truncated"
     if isinstance(error, Image.UnidentifiedImageError):
@@ -131,9 +145,11 @@ def fit_boxes(boxes: tuple[Box, ...], image: Encoded) -> tuple[tuple[Box, ...], 
     fitted, clipped = [], 0
     for x0, y0, x1, y1 in boxes:
         box = (max(x0 * sx, 0.0), max(y0 * sy, 0.0), min(x1 * sx, width), min(y1 * sy, height))
+        box = (round(box[0], 3), round(box[1], 3), round(box[2], 3), round(box[3], 3))
         if box[0] >= box[2] or box[1] >= box[3]:
             size = f"{width / sx:.0f} x {height / sy:.0f}"
-            raise ImageError(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) lies outside the image of {size}")
+            where = "lies outside" if min(x1, y1) <= 0 or x0 * sx >= width or y0 * sy >= height else "has no area in"
+            raise ImageError(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) {where} the image of {size}")
         clipped += x0 < 0 or y0 < 0 or x1 * sx > width + 1e-6 or y1 * sy > height + 1e-6
-        fitted.append((round(box[0], 3), round(box[1], 3), round(box[2], 3), round(box[3], 3)))
+        fitted.append(box)
     return tuple(fitted), clipped

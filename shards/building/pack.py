@@ -1,17 +1,19 @@
 """Write one shard: read, check and normalise its images, the tar, and a sidecar that says it is finished."""
 
+import hashlib
 import json
 import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shards.building.canvas import on_upright
 from shards.building.config import BuildOptions
 from shards.building.encode import Encoded, ImageError, fit_boxes, normalise
-from shards.building.plan import Job
+from shards.building.plan import PlannedShard
 from shards.building.pool import tick
 from shards.files import sha256_of, write_atomically
 from shards.manifest import Entry, Shard
@@ -21,61 +23,68 @@ WORK = ".build"  # unfinished builds live here, inside the folder they are for
 
 
 @dataclass(frozen=True)
-class Task:
+class ShardWork:
     """What a process needs to write one shard into `folder`/.build."""
 
-    job: Job
+    planned: PlannedShard
     folder: Path
     classes: tuple[str, ...]
     read: Callable[[RawSample], bytes]
     options: BuildOptions
 
 
-def write_shard(task: Task) -> list[str]:
+def write_shard(work: ShardWork) -> list[str]:
     """Write the shard and its sidecar. Where images cannot be used: write nothing, return what is wrong with them.
 
     Raises OSError when the disk is full or fails; nothing half-written stays.
     """
     from webdataset.writer import TarWriter
 
-    work, job = task.folder / WORK, task.job
-    temporary = work / f"{job.name}.{os.getpid()}.tmp"  # a dying process of an earlier build must not share it
+    folder, planned = work.folder / WORK, work.planned
+    temporary = folder / f"{planned.name}.{os.getpid()}.tmp"  # a dying process of an earlier build must not share it
     problems: list[str] = []
     metas: dict[str, Entry] = {}
+    digests: dict[str, str] = {}
     notes: Counter[str] = Counter()
     try:
         with temporary.open("wb") as stream:
-            # All that a tar holds besides the members is fixed, so that the same images give the same bytes.
+            # Everything in the tar besides its members is fixed, so that the same images give the same bytes.
             with TarWriter(stream, user="fgvc", group="fgvc", mtime=0, encoder=False) as writer:
-                for sample in job.samples:
+                for sample in planned.samples:
                     try:
-                        image, meta, found = _prepare(task, sample)
+                        image, meta, found = _prepare(work, sample)
                     except (ImageError, FileNotFoundError, PermissionError) as error:
                         reason = error.strerror if isinstance(error, OSError) else str(error)
                         problems.append(f"{sample.path or sample.key} ({reason})")
                     else:
                         if not problems:  # a shard that cannot be finished is only checked to its end
-                            writer.write(_members(sample, image, meta, task.classes))
+                            writer.write(_members(sample, image, meta, work.classes))
                             metas[sample.key] = meta
+                            digests[sample.key] = hashlib.sha256(image.data).hexdigest()[:16]
                             notes.update(found)
                     tick()
             stream.flush()
             os.fsync(stream.fileno())
         if not problems:
-            _finish(task, temporary, metas, notes)
+            _finish(work, temporary, metas, digests, notes)
     finally:
         temporary.unlink(missing_ok=True)
     return problems
 
 
-def _prepare(task: Task, sample: RawSample) -> tuple[Encoded, Entry, list[str]]:
+def _prepare(work: ShardWork, sample: RawSample) -> tuple[Encoded, Entry, list[str]]:
     """The stored image, its manifest entry and notes. Raises ImageError."""
-    image = normalise(task.read(sample), task.options.shrink, task.options.quality)
+    image = normalise(work.read(sample), work.options.shrink, work.options.quality)
     notes = list(image.notes)
-    boxes, clipped = fit_boxes(sample.boxes, image)
-    notes += ["boxes clipped"] * clipped
     (sx, sy), parts = image.scale, {}
-    for name, (x, y) in sample.parts.items():
+    width, height = round(image.width / sx), round(image.height / sy)
+    upright, done = on_upright(sample.boxes, sample.canvas, image.orientation, width, height)
+    boxes, clipped = fit_boxes(upright, image)
+    notes += done + ["boxes clipped"] * clipped
+    points, _ = on_upright(
+        tuple((x, y, x, y) for x, y in sample.parts.values()), sample.canvas, image.orientation, width, height
+    )
+    for name, (x, y, *_) in zip(sample.parts, points, strict=True):
         parts[name] = (round(min(max(x * sx, 0), image.width), 3), round(min(max(y * sy, 0), image.height), 3))
     entry = Entry(
         key=sample.key,
@@ -109,27 +118,31 @@ def _members(sample: RawSample, image: Encoded, entry: Entry, classes: tuple[str
     }
 
 
-def _finish(task: Task, temporary: Path, metas: dict[str, Entry], notes: Counter[str]) -> None:
-    """Move the tar to its name, then write the sidecar: a sidecar never describes a tar that is not there."""
-    job, work = task.job, task.folder / WORK
+def _finish(
+    work: ShardWork, temporary: Path, metas: dict[str, Entry], digests: dict[str, str], notes: Counter[str]
+) -> None:
+    """Move the tar to its name, then write the sidecar: a sidecar never describes a tar that does not exist."""
+    planned, folder = work.planned, work.folder / WORK
     entries = []
     with tarfile.open(temporary) as tar:
         for member in tar:
             key, _, extension = member.name.partition(".")
             if extension == "jpg":
-                entries.append(asdict(metas[key]) | {"offset": member.offset_data})
-    shard = Shard(job.name, job.split, temporary.stat().st_size, sha256_of(temporary), len(entries))
-    temporary.replace(work / job.name)
-    sidecar = {"plan": job.plan, "shard": asdict(shard), "entries": entries, "notes": notes}
-    write_atomically(work / f"{job.name}.json", json.dumps(sidecar))
+                entries.append(vars(metas[key]) | {"offset": member.offset_data})
+    shard = Shard(planned.name, planned.split, temporary.stat().st_size, sha256_of(temporary), len(entries))
+    temporary.replace(folder / planned.name)
+    in_order = [digests[entry["key"]] for entry in entries]
+    sidecar = {"plan": planned.plan, "shard": vars(shard), "entries": entries, "notes": notes, "digests": in_order}
+    write_atomically(folder / f"{planned.name}.json", json.dumps(sidecar))
 
 
-def read_sidecar(folder: Path, job: Job) -> dict[str, Any] | None:
+def read_sidecar(folder: Path, planned: PlannedShard) -> dict[str, Any] | None:
     """What an earlier, interrupted build left of this shard; None when it left nothing that can be used."""
     try:
-        sidecar = json.loads((folder / WORK / f"{job.name}.json").read_text())
-        where = next(path for path in (folder / WORK / job.name, folder / job.name) if path.is_file())
-    except (OSError, ValueError, StopIteration):
+        sidecar = json.loads((folder / WORK / f"{planned.name}.json").read_text())
+        where = next(path for path in (folder / WORK / planned.name, folder / planned.name) if path.is_file())
+        shard = sidecar["shard"]
+        same = sidecar["plan"] == planned.plan and shard["name"] == planned.name and "digests" in sidecar
+        return sidecar if same and where.stat().st_size == shard["size"] else None
+    except (OSError, ValueError, StopIteration, KeyError, TypeError, RecursionError):
         return None
-    usable = sidecar["plan"] == job.plan and where.stat().st_size == sidecar["shard"]["size"]
-    return sidecar if usable else None

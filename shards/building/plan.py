@@ -1,4 +1,4 @@
-"""What a build is to write: the shards with their samples, and the hashes that tell one plan from another."""
+"""What a build will write: the shards with their samples, and the hashes that distinguish one plan from another."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ PROBES = 8  # images a split looked at to guess its size
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedShard:
     """One shard to write. `plan`: hash of all that decides its bytes, so that it is kept when another one changes."""
 
     name: str
@@ -33,17 +33,17 @@ class Plan:
 
     asked: dict[str, Any]
     hash: str
-    jobs: tuple[Job, ...]
+    shards: tuple[PlannedShard, ...]
     bytes: int
 
 
 def make_plan(raw: RawDataset, options: BuildOptions) -> Plan:
     """Samples of every split in a seeded order, dealt into shards of about `shard_mb`.
 
-    Paths are outside the hash (a dataset may move), file sizes inside (a mended file is another one).
+    Paths are outside the hash (a dataset may move), file sizes inside (a repaired file is a different file).
     """
     splits: dict[str, list[RawSample]] = defaultdict(list)
-    for sample in sorted(raw.samples, key=lambda one: one.key):
+    for sample in sorted(raw.samples, key=lambda sample: sample.key):
         splits[sample.split].append(sample)
 
     probes, sizes = {}, {}
@@ -63,18 +63,18 @@ def make_plan(raw: RawDataset, options: BuildOptions) -> Plan:
         "shrink": options.shrink,
         "quality": options.quality,
     }
-    jobs = []
+    shards = []
     for split in sorted(splits):
         order = splits[split]
         random.Random(f"{options.seed} {split}").shuffle(order)
         for number, part in enumerate(_deal(order, sizes[split], options)):
             plan = _hash([common, [rows[sample.key] for sample in part]])
-            jobs.append(Job(f"{split}-{number:06d}.tar", split, tuple(part), plan))
-    return Plan(asked, _hash(asked), tuple(jobs), sum(sizes.values()))
+            shards.append(PlannedShard(f"{split}-{number:06d}.tar", split, tuple(part), plan))
+    return Plan(asked, _hash(asked), tuple(shards), sum(sizes.values()))
 
 
 def difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
-    """What tells two plans apart, in words."""
+    """How two plans differ, in words."""
     found = []
     if there.get("source") != asked["source"]:
         found.append(f"source {there.get('source')} there, {asked['source']} asked")
@@ -97,8 +97,8 @@ def difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
 
 def _deal(order: list[RawSample], size: int, options: BuildOptions) -> list[list[RawSample]]:
     """Equal parts of a split: enough shards for its size and for shuffling, but none of a handful of samples."""
-    wanted = max(options.min_shards, math.ceil(size / (options.shard_mb * 1e6)))
-    shards = max(1, min(wanted, len(order) // MIN_SAMPLES))
+    target = max(options.min_shards, math.ceil(size / (options.shard_mb * 1e6)))
+    shards = max(1, min(target, len(order) // MIN_SAMPLES))
     edges = [len(order) * number // shards for number in range(shards + 1)]
     return [order[start:end] for start, end in pairwise(edges)]
 
@@ -106,7 +106,7 @@ def _deal(order: list[RawSample], size: int, options: BuildOptions) -> list[list
 def _probe(raw: RawDataset, samples: list[RawSample], options: BuildOptions) -> tuple[list[str], int]:
     """(hashes of some rendered images, estimated bytes of the split in shards).
 
-    Rendered images have no file whose size could tell that the renderer or its settings changed: their bytes do.
+    Rendered images have no file whose size would reveal a change of the renderer or its settings; their bytes do.
     """
     step = max(1, len(samples) // PROBES)
     hashes, sizes = [], []
@@ -125,8 +125,9 @@ def _probe(raw: RawDataset, samples: list[RawSample], options: BuildOptions) -> 
 
 def _row(sample: RawSample) -> str:
     size = sample.path.stat().st_size if sample.path is not None else -1
+    canvas = [] if sample.canvas is None else [sample.canvas.size, sample.canvas.exif]
     return json.dumps(
-        [sample.key, sample.label, sample.split, sample.boxes, sample.parts, sample.origin, size],
+        [sample.key, sample.label, sample.split, sample.boxes, sample.parts, sample.origin, size, *canvas],
         sort_keys=True,
         default=float,
     )

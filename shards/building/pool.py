@@ -1,4 +1,4 @@
-"""Run a function over a list of tasks in processes, with one progress bar counted in images."""
+"""Run a function over a list of tasks in worker processes, with one progress bar counted in images."""
 
 import contextlib
 import multiprocessing
@@ -45,7 +45,7 @@ def run(
     The first exception stops the other tasks and is raised again.
     Raises UserError when a process is killed from outside (memory, usually).
     """
-    interval = 0.2 if sys.stderr.isatty() else 30.0  # a log file wants a line now and then
+    interval = 0.2 if sys.stderr.isatty() else 30.0  # a log file needs only an occasional line
     with tqdm(total=total, desc=label, unit="img", mininterval=interval, file=sys.stderr, leave=False) as bar:
         workers = min(workers or cores(), len(tasks))
         if workers <= 1:

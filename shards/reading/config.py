@@ -26,16 +26,16 @@ class DataConfig:
     crop: Crop = option(
         "whole",
         "part of the image to use: all | the box | a square on the box | the box on black, not enlarged | two views: "
-        "in training one of them by chance, in evaluation the mean of their logits",
+        "in training one of them at random, in evaluation the mean of their logits",
     )
     margin: Annotated[float, Ge(0)] = option(0.1, "enlarge the box by this share of its longer side on every side")
     boxes: str = option("truth", "boxes to crop by: truth | a boxes layer, the file fgvc crop makes", False)
-    min_score: Score = option(0.0, "use a layer's boxes from this score on; without one the image stays whole")
+    min_score: Score = option(0.0, "ignore a layer's boxes below this score; an image left without a box stays whole")
     test_crop: Crop | None = option(None, "as crop, for the test split and held-out folds (null: the same)")
     test_margin: Annotated[float, Ge(0)] | None = option(None, "as margin, for what is measured (null: the same)")
     test_boxes: str = option("", "as boxes, for what is measured (empty: the same)", False)
     test_min_score: Score | None = option(None, "as min_score, for what is measured (null: the same)")
-    limit: Annotated[int, Ge(0)] = option(0, "use only this many samples of every split (0: all)")
+    limit: Annotated[int, Ge(0)] = option(0, "use only this many samples of each split (0: all)")
     window: Annotated[int, Gt(0)] = option(16, "samples are shuffled within windows of this many shuffled shards")
     cache: str = option("", "local folder to copy shards to before reading (slow or remote stores)", False)
     workers: Annotated[int, Ge(-1)] = option(-1, "loader processes per rank (-1: by the cores, 0: none)", False)
@@ -59,7 +59,9 @@ class ImageConfig:
     policy: Literal["none", "randaugment", "trivialaugment"] = option("none", "automatic augmentation policy")
     interpolation: Literal["bilinear", "bicubic"] = option("bilinear", "of every resize")
     eval_size: Annotated[int, Ge(0)] = option(0, "side of the evaluation input (0: as in training)")
-    eval_fit: Literal["center_crop", "squash", "pad"] = option("center_crop", "evaluation: as `fit`, without chance")
+    eval_fit: Literal["center_crop", "squash", "pad"] = option(
+        "center_crop", "evaluation: as `fit`, without randomness"
+    )
     crop_fit: Literal["center_crop", "squash", "pad"] | None = option(
         None, "evaluation: eval_fit of views that a box cut out, such as squash (null: the same)"
     )

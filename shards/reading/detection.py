@@ -46,20 +46,27 @@ class BoxedBatch:
     entries: torch.Tensor
     epochs: torch.Tensor
 
+    def pin_memory(self) -> "BoxedBatch":
+        """Called by the loader where there is a GPU, so that copies to it need not wait."""
+        self.images = self.images.pin_memory()
+        self.boxes = [boxes.pin_memory() for boxes in self.boxes]
+        self.labels = [labels.pin_memory() for labels in self.labels]
+        return self
+
     def to(self, device: torch.device) -> "BoxedBatch":
         self.images = self.images.to(device, non_blocking=True)
-        self.boxes = [one.to(device) for one in self.boxes]
-        self.labels = [one.to(device) for one in self.labels]
+        self.boxes = [boxes.to(device) for boxes in self.boxes]
+        self.labels = [labels.to(device) for labels in self.labels]
         return self
 
 
-def put(image: torch.Tensor, boxes: Sequence[Box], size: int, factor: float = 1.0) -> Boxed:
-    """The whole image, its longer side `factor` * size, in the square's upper left corner; without chance."""
+def letterbox(image: torch.Tensor, boxes: Sequence[Box], size: int, factor: float = 1.0) -> Boxed:
+    """The whole image, its longer side `factor` * size, in the square's upper left corner; deterministic."""
     scaled, ratio = _scaled(image, size * factor)
     return _cut(scaled, _tensor(boxes), ratio, (0, 0), size, 0.0)
 
 
-def put_by_chance(image: torch.Tensor, boxes: Sequence[Box], config: BoxedImageConfig) -> Boxed:
+def random_letterbox(image: torch.Tensor, boxes: Sequence[Box], config: BoxedImageConfig) -> Boxed:
     """Flip, scale and place as `config` says, drawing from torch's global generator (see `seeded`).
 
     As large-scale jittering (https://arxiv.org/abs/2012.07177), but while a box is out of view another place is drawn,
@@ -78,9 +85,9 @@ def put_by_chance(image: torch.Tensor, boxes: Sequence[Box], config: BoxedImageC
     boxed = None
     for _ in range(TRIES):
         corner = _corner(width, config.size), _corner(height, config.size)
-        one = _cut(scaled, truth, ratio, corner, config.size, config.keep)
-        if boxed is None or len(one.boxes) > len(boxed.boxes):
-            boxed = one
+        candidate = _cut(scaled, truth, ratio, corner, config.size, config.keep)
+        if boxed is None or len(candidate.boxes) > len(boxed.boxes):
+            boxed = candidate
         if len(boxed.boxes) == len(truth):
             break
     assert boxed is not None
@@ -90,7 +97,7 @@ def put_by_chance(image: torch.Tensor, boxes: Sequence[Box], config: BoxedImageC
     return boxed
 
 
-def put_back(boxes: torch.Tensor, place: torch.Tensor, width: int, height: int) -> torch.Tensor:
+def unletterbox(boxes: torch.Tensor, place: torch.Tensor, width: int, height: int) -> torch.Tensor:
     """Boxes (K, 4) of the square as boxes of the source image, clipped to it."""
     sx, sy, ox, oy = place.tolist()
     xs, ys = (boxes[:, [0, 2]] - ox) / sx, (boxes[:, [1, 3]] - oy) / sy
@@ -99,7 +106,7 @@ def put_back(boxes: torch.Tensor, place: torch.Tensor, width: int, height: int) 
 
 
 class BoxedSamples(Dataset):
-    """(epoch, entry) -> a placed image and its label. epoch -1 means evaluation: no chance."""
+    """(epoch, entry) -> a placed image and its label. epoch -1 means evaluation: no randomness."""
 
     def __init__(
         self, manifest: Manifest, data: DataConfig, config: BoxedImageConfig, seed: int = 0, one_class: bool = False
@@ -114,20 +121,20 @@ class BoxedSamples(Dataset):
         entry = self.reader.manifest.entries[index]
         image = decode(self.reader.read(index), entry.key)
         if epoch < 0:
-            boxed = put(image, entry.boxes, self.eval_size)
+            boxed = letterbox(image, entry.boxes, self.eval_size)
         else:
             seed = transform_seed(self.seed, epoch, index)
-            boxed = seeded(lambda one: put_by_chance(one, entry.boxes, self.config), image, seed)  # type: ignore
+            boxed = seeded(lambda pixels: random_letterbox(pixels, entry.boxes, self.config), image, seed)  # type: ignore
         return boxed, 0 if self.one_class else entry.label, index, epoch
 
 
 def collate_boxed(rows: list[tuple[Boxed, int, int, int]]) -> BoxedBatch:
     boxed, labels, entries, epochs = zip(*rows, strict=True)
     return BoxedBatch(
-        default_collate([one.image for one in boxed]),
-        [one.boxes for one in boxed],
-        [torch.full((len(one.boxes),), label) for one, label in zip(boxed, labels, strict=True)],
-        torch.stack([one.place for one in boxed]),
+        default_collate([sample.image for sample in boxed]),
+        [sample.boxes for sample in boxed],
+        [torch.full((len(sample.boxes),), label) for sample, label in zip(boxed, labels, strict=True)],
+        torch.stack([sample.place for sample in boxed]),
         torch.tensor(entries),
         torch.tensor(epochs),
     )

@@ -10,7 +10,7 @@ from shards.options import option
 
 @dataclass
 class BoxedImageConfig:
-    """Every image is scaled into a square and padded, its shape kept; in training by chance. Sizes in pixels."""
+    """Every image is scaled into a square and padded, its shape kept; in training at random. Sizes in pixels."""
 
     size: Annotated[int, Gt(0)] = option(640, "side of the square input, a multiple of 32")
     scale: tuple[float, float] = option((0.8, 1.25), "training: longer side by size, smallest and largest")

@@ -1,6 +1,6 @@
 """Batches: training in the contract's order for any rank, evaluation with every sample exactly once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from shards.reading.order import global_batches, rank_batches, transform_seed, v
 from shards.reading.reader import Reader
 from shards.reading.transforms import Transform, seeded
 from shards.reading.views import WHOLE, View
+from shards.signals import obey_only_the_parent
 
 
 @dataclass
@@ -25,10 +26,15 @@ class Batch:
     entries: torch.Tensor
     epochs: torch.Tensor
 
+    def pin_memory(self) -> "Batch":
+        """Called by the loader where there is a GPU, so that copies to it need not wait."""
+        self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
+        return self
+
 
 class Samples(Dataset):
-    """(epoch, entry) -> image, label, entry, epoch. epoch -1 means evaluation: no chance, the first view. In training
-    an epoch takes one of several views, drawn by (seed, epoch, entry)."""
+    """(epoch, entry) -> image, label, entry, epoch. epoch -1 means evaluation: deterministic, the first view. In
+    training an epoch takes one of several views, drawn by (seed, epoch, entry)."""
 
     def __init__(
         self, manifest: Manifest, transform: Transform, views: Sequence[View] = (WHOLE,), *, cache: str = "",
@@ -66,7 +72,7 @@ class Place:
 
 def train_loader(
     manifest: Manifest,
-    members: Sequence[int],
+    indices: Sequence[int],
     samples: Dataset,
     *,
     seed: int,
@@ -81,19 +87,19 @@ def train_loader(
     """This rank's micro-batches of every step from `start_step` to the end of the last epoch, `place.accumulation` of
     them a step.
 
-    samples: maps (epoch, entry) to a sample, by chance only where `transform_seed(seed, epoch, entry)` says so.
+    samples: maps (epoch, entry) to a sample, random only by `transform_seed(seed, epoch, entry)`.
     collate: a list of such samples -> a batch.
     """
-    batches = [
-        micro
-        for whole in global_batches(manifest, members, seed, batch, epochs, window, start_step)
-        for micro in rank_batches(whole, place.rank, place.ranks, place.accumulation)
-    ]
-    return iter(_loader(samples, batches, workers, collate))
+
+    def micro_batches() -> Iterator[list[tuple[int, int]]]:
+        for whole in global_batches(manifest, indices, seed, batch, epochs, window, start_step):
+            yield from rank_batches(whole, place.rank, place.ranks, place.accumulation)
+
+    return iter(_loader(samples, _Drawn(micro_batches), workers, collate))
 
 
 def eval_loader(
-    members: Sequence[int],
+    indices: Sequence[int],
     samples: Dataset,
     *,
     batch: int,
@@ -101,14 +107,25 @@ def eval_loader(
     workers: int = 0,
     collate: Callable[[list], Any] = collate,
 ) -> DataLoader:
-    """This rank's share of `members`, each once over all ranks; the last batch may be smaller. Epoch is -1."""
-    mine = np.asarray(members)[place.rank :: place.ranks]
+    """This rank's share of `indices`, each once over all ranks; the last batch may be smaller. Epoch is -1."""
+    mine = np.asarray(indices)[place.rank :: place.ranks]
     batches = [[(-1, int(entry)) for entry in mine[at : at + batch]] for at in range(0, len(mine), batch)]
     return _loader(samples, batches, workers, collate)
 
 
+class _Drawn:
+    """Batches that are drawn as they are needed, an epoch's order at a time: a hundred epochs of a large set as a list
+    take minutes to draw and gigabytes to hold."""
+
+    def __init__(self, draw: Callable[[], Iterator[list[tuple[int, int]]]]) -> None:
+        self._draw = draw
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self._draw()
+
+
 def _loader(
-    samples: Dataset, batches: list[list[tuple[int, int]]], workers: int, collate: Callable[[list], Any]
+    samples: Dataset, batches: Iterable[list[tuple[int, int]]], workers: int, collate: Callable[[list], Any]
 ) -> DataLoader:
     return DataLoader(
         samples,
@@ -119,9 +136,10 @@ def _loader(
         prefetch_factor=4 if workers else None,
         # Workers draw a base seed from the global generator otherwise, which training's own draws would feel.
         generator=torch.Generator(),
-        worker_init_fn=_single_thread,
+        worker_init_fn=_begin_worker,
     )
 
 
-def _single_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     torch.set_num_threads(1)  # one core a worker; more only fight over the others' cores
+    obey_only_the_parent()

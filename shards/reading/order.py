@@ -31,16 +31,16 @@ def _sample_hash(*path: int) -> int:
     return int.from_bytes(hashlib.blake2b("/".join(map(str, path)).encode(), digest_size=8).digest(), "little") >> 1
 
 
-def epoch_order(manifest: Manifest, members: Sequence[int], seed: int, epoch: int, window: int) -> np.ndarray:
-    """The entries of `members` in the order of one epoch, (len(members),) int64.
+def epoch_order(manifest: Manifest, indices: Sequence[int], seed: int, epoch: int, window: int) -> np.ndarray:
+    """The entries of `indices`, in the order of one epoch, (len(indices),) int64.
 
     Shards are shuffled, then samples within windows of `window` shards: a reader holds at most `window` shards at a
     time, and one that resumes re-reads at most one window.
     """
     random = random_stream(seed, EPOCH, epoch)
     of_shard: dict[int, list[int]] = {}
-    for member in members:
-        of_shard.setdefault(manifest.entries[member].shard, []).append(member)
+    for index in indices:
+        of_shard.setdefault(manifest.entries[index].shard, []).append(index)
     shards = np.array(sorted(of_shard))
     random.shuffle(shards)
     order = []
@@ -51,38 +51,56 @@ def epoch_order(manifest: Manifest, members: Sequence[int], seed: int, epoch: in
     return np.concatenate(order)
 
 
-def folds_of(manifest: Manifest, members: Sequence[int], folds: int, seed: int = 0) -> np.ndarray:
-    """The fold of every member, (len(members),) int64: stratified by class, a function of keys and `seed` alone.
+def folds_of(manifest: Manifest, indices: Sequence[int], folds: int, seed: int = 0) -> np.ndarray:
+    """The fold of every entry of `indices`, (len(indices),) int64: stratified by class, a function of keys and
+    `seed` alone. Images with the same bytes are in one fold.
 
-    Raises UserError when a class has fewer samples than there are folds.
+    Raises UserError when a class has fewer different images than there are folds.
     """
-    fold = np.zeros(len(members), dtype=np.int64)
+    fold = np.zeros(len(indices), dtype=np.int64)
+    leader = _leaders(manifest, indices)
     of_class: dict[int, list[int]] = {}
-    for position, member in enumerate(members):
-        of_class.setdefault(manifest.entries[member].label, []).append(position)
+    for position, index in enumerate(indices):
+        positions = of_class.setdefault(manifest.entries[index].label, [])
+        if index not in leader:
+            positions.append(position)
     start = 0
     for label, positions in sorted(of_class.items()):
         if len(positions) < folds:
             raise UserError(
-                f"{manifest.folder}: class '{manifest.classes[label]}' has {len(positions)} training images, "
+                f"{manifest.folder}: class '{manifest.classes[label]}' has {len(positions)} different training images, "
                 f"too few for data.folds={folds}; use fewer folds"
             )
-        positions.sort(key=lambda position: manifest.entries[members[position]].key)
+        positions.sort(key=lambda position: manifest.entries[indices[position]].key)
         random_stream(seed, FOLD, label).shuffle(positions)
         # Every class starts where the one before it ended, so that the folds are of equal size too.
         fold[positions] = (start + np.arange(len(positions))) % folds
         start += len(positions)
+    fold_of = dict(zip(indices, fold.tolist(), strict=True))
+    for position, index in enumerate(indices):
+        if index in leader:
+            fold[position] = fold_of[leader[index]]
     return fold
 
 
+def _leaders(manifest: Manifest, indices: Sequence[int]) -> dict[int, int]:
+    """Entry -> the entry with the same bytes whose fold it shares, for all but one entry of each group."""
+    chosen = set(indices)
+    leader: dict[int, int] = {}
+    for group in manifest.duplicates:
+        same = sorted(chosen.intersection(group), key=lambda index: manifest.entries[index].key)
+        leader |= dict.fromkeys(same[1:], same[0]) if same else {}
+    return leader
+
+
 def global_batches(
-    manifest: Manifest, members: Sequence[int], seed: int, batch: int, epochs: int, window: int, start_step: int = 0
+    manifest: Manifest, indices: Sequence[int], seed: int, batch: int, epochs: int, window: int, start_step: int = 0
 ) -> Iterator[list[tuple[int, int]]]:
     """Every global batch from `start_step` on: lists of `batch` (epoch, entry); an epoch's incomplete last batch is
     left out (the next epoch's order differs, so no sample is left out for good)."""
-    per_epoch = len(members) // batch
+    per_epoch = len(indices) // batch
     for epoch in range(start_step // per_epoch, epochs):
-        order = epoch_order(manifest, members, seed, epoch, window)
+        order = epoch_order(manifest, indices, seed, epoch, window)
         first = start_step - epoch * per_epoch if epoch == start_step // per_epoch else 0
         for step in range(first, per_epoch):
             yield [(epoch, int(entry)) for entry in order[step * batch : (step + 1) * batch]]

@@ -11,32 +11,47 @@ from shards.files import sha256_of
 from shards.manifest import Manifest
 from shards.paths import expand
 
+OPEN_FILES = 16  # shards that a process holds open: as many as the order's window reads from at a time
+
 
 class Reader:
-    """Random access to the JPEG bytes of a set of shards. Files are opened on first use, once in every process."""
+    """Random access to the JPEG bytes of a set of shards. Files are opened when they are read from, in every process;
+    the one that was not for longest is closed when there are more than OPEN_FILES."""
 
     def __init__(self, manifest: Manifest, cache: str = "") -> None:
         self.manifest = manifest
         self.cache = expand(cache, "data.cache") if cache else None
-        self._files: dict[int, int] = {}
+        self._files: dict[int, tuple[int, int]] = {}  # shard -> descriptor, bytes
         self._owner = os.getpid()
 
     def read(self, index: int) -> bytes:
         """The JPEG bytes of entry `index`. Raises UserError when the shard is missing or shorter than recorded."""
         entry = self.manifest.entries[index]
-        data = os.pread(self._file(entry.shard), entry.length, entry.offset)
+        file, size = self._file(entry.shard, entry.key)
+        inside = entry.offset + entry.length <= size  # else a wrong length would ask for all of the memory
+        data = os.pread(file, entry.length, entry.offset) if inside else b""
         if len(data) != entry.length or data[:2] != b"\xff\xd8":
             path = self.manifest.folder / self.manifest.shards[entry.shard].name
             raise UserError(f"{path}: sample '{entry.key}' is not where the manifest says; run fgvc shards verify")
         return data
 
-    def _file(self, shard: int) -> int:
+    def _file(self, shard: int, key: str) -> tuple[int, int]:
+        if shard >= len(self.manifest.shards):
+            raise UserError(
+                f"{self.manifest.folder}: sample '{key}' is in shard {shard}, which does not exist; "
+                "run fgvc shards verify"
+            )
         if self._owner != os.getpid():  # a forked worker opens its own files
             self._files, self._owner = {}, os.getpid()
-        if shard not in self._files:
+        if shard in self._files:
+            self._files[shard] = self._files.pop(shard)  # now the last to be closed
+        else:
+            if len(self._files) == OPEN_FILES:
+                os.close(self._files.pop(next(iter(self._files)))[0])
             path = self._local(shard)
             try:
-                self._files[shard] = os.open(path, os.O_RDONLY)
+                file = os.open(path, os.O_RDONLY)
+                self._files[shard] = file, os.fstat(file).st_size
             except OSError as error:
                 raise UserError(f"{path}: cannot be read ({error.strerror}); run fgvc shards verify") from None
         return self._files[shard]

@@ -20,7 +20,7 @@ class Splits:
 
 
 def open_splits(manifest: Manifest, config: DataConfig) -> Splits:
-    """The splits a config asks for. Raises UserError for a fold that is not there."""
+    """The splits a config asks for. Raises UserError for a fold that does not exist."""
     train, held_out = manifest.split(config.train_split), []
     if config.folds:
         if config.fold >= config.folds or config.folds < 2:
@@ -28,14 +28,14 @@ def open_splits(manifest: Manifest, config: DataConfig) -> Splits:
                 f"data.fold={config.fold} of data.folds={config.folds}: folds are counted from 0, at least 2"
             )
         fold = folds_of(manifest, train, config.folds)
-        held_out = [member for member, one in zip(train, fold, strict=True) if one == config.fold]
-        train = [member for member, one in zip(train, fold, strict=True) if one != config.fold]
+        held_out = [index for index, number in zip(train, fold, strict=True) if number == config.fold]
+        train = [index for index, number in zip(train, fold, strict=True) if number != config.fold]
     test = [i for i, entry in enumerate(manifest.entries) if entry.split == config.test_split]
-    return Splits(*(limited(members, config.limit) for members in (train, held_out, test)))
+    return Splits(*(limited(indices, config.limit) for indices in (train, held_out, test)))
 
 
-def limited(members: list[int], limit: int) -> list[int]:
-    """An even selection of at most `limit` members (debugging), in their order."""
-    if not limit or len(members) <= limit:
-        return members
-    return [members[i] for i in np.linspace(0, len(members) - 1, limit).round().astype(int)]
+def limited(indices: list[int], limit: int) -> list[int]:
+    """An even selection of at most `limit` of them (debugging), in their order."""
+    if not limit or len(indices) <= limit:
+        return indices
+    return [indices[i] for i in np.linspace(0, len(indices) - 1, limit).round().astype(int)]

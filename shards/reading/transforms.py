@@ -35,13 +35,13 @@ def train_transform(config: ImageConfig, size: int) -> Transform:
 
 
 def eval_transform(config: ImageConfig, size: int, cut: bool = False) -> Transform:
-    """(3, H, W) uint8 -> (3, size, size) uint8, without chance. cut: for a view that a box cut out."""
+    """(3, H, W) uint8 -> (3, size, size) uint8, deterministic. cut: for a view that a box cut out."""
     fit = config.crop_fit if cut and config.crop_fit else config.eval_fit
     return _fitted(fit, size, InterpolationMode(config.interpolation), config.eval_crop)
 
 
 def seeded(transform: Transform, image: torch.Tensor, seed: int) -> torch.Tensor:
-    """`transform(image)` with torch's generator seeded, and given back as it was (training draws from it too)."""
+    """`transform(image)` with torch's generator seeded, and restored afterwards (training draws from it too)."""
     # Not torch.manual_seed: it would seed absent GPUs too, and formats a stack trace for them: as slow as decoding.
     generator = torch.default_generator
     before = generator.get_state()

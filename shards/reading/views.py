@@ -29,9 +29,9 @@ class View:
     regions: Mapping[int, Region]
     padded: bool = False
 
-    def cut(self, image: torch.Tensor, member: int) -> torch.Tensor:
+    def cut(self, image: torch.Tensor, index: int) -> torch.Tensor:
         """This view of a (3, H, W) image."""
-        region = self.regions.get(member)
+        region = self.regions.get(index)
         if region is None:
             return image
         x0, y0, x1, y1 = region
@@ -44,9 +44,9 @@ class View:
         canvas[:, top : top + y1 - y0, left : left + x1 - x0] = part
         return canvas
 
-    def moved(self, x: float, y: float, entry: Entry, member: int) -> tuple[float, float]:
+    def moved(self, x: float, y: float, entry: Entry, index: int) -> tuple[float, float]:
         """Where a point of the image is in its view, moved to the nearest point of the part that is kept."""
-        region = self.regions.get(member)
+        region = self.regions.get(index)
         if region is None:
             return x, y
         x0, y0, x1, y1 = region
@@ -96,36 +96,36 @@ def eval_policy(config: DataConfig) -> Policy:
     )
 
 
-def open_views(policy: Policy, manifest: Manifest, members: Sequence[int]) -> tuple[View, ...]:
+def open_views(policy: Policy, manifest: Manifest, indices: Sequence[int]) -> tuple[View, ...]:
     """`views_of` with the boxes layer that the policy names. Raises UserError as it and `read_layer` do."""
     layer = read_layer(expand(policy.layer, "data.boxes"), manifest) if policy.layer else None
-    return views_of(policy, manifest, members, layer)
+    return views_of(policy, manifest, indices, layer)
 
 
-def without_box(policy: Policy, views: Sequence[View], members: Sequence[int]) -> int:
-    """How many members stay whole although the policy cuts by boxes."""
-    return sum(member not in views[-1].regions for member in members) if policy.uses_boxes else 0
+def without_box(policy: Policy, views: Sequence[View], indices: Sequence[int]) -> int:
+    """How many images stay whole although the policy cuts by boxes."""
+    return sum(index not in views[-1].regions for index in indices) if policy.uses_boxes else 0
 
 
 def views_of(
-    policy: Policy, manifest: Manifest, members: Sequence[int], layer: BoxesLayer | None = None
+    policy: Policy, manifest: Manifest, indices: Sequence[int], layer: BoxesLayer | None = None
 ) -> tuple[View, ...]:
-    """The views of every member under a policy: one, or two for whole+box and whole+square (the whole image first).
+    """The views of every image under a policy: one, or two for whole+box and whole+square (the whole image first).
 
-    Of several boxes the one with the highest score counts, of equals the largest. A member without a box is kept whole.
-    Raises UserError when the layer does not list a member: nobody looked for its boxes.
+    Of several boxes the one with the highest score counts, of equals the largest. An image without a box is kept whole.
+    Raises UserError when the layer does not list an image: no boxes were looked for.
     """
     if not policy.uses_boxes:
         return (WHOLE,)
     if layer is not None:
-        _check_listed(policy, manifest, members, layer)
+        _check_listed(policy, manifest, indices, layer)
     regions = {}
-    for member in members:
-        entry = manifest.entries[member]
+    for index in indices:
+        entry = manifest.entries[index]
         box = _best_box(entry, policy, layer)
         if box is not None:
             square = policy.crop.endswith("square")
-            regions[member] = crop_region(box, entry.width, entry.height, square, policy.margin)
+            regions[index] = crop_region(box, entry.width, entry.height, square, policy.margin)
     view = View(regions, padded=policy.crop == "padded")
     return (WHOLE, view) if policy.crop.startswith("whole+") else (view,)
 
@@ -148,11 +148,11 @@ def crop_region(box: Box, width: int, height: int, square: bool, margin: float) 
     return left, top, max(left + 1, min(width, math.ceil(x1))), max(top + 1, min(height, math.ceil(y1)))
 
 
-def _check_listed(policy: Policy, manifest: Manifest, members: Sequence[int], layer: BoxesLayer) -> None:
-    unseen = [manifest.entries[member].key for member in members if manifest.entries[member].key not in layer.boxes]
+def _check_listed(policy: Policy, manifest: Manifest, indices: Sequence[int], layer: BoxesLayer) -> None:
+    unseen = [manifest.entries[index].key for index in indices if manifest.entries[index].key not in layer.boxes]
     if unseen:
         raise UserError(
-            f"{policy.boxes}: says nothing of {len(unseen)} of {len(members)} images (first '{unseen[0]}'); "
+            f"{policy.boxes}: does not list {len(unseen)} of {len(indices)} images (first '{unseen[0]}'); "
             "make a layer of all samples: fgvc crop"
         )
 
@@ -184,7 +184,7 @@ def _fit(centre: float, side: float, limit: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Crops:
-    """How images are looked at in training and where they are measured; `counts`: images that stay whole for want of a
+    """How images are looked at in training and where they are measured; `counts`: images that stay whole for lack of a
     box, by split, empty when nothing is cut."""
 
     train: tuple[View, ...]
@@ -198,11 +198,11 @@ def open_crops(manifest: Manifest, splits: Splits, config: DataConfig) -> Crops:
     train_views = open_views(train, manifest, splits.train)
     test_views = open_views(test, manifest, [*splits.held_out, *splits.test])
     counts = {}
-    for split, policy, views, members in (
+    for split, policy, views, indices in (
         ("train", train, train_views, splits.train),
         ("val", test, test_views, splits.held_out),
         ("test", test, test_views, splits.test),
     ):
-        if policy.uses_boxes and members:
-            counts[split] = {"images": len(members), "without_box": without_box(policy, views, members)}
+        if policy.uses_boxes and indices:
+            counts[split] = {"images": len(indices), "without_box": without_box(policy, views, indices)}
     return Crops(train_views, test_views, counts)

@@ -1,172 +1,194 @@
 """Reads boxes that a user has beside a folder of images: a folder of VOC files, a COCO json, or a CSV."""
 
-import csv
-import json
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from shards.errors import UserError
-from shards.sample import Box
-from shards.sources.common import make_box
+from shards.sample import Box, Canvas, Exif
+from shards.sources.coco_file import read_coco
+from shards.sources.common import are_shares, make_box, to_pixels
+from shards.sources.listing import list_images
+from shards.sources.names import Names
 from shards.sources.problems import Problems, printable
+from shards.sources.tables import read_csv
 from shards.sources.voc import read_voc
 
-Named = tuple[str, Box]  # the object's class as the file names it ("" in a CSV), and its box
 CSV_COLUMNS = ["file", "x0", "y0", "x1", "y1"]
+DEEPEST = 64  # folders of a name that are looked at
 
 
-def read_boxes(source: Path, class_of: Mapping[str, str], problems: Problems) -> dict[str, tuple[Box, ...]]:
-    """Image path -> its boxes. `class_of` maps every image, by path relative to the root, to its class name.
+@dataclass
+class _Found:
+    """What a file says about one image: objects as (class, "" in a CSV; box), and the size it declares."""
 
-    An image must be there, with boxes or expressly without (VOC file without objects, COCO image without annotations,
-    CSV row with empty corners); the others are noted as problems. Files name an image by its path relative to the root,
-    which other folders may precede, or by its mere name where only one image has it. When the files' object names are
-    the classes' names, only the objects of the image's own class are kept; other names ("bird") keep all.
+    objects: list[tuple[str, Box]] = field(default_factory=list)
+    size: tuple[float, float] | None = None
+
+
+def read_boxes(
+    source: Path, class_of: Mapping[str, str], problems: Problems, exif: Exif = "auto"
+) -> dict[str, tuple[tuple[Box, ...], Canvas]]:
+    """Image path -> its boxes, and what is said about the picture they were drawn on. `class_of` maps every image, by
+    path relative to the root, to its class name.
+
+    Every image must be listed, with boxes or expressly without (VOC file without objects, COCO image without
+    annotations, CSV row with empty corners); the others are noted as problems. Files name an image by its path relative
+    to the root, which other folders may precede, or by its mere name where only one image has it. When the objects'
+    names are the classes' names, only the objects of the image's own class are kept; other names ("bird") keep all.
+    Names are found under another case, other blanks and another Unicode form too. Boxes that all lie within 0 to 1 are
+    shares of their images.
 
     Raises UserError when `source` is none of the three.
     """
     if source.is_dir():
-        named = _from_voc(source, class_of, problems)
+        found = _from_voc(source, class_of, problems)
     elif source.suffix.lower() == ".json" and source.is_file():
-        named = _from_coco(source, class_of, problems)
-    elif source.suffix.lower() == ".csv" and source.is_file():
-        named = _from_csv(source, class_of, problems)
+        found = _from_coco(source, class_of, problems)
+    elif source.suffix.lower() in (".csv", ".tsv") and source.is_file():
+        found = _from_csv(source, class_of, problems)
     else:
         reason = (
             "neither a folder of VOC .xml files, nor a COCO .json, nor a .csv" if source.exists() else "no such file"
         )
         raise UserError(printable(f"boxes={source}: {reason}"))
     for path in class_of:
-        if path not in named:
+        if path not in found:
             problems.add(f"image without boxes in {source.name}", path)
-    classes = set(class_of.values())
-    per_class = any(name in classes for items in named.values() for name, _ in items)
-    return {
-        path: tuple(box for name, box in items if not per_class or name == class_of[path])
-        for path, items in named.items()
-    }
+    shares = are_shares(box for image in found.values() for _, box in image.objects)
+    result = {}
+    for path, boxes in _of_own_class(found, class_of, problems).items():
+        if not shares and any(max(box[2:]) <= 1 for box in boxes):
+            problems.add("box of less than a pixel (a share of the image among pixels?)", path)
+        boxes, size = to_pixels(boxes, found[path].size, shares)
+        result[path] = boxes, Canvas(size, exif)
+    return result
 
 
-class _Finder:
+def _of_own_class(
+    found: Mapping[str, _Found], class_of: Mapping[str, str], problems: Problems
+) -> dict[str, tuple[Box, ...]]:
+    """The boxes of every image's own class; all of them where no object has the name of a class."""
+    classes = Names(class_of.values())
+    meant = {name: classes.find(name) for name in {name for image in found.values() for name, _ in image.objects}}
+    per_class = any(meant.values())
+    boxes = {}
+    for path, image in found.items():
+        own = [box for name, box in image.objects if not per_class or class_of[path] in meant[name]]
+        boxes[path] = tuple(own)
+        if image.objects and not own:
+            names = ", ".join(sorted({name for name, _ in image.objects})[:3])
+            problems.add("image whose boxes all have other names than its class", f"{path} ({names})")
+    return boxes
+
+
+class Finder:
     """Finds the image that a file names; `extension` says whether the file's names have one."""
 
-    def __init__(self, paths: Mapping[str, str], *, extension: bool) -> None:
-        whole = {path if extension else PurePosixPath(path).with_suffix("").as_posix(): path for path in paths}
-        names = Counter(PurePosixPath(name).name for name in whole)
-        last = {PurePosixPath(name).name: path for name, path in whole.items()}
-        self.whole = whole
-        self.bare = {name: path for name, path in last.items() if names[name] == 1}
+    def __init__(self, paths: Iterable[str], *, extension: bool) -> None:
+        self.whole: dict[str, list[str]] = defaultdict(list)
+        self.bare: dict[str, list[str]] = defaultdict(list)
+        for path in paths:
+            name = path if extension else PurePosixPath(path).with_suffix("").as_posix()
+            self.whole[name].append(path)
+            self.bare[PurePosixPath(name).name].append(path)
+        self.whole_names, self.bare_names = Names(self.whole), Names(self.bare)
 
-    def find(self, name: str) -> str | None:
-        """The image's path relative to the root, None when there is no such image."""
-        parts = PurePosixPath(name.replace("\\", "/")).parts
+    def find(self, name: str) -> list[str]:
+        """The images it may mean, by paths relative to the root: none, one, or several."""
+        parts = PurePosixPath(name.replace("\\", "/")).parts[-DEEPEST:]
         for first in range(len(parts)):
-            if path := self.whole.get("/".join(parts[first:])):
-                return path
+            if known := self.whole_names.find("/".join(parts[first:])):
+                return [path for spelling in known for path in self.whole[spelling]]
         # A name that came with a folder is not looked up without it: it would find another folder's image.
-        return self.bare.get(parts[0]) if len(parts) == 1 else None
+        known = self.bare_names.find(parts[0]) if len(parts) == 1 else []
+        return [path for spelling in known for path in self.bare[spelling]]
 
-
-def _from_voc(folder: Path, class_of: Mapping[str, str], problems: Problems) -> dict[str, list[Named]]:
-    finder = _Finder(class_of, extension=False)
-    found: dict[str, list[Named]] = {}
-    for file in sorted(folder.rglob("*.xml")):
-        name = file.relative_to(folder).as_posix()
-        path = finder.find(name.removesuffix(".xml"))
-        if path is None:
-            problems.add("annotation of no image", name)
-            continue
-        if path in found:
-            problems.add("image annotated twice", f"{path} (again in {name})")
-            continue
-        found[path] = []
-        try:
-            found[path] = read_voc(file)
-        except ValueError as error:
-            problems.add("malformed annotation", f"{name} ({error})")
-    return found
-
-
-def _from_coco(source: Path, class_of: Mapping[str, str], problems: Problems) -> dict[str, list[Named]]:
-    """COCO detection format: boxes are x, y, width, height; a crowd's box holds no single object and is left out."""
-    finder = _Finder(class_of, extension=True)
-    try:
-        document = json.loads(source.read_text(encoding="utf-8-sig"))
-        images = {image["id"]: str(image["file_name"]) for image in document["images"]}
-        categories = {category["id"]: str(category["name"]) for category in document.get("categories", [])}
-        annotations = [(item["image_id"], item.get("category_id"), item) for item in document["annotations"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(printable(f"boxes={source}: no COCO annotation file ({error!r})")) from error
-    found: dict[str, list[Named]] = {}
-    path_of: dict[object, str] = {}
-    for number, name in images.items():
-        path = finder.find(name)
-        if path is None:
-            problems.add("annotation of no image", f"{source.name} {name}")
-        elif path in found:
-            problems.add("image annotated twice", f"{source.name} {name}")
+    def find_one(
+        self, name: str, where: str, problems: Problems, missing: str = "annotation of no image"
+    ) -> str | None:
+        """The one image it means; None, with a problem noted, where there is none or more than one."""
+        found = self.find(name)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            problems.add("name that fits several images", f"{where} ({' and '.join(found[:2])})")
         else:
-            path_of[number] = path
-            found[path] = []
-    for index, (image_id, category, item) in enumerate(annotations):
-        if image_id not in images:
-            problems.add("annotation of no image", f"{source.name} annotations[{index}] image_id={image_id}")
-        elif image_id in path_of and not item.get("iscrowd"):
-            try:
-                x, y, width, height = map(float, item["bbox"])
-                box = make_box((x, y, x + width, y + height))
-                found[path_of[image_id]].append((categories.get(category, ""), box))
-            except (KeyError, ValueError, TypeError):
-                problems.add("malformed annotation", f"{source.name} annotations[{index}] bbox={item.get('bbox')}")
+            problems.add(missing, where)
+        return None
+
+
+def _from_voc(folder: Path, class_of: Mapping[str, str], problems: Problems) -> dict[str, _Found]:
+    finder, whole = Finder(class_of, extension=False), Finder(class_of, extension=True)
+    found: dict[str, _Found] = {}
+    for name in list_images(folder, frozenset([".xml"])).images:
+        try:
+            file, error = read_voc(folder / name), None
+        except ValueError as reason:
+            file, error = None, f"{name} ({reason})"
+        except OSError as reason:
+            file, error = None, f"{name} ({reason.strerror})"
+        paths = finder.find(name[: -len(".xml")])
+        if len(paths) > 1 and file is not None:  # 1.jpg beside 1.png: the file says which one it is about
+            named = whole.find(PurePosixPath(name).parent.joinpath(Path(file.filename).name).as_posix())
+            paths = [path for path in paths if path in named] or paths
+        if len(paths) != 1:
+            kind = "annotation of several images" if paths else "annotation of no image"
+            problems.add(kind, f"{name} ({' and '.join(paths[:2])})" if paths else name)
+        elif paths[0] in found:
+            problems.add("image annotated twice", f"{paths[0]} (again in {name})")
+        else:
+            found[paths[0]] = _Found()
+            if error is not None or file is None:
+                problems.add("malformed annotation", error or name)
+            else:
+                found[paths[0]] = _Found(list(file.objects), file.size)
     return found
 
 
-def _from_csv(source: Path, class_of: Mapping[str, str], problems: Problems) -> dict[str, list[Named]]:
-    finder = _Finder(class_of, extension=True)
-    found: dict[str, list[Named]] = defaultdict(list)
+def _from_coco(source: Path, class_of: Mapping[str, str], problems: Problems) -> dict[str, _Found]:
+    """COCO detection format: boxes are x, y, width, height; a crowd's box holds no single object and is left out."""
+    finder = Finder(class_of, extension=True)
+    document = read_coco(source)
+    found: dict[str, _Found] = {}
+    image_ids = {image.id for image in document.images}
+    path_of: dict[object, str] = {}
+    for image in document.images:
+        where = f"{source.name} {image.file}"
+        if image.id in path_of:
+            problems.add("image id used twice", f"{where} id={image.id}")
+        path = finder.find_one(image.file, where, problems)
+        if path is not None and path in found:
+            problems.add("image annotated twice", where)
+        elif path is not None:
+            path_of[image.id] = path
+            found[path] = _Found(size=image.size)
+    for index, item in enumerate(document.annotations):
+        where = f"{source.name} annotations[{index}]"
+        if item.image not in image_ids:
+            problems.add("annotation of no image", f"{where} image_id={item.image}")
+        elif item.image in path_of and not item.crowd:
+            if item.box is None:
+                problems.add("malformed annotation", f"{where} {item.text}")
+            else:
+                name = document.categories.get(item.category, "") if item.category is not None else ""
+                found[path_of[item.image]].objects.append((name, item.box))
+    return found
+
+
+def _from_csv(source: Path, class_of: Mapping[str, str], problems: Problems) -> dict[str, _Found]:
+    finder = Finder(class_of, extension=True)
+    found: dict[str, _Found] = {}
     for where, row in read_csv(source, CSV_COLUMNS, problems):
-        path = finder.find(row["file"])
+        path = finder.find_one(row["file"], where, problems)
         if path is None:
-            problems.add("annotation of no image", where)
             continue
-        items = found[path]  # an image named here has its say, even with empty corners
+        image = found.setdefault(path, _Found())  # listed here, so its boxes are known, even with empty corners
         corners = [row[column] for column in CSV_COLUMNS[1:]]
         if any(corners):
             try:
-                items.append(("", make_box(corners)))
+                image.objects.append(("", make_box(corners)))
             except ValueError:
                 problems.add("malformed line", where)
-    return dict(found)
-
-
-def read_csv(source: Path, columns: list[str], problems: Problems) -> list[tuple[str, dict[str, str]]]:
-    """The rows of a CSV with a header, each as ("file.csv:17 '<first column>'", {column: stripped text}).
-
-    Rows with too few fields are noted as malformed. Raises UserError when the file or one of `columns` is missing.
-    """
-    if not source.is_file():
-        raise UserError(printable(f"{source}: no such file; it must be a CSV with the columns {','.join(columns)}"))
-    rows = []
-    try:
-        with source.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True)
-            header = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = header
-            missing = [name for name in columns if name not in header]
-            if missing:
-                has = ",".join(header)[:80]
-                raise UserError(
-                    printable(
-                        f"{source}: no column {', '.join(missing)} in '{has}'; line 1 must name {','.join(columns)}"
-                    )
-                )
-            for row in reader:
-                where = f"{source.name}:{reader.line_num} '{row[columns[0]]}'"
-                if any(row[column] is None for column in columns):
-                    problems.add("malformed line", where)
-                else:
-                    rows.append((where, {column: row[column].strip() for column in columns}))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(printable(f"{source}: no readable CSV ({error}); save it as CSV in UTF-8")) from error
-    return rows
+    return found

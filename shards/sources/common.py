@@ -1,83 +1,83 @@
-"""What the readers of raw datasets share: image listings, keys, boxes, class names and checks of classes."""
+"""What the readers of raw datasets share: keys, boxes, class names and checks of classes."""
 
 import hashlib
 import math
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from shards.sample import Box
+from shards.sources.names import nfc
 from shards.sources.problems import Problems
 
-
-@cache
-def image_extensions() -> frozenset[str]:
-    """The file extensions, with the dot and in lower case, that the installed Pillow can open."""
-    from PIL import Image
-
-    return frozenset(ext for ext, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-
-
-def list_images(folder: Path) -> list[str]:
-    """Sorted relative POSIX paths of the images below `folder`; hidden files and folders are ignored.
-
-    Links are followed: people keep class folders of one dataset on several disks.
-    """
-    found = []
-    for where, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(where).relative_to(folder)
-        found += [(relative / name).as_posix() for name in files if is_image(name)]
-    return sorted(found)
-
-
-def is_image(name: str) -> bool:
-    """Whether a file of this name is a visible image that the installed Pillow can open."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in image_extensions()
+KEY_LENGTH = 90  # a tar name has 100 characters
 
 
 def make_key(relative: str) -> str:
-    """A WebDataset key for a relative path: without extension, of A-Z a-z 0-9 _ - only.
+    """A WebDataset key for a relative path: without extension, of A-Z a-z 0-9 _ - only, at most 90 of them.
 
     Two names in a script that has no such letters would become the same underscores, so a path beyond ASCII gets a
-    digest of itself at its end.
+    digest of itself at its end; a long one keeps its end, which has the file's own name, and gets a digest too.
     """
-    stem = PurePosixPath(relative).with_suffix("").as_posix()
+    stem = nfc(PurePosixPath(relative).with_suffix("").as_posix())
     key = re.sub(r"[^A-Za-z0-9_-]", "_", stem.replace("/", "__"))
-    if stem.isascii():
+    if stem.isascii() and len(key) <= KEY_LENGTH:
         return key
-    return f"{key}-{hashlib.sha256(stem.encode('utf-8', 'surrogateescape')).hexdigest()[:10]}"
+    return _with_digest(key, stem)
 
 
-def make_keys(paths: Sequence[str], problems: Problems, *, stem_is_enough: bool) -> dict[str, str]:
+def _with_digest(key: str, text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:10]
+    return f"{key[-(KEY_LENGTH - 11) :].lstrip('_-')}-{digest}"
+
+
+def make_keys(paths: Sequence[str], *, stem_is_enough: bool) -> dict[str, str]:
     """Path -> key. With `stem_is_enough` the file's stem alone, its folders only where two files share a stem.
 
-    Notes a problem for every group of paths that end in the same key.
+    Paths that would share a key (1.jpg and 1.png, "a b.jpg" and a_b.jpg) get a digest of their whole name each.
     """
     stems = Counter(PurePosixPath(path).stem for path in paths)
-    keys, groups = {}, defaultdict(list)
-    for path in paths:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for path in dict.fromkeys(paths):
         short = stem_is_enough and stems[PurePosixPath(path).stem] == 1
-        keys[path] = make_key(PurePosixPath(path).name if short else path)
-        groups[keys[path]].append(path)
+        groups[make_key(PurePosixPath(path).name if short else path)].append(path)
+    keys = {}
     for key, group in groups.items():
-        if len(group) > 1:
-            problems.add("files with the same key (rename them)", f"{' and '.join(group)} -> {key}")
+        for path in group:
+            keys[path] = key if len(group) == 1 else _with_digest(key, path)
     return keys
 
 
 def make_box(corners: Iterable[str | float]) -> Box:
-    """The box of x0, y0, x1, y1. Raises ValueError when these are no four finite numbers or hold no area.
+    """The box of x0, y0, x1, y1. Raises ValueError when these are not four finite numbers or hold no area.
 
     Whether a box lies inside its image is checked where images are opened, when the shards are built.
     """
-    x0, y0, x1, y1 = map(float, corners)
+    try:
+        x0, y0, x1, y1 = map(float, corners)
+    except (TypeError, OverflowError) as error:
+        raise ValueError("not four numbers") from error
     if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 <= x0 or y1 <= y0:
         raise ValueError("a box without area")
     return x0, y0, x1, y1
+
+
+def are_shares(boxes: Iterable[Box]) -> bool:
+    """Whether boxes are shares of their images: all within 0 to 1, where a box of pixels would hold no whole pixel."""
+    found = list(boxes)
+    return bool(found) and all(min(box) >= -1e-3 and max(box) <= 1.001 for box in found)
+
+
+def to_pixels(
+    boxes: Iterable[Box], size: tuple[float, float] | None, shares: bool
+) -> tuple[tuple[Box, ...], tuple[float, float] | None]:
+    """Boxes and the size of the picture they were drawn on: of shares, that picture is 1 x 1 where nothing else is
+    known."""
+    if not shares:
+        return tuple(boxes), size
+    wide, high = size or (1.0, 1.0)
+    return tuple((x0 * wide, y0 * high, x1 * wide, y1 * high) for x0, y0, x1, y1 in boxes), (wide, high)
 
 
 def note_empty_classes(classes: Sequence[str], found: Iterable[tuple[int, str]], problems: Problems) -> None:

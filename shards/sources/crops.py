@@ -30,25 +30,23 @@ class Options:
     crop: Literal["box", "square", "padded"] = option("square", "the box | a square on it | the box, not enlarged")
     margin: Annotated[float, Ge(0)] = option(0.1, "enlarge the box by this share of its longer side on every side")
     boxes: str = option(TRUTH, "boxes to crop by: truth | a boxes layer, the file fgvc crop makes")
-    min_score: Score = option(0.0, "use a layer's boxes from this score on; without one the picture stays whole")
+    min_score: Score = option(0.0, "ignore a layer's boxes below this score; a picture left without a box stays whole")
     jpeg: Annotated[int, Interval(ge=1, le=100)] = option(95, "JPEG quality of the crops, 4:4:4")
 
 
 def scan(root: Path, options: Options) -> RawDataset:
     """The crops of all samples of the shards in `root`, with what they show of the boxes and parts.
 
-    A picture that stays whole, for want of a box or because its box fills it, keeps its bytes; a crop is encoded once.
+    A picture that stays whole, for lack of a box or because its box fills it, keeps its bytes; a crop is encoded once.
     Raises UserError when `root` holds no shards, or as `shards.reading.views.open_views` does.
     """
     policy = Policy(options.crop, options.margin, options.boxes, options.min_score)
     manifest, view, _ = _opened(root, policy)
     samples = []
-    for member, entry in enumerate(manifest.entries):
-        boxes = tuple(box for box in (_moved(box, view, entry, member) for box in entry.boxes) if _has_pixels(box))
+    for index, entry in enumerate(manifest.entries):
+        boxes = tuple(box for box in (_moved(box, view, entry, index) for box in entry.boxes) if _has_pixels(box))
         parts = {
-            name: view.moved(*point, entry, member)
-            for name, point in entry.parts.items()
-            if _shown(point, view, member)
+            name: view.moved(*point, entry, index) for name, point in entry.parts.items() if _shown(point, view, index)
         }
         samples.append(RawSample(entry.key, None, entry.label, entry.split, boxes, parts, entry.origin))
     about = {
@@ -71,12 +69,12 @@ def read_crop(sample: RawSample, root: Path, policy: Policy, quality: int) -> by
     import simplejpeg
 
     manifest, view, reader = _opened(root, policy)
-    member = _places(manifest.folder)[sample.key]
-    data, entry = reader.read(member), manifest.entries[member]
+    index = _places(manifest.folder)[sample.key]
+    data, entry = reader.read(index), manifest.entries[index]
     whole = (0, 0, entry.width, entry.height)
-    if member not in view.regions or (view.regions[member] == whole and not view.padded):
+    if index not in view.regions or (view.regions[index] == whole and not view.padded):
         return data
-    pixels = view.cut(decode(data, sample.key), member).permute(1, 2, 0).contiguous().numpy()
+    pixels = view.cut(decode(data, sample.key), index).permute(1, 2, 0).contiguous().numpy()
     return simplejpeg.encode_jpeg(pixels, quality, "RGB", "444", fastdct=False)
 
 
@@ -89,17 +87,17 @@ def _opened(root: Path, policy: Policy) -> tuple[Manifest, View, Reader]:
 
 @lru_cache(maxsize=1)
 def _places(folder: Path) -> dict[str, int]:
-    return {entry.key: member for member, entry in enumerate(read_manifest(folder).entries)}
+    return {entry.key: index for index, entry in enumerate(read_manifest(folder).entries)}
 
 
-def _moved(box: Box, view: View, entry: Entry, member: int) -> Box:
-    return (*view.moved(box[0], box[1], entry, member), *view.moved(box[2], box[3], entry, member))
+def _moved(box: Box, view: View, entry: Entry, index: int) -> Box:
+    return (*view.moved(box[0], box[1], entry, index), *view.moved(box[2], box[3], entry, index))
 
 
 def _has_pixels(box: Box) -> bool:
     return box[2] - box[0] >= 1 and box[3] - box[1] >= 1
 
 
-def _shown(point: tuple[float, float], view: View, member: int) -> bool:
-    region = view.regions.get(member)
+def _shown(point: tuple[float, float], view: View, index: int) -> bool:
+    region = view.regions.get(index)
     return region is None or (region[0] <= point[0] <= region[2] and region[1] <= point[1] <= region[3])

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from shards.sample import Box, RawDataset, RawSample
-from shards.sources.common import clean_names, list_images, make_box, make_keys, note_empty_classes
+from shards.sources.common import clean_names, make_box, make_keys, note_empty_classes
+from shards.sources.listing import list_images
 from shards.sources.problems import Problems, read_lines, require
 
 LISTS = ["images.txt", "classes.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt"]
@@ -34,7 +35,7 @@ def scan(root: Path, options: Options) -> RawDataset:
     """Read and check the official lists under `root` (CUB_200_2011). Labels follow classes.txt, keys are file stems.
 
     Raises UserError, naming everything found: missing lists, malformed or missing lines, images listed twice, missing
-    or unlisted image files, classes without (training) images, colliding keys.
+    or unlisted image files, classes without (training) images.
     """
     root = Path(root)
     require(root, [*LISTS, "images"], f"CUB-200-2011 (it holds {', '.join(LISTS)} and images/)")
@@ -59,7 +60,7 @@ def scan(root: Path, options: Options) -> RawDataset:
         tables["parts/part_locs.txt"] = parts = _read_parts(root, problems)
     _compare_ids(tables, problems)
     _compare_files(root, list(paths.values()), problems)
-    keys = make_keys(sorted(set(paths.values())), problems, stem_is_enough=True)
+    keys = make_keys(sorted(set(paths.values())), stem_is_enough=True)
     note_empty_classes(
         tuple(folders.values()), [(labels[i], splits[i]) for i in paths if i in labels and i in splits], problems
     )
@@ -120,7 +121,7 @@ def _compare_ids(tables: dict[str, dict], problems: Problems) -> None:
 
 def _compare_files(root: Path, listed: list[str], problems: Problems) -> None:
     # One listing of the folder instead of a stat per image: on a network disk the difference is minutes.
-    there = set(list_images(root / "images"))
+    there = set(list_images(root / "images").images)
     seen: set[str] = set()
     for path in listed:
         if path in seen:

@@ -2,18 +2,21 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from shards.errors import UserError
 from shards.options import option
-from shards.sample import RawDataset, RawSample
-from shards.sources.box_files import read_boxes, read_csv
+from shards.sample import Box, Canvas, Exif, RawDataset, RawSample
+from shards.sources.box_files import Finder, read_boxes
 from shards.sources.class_folders import read_tree
 from shards.sources.common import make_keys, note_empty_classes
+from shards.sources.decodable import note_undecodable
+from shards.sources.listing import count_left_out, describe_left_out
+from shards.sources.names import split_of_folder
 from shards.sources.problems import Problems, printable
-from shards.sources.split import find_duplicates, seeded_split
+from shards.sources.split import find_duplicates, hint_without_test, seeded_split, warn_of_duplicates
+from shards.sources.tables import read_csv
 
-SPLITS = ("train", "val", "test")
 logger = logging.getLogger(__name__)
 
 
@@ -25,6 +28,8 @@ class Options:
     test_fraction: float = option(0.2, "part of each class held out as test where neither folders nor split_csv say")
     seed: int = option(0, "which images test_fraction draws")
     boxes: str = option("", "boxes, if any: folder of VOC .xml files, COCO .json, or .csv with file,x0,y0,x1,y1")
+    exif: Exif = option("auto", "boxes were drawn on pictures turned by EXIF: applied | not: ignored | auto, by size")
+    deep: bool = option(False, "class folders hold folders only, all of the one class")
     licence: str = option("unknown", "licence of the images, written into the manifest")
     citation: str = option("", "what to cite, written into the manifest")
 
@@ -32,13 +37,14 @@ class Options:
 def scan(root: Path, options: Options) -> RawDataset:
     """Read and check the images under `root`: root/CLASS/... or root/{train,val,test}/CLASS/..., deeper folders too.
 
-    Any extension that Pillow opens is an image; hidden files are ignored. Exact duplicates stay on one side of a seeded
+    Any extension that Pillow opens is an image; hidden files, system folders and pictures in other formats are left out
+    and counted (`extra["left_out"]`). Exact duplicates stay on one side of a seeded
     split; in different classes, or on different sides of a given split, they are warned of. Their counts are in
     `extra["duplicates"]`: superfluous files, groups across classes, groups across splits.
 
     Raises UserError, naming everything found: unreadable files, images outside a class folder, classes without
-    (training) images, rows and images without each other in the CSV or the boxes, malformed rows and annotations,
-    colliding keys; or an option that cannot be.
+    (training) images, rows and images without each other in the CSV or the boxes, malformed rows and annotations, and
+    then damaged images too; or an impossible option.
     """
     root = Path(root)
     if not root.is_dir():
@@ -49,7 +55,10 @@ def scan(root: Path, options: Options) -> RawDataset:
         root, "Correct or remove these; the layout is ROOT/CLASS/image or ROOT/train|val|test/CLASS/image."
     )
     boxes_file = Path(options.boxes) if options.boxes else None
-    tree = read_tree(root, boxes_file, problems)
+    tree = read_tree(root, boxes_file, problems, options.deep)
+    if tree.left_out:
+        what = describe_left_out(tree.left_out)
+        logger.warning(printable(f"{root}: left out: {what}"))
     if options.split_csv and tree.split_of is not None:
         raise UserError(printable(f"{root}: its folders name the split and split_csv does too; leave one of them out"))
 
@@ -60,58 +69,50 @@ def scan(root: Path, options: Options) -> RawDataset:
         split_of = tree.split_of
     else:
         split_of = seeded_split(tree.class_of, duplicates, options.test_fraction, options.seed)
-    boxes = read_boxes(boxes_file, tree.class_of, problems) if boxes_file else {}
+    boxes = read_boxes(boxes_file, tree.class_of, problems, options.exif) if boxes_file else {}
     label_of = {name: label for label, name in enumerate(tree.classes)}
-    keys = make_keys(list(tree.class_of), problems, stem_is_enough=False)
+    keys = make_keys(list(tree.class_of), stem_is_enough=False)
     pairs = [(label_of[name], split_of[path]) for path, name in tree.class_of.items() if path in split_of]
     note_empty_classes(tree.classes, pairs, problems)
+    if problems.found:
+        note_undecodable(root, list(tree.class_of), problems)
     problems.check()
+    hint_without_test(root, set(split_of.values()))
 
     samples = tuple(
-        RawSample(keys[path], root / path, label_of[name], split_of[path], boxes.get(path, ()))
+        _sample(keys[path], root / path, label_of[name], split_of[path], boxes.get(path))
         for path, name in tree.class_of.items()
     )
-    extra = {"duplicates": _warn_of(root, duplicates, tree.class_of, split_of)}
+    extra = {"duplicates": warn_of_duplicates(root, duplicates, tree.class_of, split_of)}
+    if tree.left_out:
+        extra["left_out"] = count_left_out(tree.left_out)
     return RawDataset("image_folder", tuple(tree.classes), samples, options.licence, options.citation, extra=extra)
+
+
+def _sample(key: str, path: Path, label: int, split: str, found: tuple[tuple[Box, ...], Canvas] | None) -> RawSample:
+    boxes, canvas = found or ((), None)
+    return RawSample(key, path, label, split, boxes, canvas=canvas if boxes else None)
 
 
 def _read_split(source: Path, class_of: dict[str, str], problems: Problems) -> dict[str, str]:
     """Image -> split by the CSV; every image must have one row."""
+    finder = Finder(class_of, extension=True)
     split_of: dict[str, str] = {}
     named: set[str] = set()  # an image whose row is wrong is not reported as missing too
     for where, row in read_csv(source, ["file", "split"], problems):
-        path = PurePosixPath(row["file"].replace("\\", "/")).as_posix()
-        if path not in class_of:
-            problems.add("missing image file", where)
-        elif path in named:
-            problems.add("listed twice", where)
-        elif row["split"] not in SPLITS:
+        path = finder.find_one(row["file"], where, problems, missing="missing image file")
+        if path is None:
+            continue
+        split = split_of_folder(row["split"])
+        if path in named:
+            other = f" ({split_of[path]} and {split})" if split_of.get(path, split) != split else ""
+            problems.add("listed twice", f"{where}{other}")
+        elif not split:
             problems.add("split that is none of train, val, test", f"{where} = '{row['split']}'")
         else:
-            split_of[path] = row["split"]
+            split_of[path] = split
         named.add(path)
     for path in class_of:
         if path not in named:
             problems.add(f"image without a row in {source.name}", path)
     return split_of
-
-
-def _warn_of(
-    root: Path, duplicates: list[list[str]], class_of: dict[str, str], split_of: dict[str, str]
-) -> dict[str, int]:
-    """Warn of images that have two labels or leak from train to test; return the counts for the manifest."""
-    across_classes = [group for group in duplicates if len({class_of[path] for path in group}) > 1]
-    across_splits = [group for group in duplicates if len({split_of[path] for path in group}) > 1]
-    for groups, where, why in (
-        (across_classes, "different classes", "one of the labels is wrong"),
-        (across_splits, "different splits", "training sees what it is tested on"),
-    ):
-        if groups:
-            first = " = ".join(groups[0])
-            count = f"{len(groups)} {'image is' if len(groups) == 1 else 'images are'}"
-            logger.warning(printable(f"{root}: {count} in {where} at once ({why}), first: {first}"))
-    return {
-        "superfluous_files": sum(len(group) - 1 for group in duplicates),
-        "across_classes": len(across_classes),
-        "across_splits": len(across_splits),
-    }

@@ -1,4 +1,4 @@
-"""Collects everything that is wrong with a raw dataset, so that a user mends it once and not once per run."""
+"""Collects everything that is wrong with a raw dataset, so that a user fixes it in one go and not run by run."""
 
 import re
 from collections.abc import Iterator
@@ -33,8 +33,10 @@ class Problems:
 
 
 def printable(text: str) -> str:
-    """`text` on one line that any terminal can print: file names may hold line breaks and undecodable bytes."""
-    return re.sub(r"[\r\n]+", " ", text).encode("utf-8", "backslashreplace").decode()
+    """`text` on one line that any terminal can print: file names may hold line breaks, control characters and
+    undecodable bytes."""
+    line = re.sub(r"[\r\n]+", " ", text)
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _some(names: list[str]) -> str:

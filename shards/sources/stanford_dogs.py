@@ -12,7 +12,8 @@ from pathlib import Path
 
 from shards.errors import UserError
 from shards.sample import Box, RawDataset, RawSample
-from shards.sources.common import clean_names, list_images, make_keys, note_empty_classes
+from shards.sources.common import clean_names, make_keys, note_empty_classes
+from shards.sources.listing import is_system_folder, list_images
 from shards.sources.problems import Problems, printable, require
 from shards.sources.voc import read_voc
 
@@ -44,7 +45,7 @@ def scan(root: Path, options: Options) -> RawDataset:
     """Read and check the official lists and annotations under `root`. Labels follow the lists, keys are file stems.
 
     Raises UserError, naming everything found: missing or unreadable lists, images listed twice, missing or unlisted
-    image files, missing, malformed or empty annotations, classes without (training) images, colliding keys.
+    image files, missing, malformed or empty annotations, classes without (training) images.
     """
     root = Path(root)
     require(root, ["Images", "Annotation"], LAYOUT)
@@ -58,9 +59,9 @@ def scan(root: Path, options: Options) -> RawDataset:
     label_of = {number: label for label, number in enumerate(folders)}
     _compare_files(root, lines, problems)
     boxes = {line.path: _read_boxes(root, line, problems) for line in lines}
-    keys = make_keys(sorted(boxes), problems, stem_is_enough=True)
+    keys = make_keys(sorted(boxes), stem_is_enough=True)
     note_empty_classes(tuple(folders.values()), [(label_of[line.number], line.split) for line in lines], problems)
-    for folder in sorted(d.name for d in (root / "Images").iterdir() if d.is_dir() and not d.name.startswith(".")):
+    for folder in sorted(d.name for d in (root / "Images").iterdir() if d.is_dir() and not is_system_folder(d.name)):
         if folder not in folders.values():
             problems.add("class folder that no list names", f"Images/{folder}")
     problems.check()
@@ -87,7 +88,7 @@ def _read_list(path: Path, split: str, problems: Problems) -> list[_Line]:
         labels = [int(label) for label in matrix["labels"].ravel()]
     except (MatReadError, ValueError, TypeError, AttributeError, NotImplementedError, OSError, zlib.error) as error:
         raise UserError(
-            printable(f"{path}: no readable MATLAB list ({error}); unpack the official lists.tar again")
+            printable(f"{path}: not a readable MATLAB list ({error}); unpack the official lists.tar again")
         ) from error
     except KeyError as error:
         raise UserError(printable(f"{path}: holds no {error}; it must be a list of the official lists.tar")) from error
@@ -114,7 +115,7 @@ def _class_folders(lines: list[_Line], problems: Problems) -> dict[int, str]:
 
 
 def _compare_files(root: Path, lines: list[_Line], problems: Problems) -> None:
-    there = set(list_images(root / "Images"))
+    there = set(list_images(root / "Images").images)
     seen: set[str] = set()
     for line in lines:
         if line.path in seen:
@@ -130,7 +131,7 @@ def _read_boxes(root: Path, line: _Line, problems: Problems) -> tuple[Box, ...]:
     """All dogs of one image: the annotation of a breed's image marks that breed's dogs only."""
     where = f"Annotation/{line.annotation}"
     try:
-        boxes = tuple(box for _, box in read_voc(root / where))
+        boxes = tuple(box for _, box in read_voc(root / where).objects)
     except OSError:
         problems.add("missing annotation", where)
     except ValueError as error:

@@ -10,14 +10,20 @@ import timm
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
+from same_run import history
 
+from fgvc.detection import mmcv_kernels as kernels
 from fgvc.detection.config import DetectorConfig
 from fgvc.detection.detector import Detections, Detector, detect, find_boxes, open_detector, save_detector
 from fgvc.detection.metrics import summary
 from fgvc.detection.models import create_detector
 from fgvc.models.config import ModelConfig
 from fgvc.models.timm import create_model
+from jobs.config import load
+from jobs.detect import Config
+from jobs.tasks.detect import run
 from shards.errors import UserError
 from shards.manifest import Manifest, read_manifest
 from shards.reading.config import DataConfig
@@ -221,3 +227,48 @@ def test_figures_by_hand(guide: Manifest) -> None:
     nothing = {index: detections([], []) for index in members}
     figures = summary(guide, nothing, ("object",), class_agnostic=True)
     assert (figures["AP"], figures["top_right"], figures["nothing"]) == (0, 0, 4)
+
+
+def test_faster_rcnn_trains_in_bf16(guide: Manifest, tmp_path: Path) -> None:
+    """RoIAlign, boxes and losses are fp32 islands: the first losses are those of fp32 to bf16's accuracy."""
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        words = [
+            f"name={precision}", f"runs_dir={tmp_path}", f"data.shards={guide.folder}", "data.workers=0",
+            "data.limit=8", "model.backbone=test_efficientnet", "model.weights=none", "model.channels=16",
+            "model.fc_channels=32",
+            "model.proposals=50", "model.samples=32", "model.frozen_stages=0", "model.norm_eval=false",
+            "model.class_agnostic=true", "image.size=64", "train.batch=4", "train.epochs=1", "train.max_steps=2",
+            "optim.lr=0.001", "optim.head_multiplier=1", "track.wandb=disabled", "evaluate_test=false",
+            f"train.precision={precision}",
+        ]  # fmt: skip
+        AcceleratorState._reset_state(reset_partial_state=True)
+        run(load(Config, None, words))
+        losses[precision] = [row["loss"] for row in history(tmp_path / "detect" / precision)]
+    assert len(losses["bf16"]) == 2
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses["bf16"] != losses["fp32"]
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_roi_align_of_half_precision_is_that_of_fp32(dtype: torch.dtype) -> None:
+    features = torch.randn(1, 4, 16, 16).to(dtype)
+    rois = torch.tensor([[0, 1.3, 2.7, 9.1, 12.6]])
+    options = {
+        "aligned_height": 3,
+        "aligned_width": 3,
+        "spatial_scale": 1.0,
+        "sampling_ratio": 0,
+        "pool_mode": 1,
+        "aligned": True,
+    }
+    wide, half = torch.empty(1, 4, 3, 3), torch.empty(1, 4, 3, 3, dtype=dtype)
+    empty = torch.empty(0)
+    kernels.roi_align_forward(features.float(), rois, wide, empty, empty, **options)
+    kernels.roi_align_forward(features, rois, half, empty, empty, **options)
+    assert torch.equal(half, wide.to(dtype))
+    wide_gradient, half_gradient = torch.empty(1, 4, 16, 16), torch.empty(1, 4, 16, 16, dtype=dtype)
+    kernels.roi_align_backward(half.float(), rois, empty, empty, wide_gradient, **options)
+    kernels.roi_align_backward(half, rois, empty, empty, half_gradient, **options)
+    assert torch.equal(half_gradient, wide_gradient.to(dtype))

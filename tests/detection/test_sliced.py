@@ -18,7 +18,7 @@ from jobs.detect import Config
 from jobs.tasks.detect import run
 from shards.manifest import Manifest
 from shards.reading.decode import decode
-from shards.reading.detection import put, put_back
+from shards.reading.detection import letterbox, unletterbox
 from shards.reading.reader import Reader
 
 CPU = torch.device("cpu")
@@ -30,9 +30,9 @@ def test_one_slice_is_the_plain_detector_and_shifts_are_added() -> None:
     detector = Detector(create_detector(config, 2)).eval()
     model = SahiDetector(detector, ["crow", "gull"], 64, CPU, score=0.0)
     image = torch.randint(0, 256, (3, 96, 160), dtype=torch.uint8)
-    square = put(image, (), 64)
+    square = letterbox(image, (), 64)
     boxes, scores, labels = detector.predict(square.image[None])[0]
-    expected = put_back(boxes, square.place, 160, 96)
+    expected = unletterbox(boxes, square.place, 160, 96)
     model.perform_inference(image.permute(1, 2, 0).numpy())
     model.convert_original_predictions(shift_amount=[[30, 20]], full_shape=[[500, 600]])
     found = model.object_prediction_list
@@ -76,9 +76,9 @@ def test_small_birds_in_a_large_picture(guide: Manifest, tmp_path: Path) -> None
     def share_found(boxes: np.ndarray) -> float:
         return float((box_iou(torch.tensor(truth), torch.tensor(boxes)).numpy().max(1, initial=0) >= 0.5).mean())
 
-    square = put(picture, (), about["size"])
+    square = letterbox(picture, (), about["size"])
     boxes, scores, _ = detector.predict(square.image[None])[0]
-    whole = put_back(boxes[scores >= 0.3], square.place, 1200, 900).numpy()
+    whole = unletterbox(boxes[scores >= 0.3], square.place, 1200, 900).numpy()
     sliced = find_in_slices(model, picture, side=120, overlap=0.5)
     assert share_found(whole) <= 0.1
     assert share_found(sliced.boxes) >= 0.6

@@ -1,4 +1,4 @@
-"""Makes small raw datasets in the official layouts, of pictures a model can tell apart: a colour per class, noise."""
+"""Makes small raw datasets in the official layouts, of pictures a model can distinguish: a colour per class, noise."""
 
 import colorsys
 import csv
@@ -168,7 +168,7 @@ def refused(scan, root: Path, options) -> str:
     return message
 
 
-def check_sound(dataset: RawDataset) -> None:
+def check_valid(dataset: RawDataset) -> None:
     """What holds for every raw dataset: its keys, labels, and boxes inside the images, which are JPEG files."""
     keys = [sample.key for sample in dataset.samples]
     assert len(set(keys)) == len(keys)

@@ -1,4 +1,4 @@
-"""A small made-up raw dataset for tests; run as a script it builds shards of it slowly, to be killed on the way."""
+"""A small made-up raw dataset for tests; run as a script it builds shards of it slowly, to be killed midway."""
 
 import io
 import sys
@@ -29,7 +29,7 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
 
 
 def make_raw(folder: Path, train: int = 96, test: int = 48, read=read_file) -> RawDataset:
-    """Images in `folder` (written when they are not there) as a raw dataset of three classes with a box each."""
+    """Images in `folder` (written when missing) as a raw dataset of three classes with a box each."""
     folder.mkdir(parents=True, exist_ok=True)
     samples = []
     for number in range(train + test):
@@ -43,7 +43,7 @@ def make_raw(folder: Path, train: int = 96, test: int = 48, read=read_file) -> R
 
 
 def slow_read(sample: RawSample) -> bytes:
-    """As read_file, with time to be killed in."""
+    """As read_file, slow enough to be killed midway."""
     time.sleep(0.01)
     return read_file(sample)
 

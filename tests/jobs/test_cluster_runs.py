@@ -119,7 +119,7 @@ def test_a_hand_written_batch_script_does_the_same(guide: Manifest, bench: Bench
     wait_until(lambda: metrics.is_file() and metrics.read_bytes().count(b"\n") >= chaos_kinds.HIT)
     # fgvc status and fgvc cancel find the job by its run, as with --on.
     record = json.loads((run / "slurm.json").read_text())
-    assert (record["job"], record["name"], record["log"]) == (job, "classify", f"{tmp_path}/log")
+    assert (record["job"], record["name"], record["log"]) == (job, "fgvc", f"{tmp_path}/log")
     client(bench.testbed, "scancel", "--signal=USR2", job)
     wait_until((run / "result.json").is_file)
     same_end(bench.undisturbed, run, chaos_kinds.STEPS)

@@ -97,7 +97,7 @@ def test_another_layer_is_another_run_and_what_does_not_fit_is_one_line(
     write_layer(mine, guide, {entry.key: [] for entry in guide.entries[:50]}, {})
     for i, (more, message) in enumerate(
         (
-            ([], "says nothing of"),
+            ([], "does not list"),
             (["data.boxes=nowhere.jsonl"], "data.boxes=nowhere.jsonl: no such file; fgvc crop makes a boxes layer"),
             (["data.test_boxes=nowhere.jsonl"], "data.test_boxes=nowhere.jsonl: no such file"),
             ([f"data.boxes={guide.folder / 'manifest.json'}"], "this version reads 'fgvc-boxes 1'"),

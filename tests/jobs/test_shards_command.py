@@ -1,9 +1,16 @@
-"""`fgvc shards` as people type it: build, again, verify, and one line for every slip."""
+"""`fgvc shards` as users type it: build, build again, verify, and one line for every mistake."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
+from places import ROOT
 
 from jobs.shards import build_from, main
 from shards.errors import UserError
+from shards.manifest import write_manifest
 
 SMALL = ["species=2", "train_per_class=20", "test_per_class=10", "size=64", "workers=1"]
 
@@ -13,7 +20,7 @@ def test_build_twice_and_verify(tmp_path, capsys):
     assert main(["build", "field_guide", "-", out, *SMALL]) == 0
     assert "2 classes, 40 train, 20 test images, 3 shards" in capsys.readouterr().out
     assert main(["build", "field_guide", "-", out, *SMALL]) == 0
-    assert "there already" in capsys.readouterr().err
+    assert "already built" in capsys.readouterr().err
     assert main(["verify", out]) == 0
     with pytest.raises(UserError, match="60 images there, 70 asked"):
         main(["build", "field_guide", "-", out, *SMALL, "train_per_class=25"])
@@ -34,11 +41,31 @@ def test_build_twice_and_verify(tmp_path, capsys):
         (["built"], "invalid choice: 'built'"),
     ],
 )
-def test_slips_are_named_in_one_line(words, message):
+def test_mistakes_are_named_in_one_line(words, message):
     with pytest.raises(UserError) as caught:
         main(words)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_list_prints_the_samples_as_json_lines(guide, capsys):
+    assert main(["list", str(guide.folder)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["key"] for line in lines] == [entry.key for entry in guide.entries]
+    first = guide.entries[0]
+    assert lines[0] == {
+        "key": first.key, "split": first.split, "class": guide.classes[first.label], "width": first.width,
+        "height": first.height, "boxes": [list(box) for box in first.boxes], "origin": "real",
+    }  # fmt: skip
+
+
+def test_list_into_head_ends_quietly(guide, tmp_path):
+    many = replace(guide, folder=tmp_path, entries=guide.entries * 100)  # more than a pipe holds
+    write_manifest(many)
+    command = f"{sys.executable} -m jobs.cli shards list {tmp_path} | head -n 2"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr == ""
 
 
 def test_unknown_setting_from_a_config_is_named():

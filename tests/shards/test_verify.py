@@ -17,15 +17,15 @@ from shards.verify import verify
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("sound")
+def valid(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("valid")
     build(make_raw(folder / "raw", train=48, test=16), folder / "out", BuildOptions(workers=1))
     return folder / "out"
 
 
 @pytest.fixture
-def folder(sound, tmp_path) -> Path:
-    shutil.copytree(sound, tmp_path / "out")
+def folder(valid, tmp_path) -> Path:
+    shutil.copytree(valid, tmp_path / "out")
     return tmp_path / "out"
 
 
@@ -42,9 +42,9 @@ def trust(folder: Path, name: str) -> Manifest:
     return manifest
 
 
-def test_sound_shards_have_no_problems(sound, capsys):
-    assert main(["verify", str(sound)]) == 0
-    assert "64 images in 4 shards: sound" in capsys.readouterr().out
+def test_valid_shards_have_no_problems(valid, capsys):
+    assert main(["verify", str(valid)]) == 0
+    assert "64 images in 4 shards: no problems" in capsys.readouterr().out
 
 
 def test_missing_shard(folder, capsys):

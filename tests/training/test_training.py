@@ -27,6 +27,7 @@ from fgvc.training.optim import parameter_groups
 from fgvc.training.schedule import lr_factor
 from shards.errors import UserError
 from shards.reading.loader import Batch
+from shards.reading.order import MIX, random_stream
 
 
 def test_groups_scale_layers_and_spare_norms() -> None:
@@ -193,3 +194,27 @@ def test_caffe_stride_moves_to_the_first_convolution() -> None:
     assert all(model.get_submodule(f"layer{i}.0.conv2").stride == (1, 1) for i in (1, 2, 3, 4))
     with pytest.raises(UserError, match="bottleneck"):
         create_model(ModelConfig("resnet18", "none", caffe_stride=True), 2)
+
+
+def test_mixing_is_the_formula_image_by_image() -> None:
+    """mixup blends two images, cutmix pastes a box of the partner; drawn from the sample's own stream, one by one."""
+    config, batch = TrainConfig(mixup=0.4, cutmix=1.0), batch_of(16)
+    images, targets = mix(batch, functional.one_hot(torch.arange(16), 16).float(), config, seed=5)
+    for place in range(16):
+        draw = random_stream(5, MIX, int(batch.epochs[place]), int(batch.entries[place]))
+        mine, other = batch.images[place], batch.images[place ^ 1]
+        if draw.random() < 0.5:
+            keep = float(draw.beta(1.0, 1.0))
+            side = (1 - keep) ** 0.5
+            y, x = int(draw.integers(mine.shape[1])), int(draw.integers(mine.shape[2]))
+            half = int(mine.shape[1] * side / 2), int(mine.shape[2] * side / 2)
+            expected = mine.clone()
+            rows, columns = slice(max(0, y - half[0]), y + half[0]), slice(max(0, x - half[1]), x + half[1])
+            expected[:, rows, columns] = other[:, rows, columns]
+            keep = 1 - expected[0, rows, columns].numel() / mine[0].numel()
+        else:
+            keep = float(draw.beta(0.4, 0.4))
+            expected = (keep * mine.float() + (1 - keep) * other.float()).round().to(torch.uint8)
+        assert torch.equal(images[place], expected)
+        assert targets[place, place] == pytest.approx(keep, abs=1e-6)
+        assert targets[place, place ^ 1] == pytest.approx(1 - keep, abs=1e-6)

@@ -14,8 +14,6 @@ class Ddp(Strategy):
 
     def wrap(self, network: nn.Module, whole: nn.Module) -> nn.Module:
         self.network, self.optimizer = network, create_optimizer(network, self.optim)
-        if self.config.compile:
-            whole = torch.compile(whole)  # type: ignore[assignment]
         self.model, self._stepper = self.accelerator.prepare(whole, self.optimizer)
         return self.model
 

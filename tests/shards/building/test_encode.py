@@ -92,6 +92,8 @@ def test_boxes_partly_outside_are_clipped_and_those_outside_refused():
     )
     with pytest.raises(ImageError, match=r"box \(60, 0, 70, 10\) lies outside the image of 60 x 40"):
         fit_boxes(((60.0, 0.0, 70.0, 10.0),), image)
+    with pytest.raises(ImageError, match="has no area in the image of 60 x 40"):
+        fit_boxes(((5.0, 5.0, 5.0001, 9.0),), image)  # as rounded
 
 
 def whole() -> bytes:

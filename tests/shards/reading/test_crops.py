@@ -49,7 +49,7 @@ def test_regions_hold_a_pixel_and_stay_inside_whatever_the_box() -> None:
 
 def made(*boxes: tuple[tuple[float, float, float, float], ...]) -> Manifest:
     """A manifest of images of 100 x 80 with these truth boxes."""
-    entries = tuple(Entry(f"k{i}", 0, "train", 0, 0, 0, 100, 80, one) for i, one in enumerate(boxes))
+    entries = tuple(Entry(f"k{i}", 0, "train", 0, 0, 0, 100, 80, found) for i, found in enumerate(boxes))
     return Manifest(Path("made"), "made", "", "", ("a",), (Shard("a", "train", 0, "", 0),), entries, "")
 
 
@@ -76,7 +76,7 @@ def test_the_largest_truth_box_and_the_best_of_a_layer_above_the_minimum_score()
     assert both[0] == WHOLE
     assert both[1].regions[2] == (1, 1, 5, 5)
     del layer.boxes["k2"]
-    with pytest.raises(UserError, match=r"boxes.jsonl: says nothing of 1 of 4 images \(first 'k2'\)"):
+    with pytest.raises(UserError, match=r"boxes.jsonl: does not list 1 of 4 images \(first 'k2'\)"):
         views_of(Policy("box", 0.0, "boxes.jsonl", 0.0), manifest, range(4), layer)
 
 
@@ -104,17 +104,17 @@ def test_loaders_cut_and_training_draws_one_view_an_epoch_by_the_seed(guide: Man
     found = {entry.key: [(4, 6, 24, 40, 0.9)] for entry in guide.entries[:-1]} | {guide.entries[-1].key: []}
     write_layer(tmp_path / "boxes.jsonl", guide, found, {})
     layer = read_layer(tmp_path / "boxes.jsonl", guide)
-    members = guide.split("train")
-    views = views_of(Policy("whole+box", 0.0, "x", 0.0), guide, members, layer)
+    indices = guide.split("train")
+    views = views_of(Policy("whole+box", 0.0, "x", 0.0), guide, indices, layer)
 
     def shape(image: torch.Tensor) -> torch.Tensor:
         return torch.tensor(image.shape)
 
-    sizes = torch.cat([batch.images for batch in eval_loader(members, Samples(guide, shape, views[1:]), batch=9)])
-    cut = [guide.entries[member].key != guide.entries[-1].key for member in members]
+    sizes = torch.cat([batch.images for batch in eval_loader(indices, Samples(guide, shape, views[1:]), batch=9)])
+    cut = [guide.entries[index].key != guide.entries[-1].key for index in indices]
     assert (sizes == torch.tensor([3, 34, 20])).all(1).tolist() == cut
 
-    loader = train_loader(guide, members[:40], Samples(guide, shape, views, seed=3), seed=3, batch=8, epochs=6)
+    loader = train_loader(guide, indices[:40], Samples(guide, shape, views, seed=3), seed=3, batch=8, epochs=6)
     drawn = [
         (int(epoch), int(entry), int(size[1] == 34))
         for batch in loader
@@ -122,4 +122,4 @@ def test_loaders_cut_and_training_draws_one_view_an_epoch_by_the_seed(guide: Man
     ]
     assert all(view == view_choice(3, epoch, entry, 2) for epoch, entry, view in drawn)
     assert 0.4 < np.mean([view for *_, view in drawn]) < 0.6
-    assert {view for _, entry, view in drawn if entry == members[0]} == {0, 1}
+    assert {view for _, entry, view in drawn if entry == indices[0]} == {0, 1}

@@ -2,14 +2,22 @@
 
 import hashlib
 import itertools
+import subprocess
+import sys
+import time
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny_images import make_raw
 
+from shards.building.build import build
+from shards.building.config import BuildOptions
 from shards.errors import UserError
-from shards.manifest import Manifest
+from shards.manifest import Manifest, read_manifest
 from shards.reading.config import ImageConfig
 from shards.reading.decode import decode
 from shards.reading.loader import Place, Samples, eval_loader, train_loader
@@ -21,12 +29,12 @@ IMAGE = ImageConfig(color_jitter=0.2, policy="trivialaugment")
 
 
 def sequence(manifest: Manifest, ranks: int, workers: int, accumulation: int = 1, start: int = 0) -> list[list[tuple]]:
-    """Per step the (entry, hash of the transformed image) that the ranks see together, put back in global order."""
-    members = manifest.split("train")
+    """Per step the (entry, hash of the transformed image) that the ranks see together, in global order."""
+    indices = manifest.split("train")
     parts = [
         list(
             train_loader(
-                manifest, members, Samples(manifest, train_transform(IMAGE, 32), seed=3), seed=3, batch=16, epochs=2,
+                manifest, indices, Samples(manifest, train_transform(IMAGE, 32), seed=3), seed=3, batch=16, epochs=2,
                 window=2, start_step=start, place=Place(rank, ranks, accumulation), workers=workers,
             )
         )
@@ -67,9 +75,9 @@ def test_every_epoch_is_another_permutation(guide: Manifest, reference: list) ->
 
 
 def test_an_incomplete_batch_is_left_out_but_not_always_the_same(guide: Manifest) -> None:
-    members = guide.split("train")[:-7]  # 73 images: 4 batches of 16, 9 images left out
-    seen = [Counter(e for _, e in itertools.chain(*list(global_batches(guide, members, s, 16, 1, 2)))) for s in (0, 1)]
-    assert all(len(one) == 64 and max(one.values()) == 1 for one in seen)
+    indices = guide.split("train")[:-7]  # 73 images: 4 batches of 16, 9 images left out
+    seen = [Counter(e for _, e in itertools.chain(*list(global_batches(guide, indices, s, 16, 1, 2)))) for s in (0, 1)]
+    assert all(len(counts) == 64 and max(counts.values()) == 1 for counts in seen)
     assert seen[0].keys() != seen[1].keys()
 
 
@@ -82,15 +90,15 @@ def test_a_window_bounds_the_shards_in_use(guide: Manifest) -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_evaluation_counts_every_sample_once(guide: Manifest, ranks: int, workers: int) -> None:
-    members = guide.split("test")
+    indices = guide.split("test")
     transform = eval_transform(ImageConfig(), 32)
     seen = [
         entry
         for rank in range(ranks)
-        for batch in eval_loader(members, Samples(guide, transform), batch=5, place=Place(rank, ranks), workers=workers)
+        for batch in eval_loader(indices, Samples(guide, transform), batch=5, place=Place(rank, ranks), workers=workers)
         for entry in batch.entries.tolist()
     ]
-    assert sorted(seen) == members
+    assert sorted(seen) == indices
 
 
 def test_real_test_split_counts_1389(birds: Manifest) -> None:
@@ -105,14 +113,45 @@ def test_real_test_split_counts_1389(birds: Manifest) -> None:
 
 
 def test_folds_are_stratified_and_cover_train(guide: Manifest) -> None:
-    members = guide.split("train")
-    fold = folds_of(guide, members, 5)
+    indices = guide.split("train")
+    fold = folds_of(guide, indices, 5)
     assert np.bincount(fold).tolist() == [16] * 5
     for label in range(4):
-        mine = [one for one, member in zip(fold, members, strict=True) if guide.entries[member].label == label]
+        mine = [number for number, index in zip(fold, indices, strict=True) if guide.entries[index].label == label]
         assert np.bincount(mine).tolist() == [4] * 5
     with pytest.raises(UserError, match=r"too few for data\.folds=21"):
-        folds_of(guide, members, 21)
+        folds_of(guide, indices, 21)
+
+
+def test_folds_of_data_without_duplicates_are_the_published_ones(guide: Manifest) -> None:
+    """Runs are identified by folds and figures were measured on them: they may not move."""
+    assert guide.duplicates == ()
+    indices = guide.split("train")
+    assert folds_of(guide, indices, 5)[:12].tolist() == [1, 2, 1, 0, 4, 1, 4, 0, 4, 1, 3, 0]
+    folds = [folds_of(guide, indices, count, seed).tolist() for count, seed in ((2, 0), (5, 0), (3, 1))]
+    assert hashlib.sha256(str(folds).encode()).hexdigest()[:16] == "86644f64e682b3a1"
+
+
+def test_exact_duplicates_are_in_one_fold(tmp_path: Path) -> None:
+    raw = make_raw(tmp_path / "raw", train=96, test=48)
+    for number in range(36):  # pairs in one class, in two classes, and a triple
+        other = number + 48 if number % 3 else number + 49
+        (tmp_path / f"raw/bird {other}.jpg").write_bytes((tmp_path / f"raw/bird {number}.jpg").read_bytes())
+    (tmp_path / "raw/bird 95.jpg").write_bytes((tmp_path / "raw/bird 1.jpg").read_bytes())
+    manifest = build(raw, tmp_path / "out", BuildOptions(workers=2))
+    assert read_manifest(tmp_path / "out").duplicates == manifest.duplicates
+    assert sorted(len(group) for group in manifest.duplicates).count(3) >= 1
+    indices = manifest.split("train")
+    for seed in range(3):
+        fold = dict(zip(indices, folds_of(manifest, indices, 4, seed).tolist(), strict=True))
+        for group in manifest.duplicates:
+            assert len({fold[index] for index in group}) == 1
+        counts = np.bincount(list(fold.values()))
+        assert max(counts) - min(counts) <= 8
+        assert {fold[index] for index in indices if manifest.entries[index].label == 0} == {0, 1, 2, 3}
+    older = replace(manifest, duplicates=())
+    split = dict(zip(indices, folds_of(older, indices, 4).tolist(), strict=True))
+    assert any(len({split[index] for index in group}) > 1 for group in manifest.duplicates)
 
 
 def test_training_does_not_touch_the_global_generator(guide: Manifest) -> None:
@@ -133,11 +172,34 @@ def test_pad_only_ever_shrinks() -> None:
 
 
 def test_cache_copies_once_and_refuses_damage(guide: Manifest, tmp_path) -> None:
-    from dataclasses import replace
-
     plain, cached = Reader(guide), Reader(guide, str(tmp_path / "cache"))
     assert [cached.read(i) for i in range(80)] == [plain.read(i) for i in range(80)]
     assert decode(cached.read(0)).dtype == torch.uint8
     wrong = replace(guide, shards=tuple(replace(shard, sha256="0" * 64) for shard in guide.shards))
     with pytest.raises(UserError, match="checksum differs"):
         Reader(wrong, str(tmp_path / "other")).read(0)
+
+
+def test_few_files_are_open_however_many_shards_there_are(tmp_path: Path) -> None:
+    """More shards than the limit of 40 open files allows; and a file is opened again after it was closed."""
+    manifest = build(make_raw(tmp_path / "raw", train=800, test=20), tmp_path / "many", BuildOptions(min_shards=80))
+    assert len(manifest.shards) > 40
+    code = (
+        "import resource, sys\n"
+        "from shards.manifest import read_manifest\n"
+        "from shards.reading.reader import Reader\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+        "manifest = read_manifest(sys.argv[1]); reader = Reader(manifest)\n"
+        "order = [*range(len(manifest.entries)), *range(len(manifest.entries))]\n"
+        "assert all(len(reader.read(i)) == manifest.entries[i].length for i in order)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "many")], check=True)
+
+
+def test_batches_are_drawn_as_they_are_needed(guide: Manifest) -> None:
+    """The first batch of a million epochs comes at once."""
+    samples = Samples(guide, eval_transform(ImageConfig(), 32))
+    began = time.monotonic()
+    batches = train_loader(guide, guide.split("train"), samples, seed=0, batch=8, epochs=1_000_000)
+    assert len(next(batches).entries) == 8
+    assert time.monotonic() - began < 5

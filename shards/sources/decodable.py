@@ -1,0 +1,32 @@
+"""Decodes images while a raw dataset is refused anyway, so that the damaged ones are named in the same run."""
+
+from pathlib import Path
+
+from shards.building.encode import ImageError, normalise
+from shards.building.pool import run, tick
+from shards.sources.problems import Problems
+
+MOST = 20_000  # images decoded: a refusal should not take as long as a build
+CHUNK = 256
+
+
+def note_undecodable(root: Path, paths: list[str], problems: Problems) -> None:
+    """Note images below `root` that are damaged or not images at all; of very many only the first ones are tried."""
+    tried = paths[:MOST]
+    chunks = [[root / path for path in tried[at : at + CHUNK]] for at in range(0, len(tried), CHUNK)]
+    for found in run(_undecodable, chunks, 0, len(tried), "check the images"):
+        for path, reason in found:
+            problems.add("image that cannot be used", f"{path.relative_to(root)} ({reason})")
+
+
+def _undecodable(paths: list[Path]) -> list[tuple[Path, str]]:
+    found = []
+    for path in paths:
+        try:
+            normalise(path.read_bytes())
+        except ImageError as error:
+            found.append((path, str(error)))
+        except OSError:
+            pass  # reported already, as unreadable
+        tick()
+    return found

@@ -1,0 +1,105 @@
+"""A signal to a run, of one rank or two, with loader workers or without, to the process or to its group: it saves, ends
+with code 3, leaves nobody behind, and the same command ends as if nothing had happened.
+
+FGVC_ALL_SIGNALS=1 pytest tests/runtime/test_signals.py      all 24 cases; four of them otherwise
+"""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from interruptions import finish, steps_done
+from same_run import same_end
+from slurm_helpers import eventually, processes
+from small_runs import small_run
+
+from shards.manifest import Manifest
+
+Start = Callable[..., subprocess.Popen]
+STEPS = 30
+ALL = list(itertools.product((1, 2), (0, 2), ("TERM", "INT", "USR2"), ("process", "group")))
+FOUR = [(1, 2, "TERM", "group"), (2, 2, "INT", "group"), (2, 0, "TERM", "process"), (1, 0, "USR2", "process")]
+CASES = ALL if os.environ.get("FGVC_ALL_SIGNALS") else FOUR
+
+
+def words(guide: Manifest, runs: Path, name: str, ranks: int, workers: int) -> list[str]:
+    settings = ["train.deterministic=true", f"data.workers={workers}", "train.freeze_bn=statistics"]
+    return [*small_run(guide, runs, name, *settings), *(["--processes", str(ranks)] if ranks > 1 else [])]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """ranks -> the run folder of the same training, left alone."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    for ranks in (1, 2):
+        command = [sys.executable, "-m", "jobs.cli", *words(guide, runs, f"ranks{ranks}", ranks, 0)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+    return {ranks: runs / f"classify/ranks{ranks}" for ranks in (1, 2)}
+
+
+@pytest.mark.parametrize(("ranks", "workers", "name", "target"), CASES)
+def test_saved_ended_and_resumed(
+    guide: Manifest, fgvc: Start, tmp_path: Path, undisturbed: dict[int, Path], ranks: int, workers: int, name: str,
+    target: str,
+) -> None:  # fmt: skip
+    command, run = words(guide, tmp_path / "runs", "stopped", ranks, workers), tmp_path / "runs/classify/stopped"
+    process = fgvc(*command)
+    deadline = time.monotonic() + 120
+    while steps_done(run) < 5:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    number = signal.Signals[f"SIG{name}"]
+    if target == "group":
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    began = time.monotonic()
+    _, errors = finish(process, code=3)
+    assert time.monotonic() - began < 60
+    assert f"stopped by SIG{name} at step" in errors
+    assert "Traceback" not in errors
+    assert eventually(lambda: not processes(str(tmp_path)))
+    stopped = steps_done(run)
+    assert 5 <= stopped < STEPS
+    assert (run / f"checkpoints/step-{stopped:08d}").is_dir()
+    finish(fgvc(*command))
+    same_end(undisturbed[ranks], run, STEPS)
+
+
+def test_a_signal_while_not_training_ends_at_once_with_code_3(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    """A probe's features are being computed: nothing is to be saved."""
+    command = words(guide, tmp_path / "runs", "probe", 1, 0)
+    process = fgvc(*command, "train.method=probe", "model.name=resnet50", "image.size=224")
+    assert eventually((tmp_path / "runs/classify/probe/identity.json").is_file, 60)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = finish(process, code=3)
+    assert errors.strip().splitlines()[-1].endswith("stopped by SIGTERM while not training; the same command resumes")
+
+
+def test_killing_the_starter_stops_the_ranks_and_saves(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    run = tmp_path / "runs/classify/orphans"
+    process = fgvc(*words(guide, tmp_path / "runs", "orphans", 2, 2), "train.epochs=1000")
+    while steps_done(run) < 5:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert eventually(lambda: not processes(str(tmp_path)), 60)
+    newest = max((run / "checkpoints").glob("step-*")).name
+    assert int(newest.removeprefix("step-")) == steps_done(run)
+
+
+def test_a_mistake_ends_all_ranks_with_code_2(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+    process = fgvc(*words(guide, tmp_path / "runs", "wrong", 2, 0), "train.batch=9")
+    _, errors = finish(process, code=2)
+    assert "train.batch=9 is not a multiple of 2 rank(s)" in errors
+    assert eventually(lambda: not processes(str(tmp_path)))
