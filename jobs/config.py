@@ -16,6 +16,7 @@ from jobs.registry import command_module
 from shards.errors import UserError
 
 C = TypeVar("C")
+SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 
 
 def load(kind: type[C], path: str | Path | None = None, overrides: list[str] | None = None) -> C:
@@ -129,11 +130,25 @@ def flatten(values: dict[str, Any], kind: type, prefix: str = "") -> dict[str, A
     return flat
 
 
+def locate(path: Path, folder: str = "") -> Path:
+    """A config file as people name it: its path, `configs/...` of this checkout from anywhere, or, of the shipped ones
+    in configs/`folder`, the bare name. Raises UserError naming the nearest one of the same kind."""
+    if path.is_file():
+        return path
+    shipped = [SHIPPED.parent / path, *([SHIPPED / folder / f"{path}.yaml"] if folder else [])]
+    for file in shipped:
+        if not path.is_absolute() and file.is_file():
+            return file
+    kind = folder or path.parent.name
+    stems = sorted({file.stem for home in (path.parent, SHIPPED / kind) for file in home.glob("*.yaml") if kind})
+    close = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.6)
+    hint = f"; did you mean '{path.with_name(close[0] + path.suffix)}'?" if close else "; fgvc configs lists them"
+    raise UserError(f"{path}: no such config file{hint}")
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file's top-level mapping. Raises UserError when it is missing (naming the nearest) or not readable."""
-    if not path.is_file():
-        near = sorted(str(p) for p in Path("configs").rglob("*.yaml")) if Path("configs").is_dir() else []
-        raise UserError(f"{path}: no such config file{nearest(str(path), near)}")
+    path = locate(path)
     try:
         values = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -191,9 +206,15 @@ def _choices(kind: type, key: str) -> list[str]:
 
 
 def nearest(word: str, valid: list[str]) -> str:
-    """'; did you mean ...?' for the valid word closest to a wrong one, or nothing."""
-    last = word.rsplit(".", 1)[-1]
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5) or [
-        name for name in valid if difflib.SequenceMatcher(None, last, name.rsplit(".", 1)[-1]).ratio() > 0.75
-    ]
-    return f"; did you mean '{close[0]}'?" if close else ""
+    """'; did you mean ...?' for the valid word closest to a wrong one, or nothing.
+
+    Of dotted keys the last part decides: train.lr means optim.lr, not train.ema.
+    """
+
+    def likeness(name: str) -> tuple[float, float]:
+        last = difflib.SequenceMatcher(None, word.rpartition(".")[2], name.rpartition(".")[2]).ratio()
+        return last, difflib.SequenceMatcher(None, word, name).ratio()
+
+    best = max(valid, key=likeness, default="")
+    last, whole = likeness(best) if best else (0.0, 0.0)
+    return f"; did you mean '{best}'?" if last > 0.6 or (last > 0.5 and whole > 0.75) else ""

@@ -203,7 +203,10 @@ def tracking(_: Path) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("wandb", False, str(error))
         return
-    what = {"online": "API key found: runs go online", "offline": "no key: runs stay in their folders"}.get(mode, mode)
+    what = {
+        "online": "API key found: runs go online",
+        "offline": "no key: runs stay in their folders (later: wandb sync runs/*/*/wandb/offline-run-*)",
+    }.get(mode, mode)
     yield Finding("wandb", True, f"{what} (metrics.jsonl is written in any case)")
 
 

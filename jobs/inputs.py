@@ -120,7 +120,7 @@ def file_hash(path: str, key: str) -> str:
         raise UserError(f"{key}={path}: {error.strerror}") from None
 
 
-def check_input_size(network: nn.Module, name: str, *sizes: int) -> None:
+def check_forward(network: nn.Module, name: str, *sizes: int) -> None:
     """Raise UserError when a network does not take square images of these sides, in pixels.
 
     The forward pass that finds out calculates shapes only, so that a large network costs no time.

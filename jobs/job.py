@@ -15,7 +15,7 @@ from fgvc.runtime.interrupt import Interrupted, leave_at_once
 from fgvc.runtime.ranks import run_ranks
 from fgvc.runtime.tracking import wandb_mode
 from jobs.checks import remarks
-from jobs.config import describe, load_job, to_dict
+from jobs.config import describe, load_job, locate, to_dict
 from jobs.debug import debug_words, fresh_folder
 from jobs.experiments.sweep_file import agent_words
 from jobs.launch import launch, split_words
@@ -156,7 +156,7 @@ def _split(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
         raise UserError(f"one config file at a time, found {' and '.join(files)}; settings are written key=value")
     if not words:
         raise UserError(f"which config? fgvc {name} configs/{name}/NAME.yaml, or settings as key=value")
-    return (Path(files[0]) if files else None), overrides
+    return (locate(Path(files[0]), name) if files else None), overrides
 
 
 def _rank() -> int:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from jobs.config import nearest, walk
+from jobs.config import locate, nearest, walk
 from jobs.experiments.sweep_file import job_config
 from shards.errors import UserError
 from shards.options import option
@@ -39,7 +39,7 @@ def sorted_words(words: list[str], on: str) -> Words:
     if len(files) != 1:
         said = f"one at a time, found {' and '.join(files)}" if files else "which? fgvc sweep configs/sweeps/NAME.yaml"
         raise UserError(f"expected a sweep file; {said}")
-    file = Path(files[0])
+    file = locate(Path(files[0]), "sweeps")
     settings = [word for word in words if "=" in word]
     profile: list[str] = []
     if on and on != "debug":

@@ -19,7 +19,7 @@ from fgvc.training.curves import Panel
 from fgvc.training.learner import SupervisedLearner
 from fgvc.training.schedule import Schedule
 from jobs.classify import Config
-from jobs.inputs import boxes_hashes, check_input_size, file_hash, loader_workers
+from jobs.inputs import boxes_hashes, check_forward, file_hash, loader_workers
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
 from shards.reading.loader import Place, Samples, train_loader
@@ -50,7 +50,7 @@ class _Classify:
         self.workers = loader_workers(config.data, self.accelerator.num_processes)
         self.network = create_model(config.model, len(self.manifest.classes))
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
-        check_input_size(self.network, config.model.name, self.size, self.eval_size)
+        check_forward(self.network, config.model.name, self.size, self.eval_size)
         self.mean, self.std = input_statistics(self.network, config.model)
 
     def learner(self, schedule: Schedule, found: Path | None) -> SupervisedLearner:
