@@ -217,4 +217,4 @@ def nearest(word: str, valid: list[str]) -> str:
 
     best = max(valid, key=likeness, default="")
     last, whole = likeness(best) if best else (0.0, 0.0)
-    return f"; did you mean '{best}'?" if last > 0.6 or (last > 0.5 and whole > 0.75) else ""
+    return f"; did you mean '{best}'?" if last >= 0.6 or (last >= 0.5 and whole > 0.75) else ""
