@@ -2,7 +2,7 @@
 
     fgvc classify configs/classify/field_guide.yaml                     here: one GPU, or the CPU
     fgvc classify configs/classify/field_guide.yaml --processes 4       here: 4 ranks (GPUs, or CPU processes)
-    fgvc classify configs/classify/field_guide.yaml --on debug          20 steps on 64 images, nothing tracked
+    fgvc classify configs/classify/field_guide.yaml --on debug          20 steps on 64 images, a held-out fold, no test
     fgvc classify configs/classify/field_guide.yaml --on h100 nodes=2   on Slurm, 2 nodes (docs/slurm.md)
     fgvc classify CONFIG optim.lr=0.02 train.epochs=20 name=longer      any setting as key=value
     fgvc classify CONFIG data.folds=5 data.fold=0 evaluate_test=false   choose settings by a held-out fold
@@ -20,11 +20,15 @@ from fgvc.classification.config import TrainConfig
 from fgvc.models.config import ModelConfig
 from fgvc.runtime.config import TrackConfig
 from fgvc.training.config import OptimConfig
-from jobs.headline import Headline, calibration, without_listed
+from jobs.checks import check_mixing
+from jobs.headline import Headline, calibration, look_at, without_listed
 from shards.options import option
 from shards.reading.config import DataConfig, ImageConfig
 
-DEBUG = ["data.workers=0", "data.limit=64", "train.max_steps=20", "track.wandb=disabled"]
+DEBUG = [
+    "data.workers=0", "data.limit=64", "data.folds=5", "data.fold=0", "evaluate_test=false", "train.max_steps=20",
+    "track.wandb=disabled",
+]  # fmt: skip
 HEADLINE = Headline("top1", "top-1")
 
 
@@ -47,6 +51,11 @@ class Config:
     track: TrackConfig = field(default_factory=TrackConfig)
 
 
+def check(config: Config) -> None:
+    """Raise UserError for settings that no data could make right."""
+    check_mixing(config.train)
+
+
 def report(result: dict[str, Any], folder: Path) -> str:
     """The lines a run ends with."""
     lines = [
@@ -59,5 +68,6 @@ def report(result: dict[str, Any], folder: Path) -> str:
     missing = {split: counts["without_box"] for split, counts in crops if counts["without_box"]}
     if missing:
         lines.append("kept whole for lack of a box: " + ", ".join(f"{split} {n}" for split, n in missing.items()))
-    files = "result.json, model.safetensors, metrics.jsonl, training.png, confused_pairs.png, class_accuracy.png"
-    return "\n".join([*lines, f"{result['seconds']:.0f} s; look at {folder}: {files}"])
+    pictures = ("training.png", "confused_pairs.png", "class_accuracy.png")
+    files = look_at(folder, "result.json", "model.safetensors", "metrics.jsonl", *pictures)
+    return "\n".join([*lines, f"{result['seconds']:.0f} s; {files}"])

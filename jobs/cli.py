@@ -4,6 +4,7 @@ import difflib
 import importlib
 import os
 import sys
+from importlib import metadata
 
 from jobs.registry import COMMANDS, command_module, summary
 from shards.errors import UserError
@@ -17,7 +18,9 @@ Every job reads a YAML file from configs/ and takes key=value after it:
 
   fgvc JOB CONFIG [key=value ...] [--processes N] [--on debug] [--dry-run] [--print-config]
   fgvc JOB CONFIG [key=value ...] --on CLUSTER [nodes=N time=8:00:00 ...] [--dry-run] [--follow]
-  fgvc JOB --help                              the job's commands and every setting with its meaning"""
+  fgvc JOB --help                              the job's commands and every setting with its meaning
+  fgvc JOB NAME                                a shipped config by its name (fgvc configs), from any folder
+  fgvc --version"""
 
 
 def main(words: list[str] | None = None) -> int:
@@ -26,9 +29,10 @@ def main(words: list[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         words = ["help"]
     try:
-        code = _run(*words)
-        sys.stdout.flush()
-        return code
+        try:
+            return _run(*words)
+        finally:
+            sys.stdout.flush()  # here, where a reader that is gone is no error; argparse leaves by SystemExit
     except BrokenPipeError:  # `fgvc ... | head` has seen enough; nothing may be written at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -42,6 +46,9 @@ def main(words: list[str] | None = None) -> int:
 def _run(name: str, *words: str) -> int:
     if name == "help":
         print(HELP.format(commands=summary()))
+        return 0
+    if name in ("--version", "-V"):
+        print(f"fgvc {metadata.version('fgvc')}")
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)

@@ -20,9 +20,11 @@ printed in logs/.
 
 import json
 import sys
+from pathlib import Path
 
 from fgvc.runtime.interrupt import Interrupted
 from jobs.config import describe, to_dict
+from jobs.debug import fresh_folder
 from jobs.experiments.compare_rows import Config, check, list_runs, read
 from jobs.experiments.compare_run import check_queue, dry_run, run, submit
 from jobs.launch import profile_of, scratch_runs
@@ -47,6 +49,8 @@ def main(words: list[str]) -> int:
     if arguments.dry_run:
         dry_run(config, runs, profile)
         return 0
+    if arguments.on == "debug":
+        fresh_folder(Path(config.runs_dir) / "compare" / config.name)
     try:
         if profile is None:
             check_queue(runs)

@@ -16,6 +16,7 @@ from jobs.registry import command_module
 from shards.errors import UserError
 
 C = TypeVar("C")
+SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 
 
 def load(kind: type[C], path: str | Path | None = None, overrides: list[str] | None = None) -> C:
@@ -68,7 +69,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 def hashed(config: Any) -> dict[str, Any]:
     """`a.b` -> value of every field that can change a result."""
     values = flatten(to_dict(config), type(config))
-    return {key: values[key] for key, one in walk(type(config)) if one.metadata.get("affects_result", True)}
+    return {key: values[key] for key, leaf in walk(type(config)) if leaf.metadata.get("affects_result", True)}
 
 
 def config_hash(config: Any) -> str:
@@ -79,21 +80,21 @@ def config_hash(config: Any) -> str:
 def walk(kind: type, prefix: str = "", affects: bool = True) -> Iterator[tuple[str, dataclasses.Field]]:
     """Every leaf field of a nested dataclass as (dotted key, field)."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    for one in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[one.name]):
-            yield from walk(typing.cast(type, hints[one.name]), f"{prefix}{one.name}.")
+    for leaf in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[leaf.name]):
+            yield from walk(typing.cast(type, hints[leaf.name]), f"{prefix}{leaf.name}.")
         else:
-            yield prefix + one.name, one
+            yield prefix + leaf.name, leaf
 
 
 def describe(kind: type) -> str:
-    """One block a field: key, type, default and meaning."""
+    """A block for each field: key, type, default and meaning."""
     rows = []
-    for key, one in walk(kind):
+    for key, leaf in walk(kind):
         hint = _field_type(kind, key, key)
-        default = one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
+        default = leaf.default_factory() if leaf.default_factory is not dataclasses.MISSING else leaf.default
         shown = "" if default is dataclasses.MISSING else f" = {json.dumps(default, default=str)}"
-        rows.append(f"  {key}: {type_name(hint)}{shown}\n        {one.metadata.get('help', '')}")
+        rows.append(f"  {key}: {type_name(hint)}{shown}\n        {leaf.metadata.get('help', '')}")
     return "\n".join(rows)
 
 
@@ -129,11 +130,25 @@ def flatten(values: dict[str, Any], kind: type, prefix: str = "") -> dict[str, A
     return flat
 
 
+def locate(path: Path, folder: str = "") -> Path:
+    """A config file as people name it: its path, `configs/...` of this checkout from anywhere, or, of the shipped ones
+    in configs/`folder`, the bare name. Raises UserError naming the nearest one of the same kind."""
+    if path.is_file():
+        return path
+    shipped = [SHIPPED.parent / path, *([SHIPPED / folder / f"{path}.yaml"] if folder else [])]
+    for file in shipped:
+        if not path.is_absolute() and file.is_file():
+            return file
+    kind = folder or path.parent.name
+    stems = sorted({file.stem for home in (path.parent, SHIPPED / kind) for file in home.glob("*.yaml") if kind})
+    close = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.6)
+    hint = f"; did you mean '{path.with_name(close[0] + path.suffix)}'?" if close else "; fgvc configs lists them"
+    raise UserError(f"{path}: no such config file{hint}")
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file's top-level mapping. Raises UserError when it is missing (naming the nearest) or not readable."""
-    if not path.is_file():
-        near = sorted(str(p) for p in Path("configs").rglob("*.yaml")) if Path("configs").is_dir() else []
-        raise UserError(f"{path}: no such config file{nearest(str(path), near)}")
+    path = locate(path)
     try:
         values = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -187,13 +202,19 @@ def _choices(kind: type, key: str) -> list[str]:
     except UserError:
         return []
     hints = [hint, *typing.get_args(hint)]  # a Literal, or one of the choices of `X | None`
-    return [str(arg) for one in hints if typing.get_origin(one) is typing.Literal for arg in typing.get_args(one)]
+    return [str(arg) for kind in hints if typing.get_origin(kind) is typing.Literal for arg in typing.get_args(kind)]
 
 
 def nearest(word: str, valid: list[str]) -> str:
-    """'; did you mean ...?' for the valid word closest to a wrong one, or nothing."""
-    last = word.rsplit(".", 1)[-1]
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5) or [
-        name for name in valid if difflib.SequenceMatcher(None, last, name.rsplit(".", 1)[-1]).ratio() > 0.75
-    ]
-    return f"; did you mean '{close[0]}'?" if close else ""
+    """'; did you mean ...?' for the valid word closest to a wrong one, or nothing.
+
+    Of dotted keys the last part decides: train.lr means optim.lr, not train.ema.
+    """
+
+    def likeness(name: str) -> tuple[float, float]:
+        last = difflib.SequenceMatcher(None, word.rpartition(".")[2], name.rpartition(".")[2]).ratio()
+        return last, difflib.SequenceMatcher(None, word, name).ratio()
+
+    best = max(valid, key=likeness, default="")
+    last, whole = likeness(best) if best else (0.0, 0.0)
+    return f"; did you mean '{best}'?" if last >= 0.6 or (last >= 0.5 and whole > 0.75) else ""

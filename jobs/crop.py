@@ -5,6 +5,8 @@
     fgvc crop configs/crop/field_guide.yaml --on debug               20 steps a detector, 64 images
     fgvc crop CONFIG set.train.epochs=4 folds=5 name=longer          `set` goes to every detector run
     fgvc crop CONFIG slice=512 name=sliced                           small objects in large images, through SAHI
+    fgvc crop CONFIG evaluate_test=true                              measure the boxes of the test split too
+    fgvc crop detector=FILE data.shards=FOLDER                       no true boxes: a detector trained elsewhere
     fgvc crop CONFIG detectors='[f0.safetensors, f1.safetensors, f2.safetensors, all.safetensors]'
     fgvc classify CONFIG data.crop=square data.boxes=FILE            then: classify what was found
 
@@ -12,7 +14,7 @@ Training images get out-of-fold boxes: each fold's from a detector trained on th
 are as good and as bad as test crops. All other images get theirs from a detector trained on the whole training split.
 Each detector is a `fgvc detect` run of its own in <runs_dir>/crop/<name>/detect/: what is done is skipped, so the same
 command resumes after a kill. The run folder <runs_dir>/crop/<name>/ holds boxes.jsonl (the layer; a copy lies beside
-the shards), result.json (how good the boxes are on training and on test images) and boxes.png.
+the shards), result.json (how good the boxes are, where true boxes are known) and boxes.png.
 """
 
 import os
@@ -23,12 +25,15 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Lt
 
 from fgvc.runtime.config import TrackConfig
-from jobs.headline import Headline
+from jobs.headline import Headline, look_at
 from shards.errors import UserError
 from shards.options import option
 from shards.reading.config import DataConfig, Score
 
-DEBUG = ["data.workers=0", "data.limit=64", "folds=2", "set.train.max_steps=20", "track.wandb=disabled"]
+DEBUG = [
+    "data.workers=0", "data.limit=64", "folds=2", "set.train.max_steps=20", "set.train.batch=8", "track.wandb=disabled",
+]  # fmt: skip
+MANY_WHOLE, FAR_WORSE = 0.2, 0.1  # shares from which `warnings` speaks
 HEADLINE = Headline("right", "top box right", within="boxes")
 
 
@@ -39,9 +44,11 @@ class Config:
     name: str = option("", "the run's folder name (empty: the config file's)", affects_result=False)
     runs_dir: str = option("runs", "folder of all runs", affects_result=False)
     seed: int = option(0, "of the detectors")
+    evaluate_test: bool = option(False, "compare the test split's boxes with its true ones too", affects_result=False)
     detect: str = option("", "config of fgvc detect, a YAML file, for the detectors", affects_result=False)
     set: dict = option({}, "settings of every detector run, such as {train.epochs: 8}", affects_result=False)
     folds: Annotated[int, Ge(2)] = option(3, "training images are split into so many folds, a detector for each")
+    detector: str = option("", "instead of training: weights of one detector for all images", affects_result=False)
     detectors: list[str] = option(
         [],
         "instead of training: weights of a detector a fold, in order, and of one for all other images",
@@ -60,8 +67,11 @@ class Config:
 
 def check(config: Config) -> None:
     """Raise UserError for settings that no data could make right."""
-    if bool(config.detect) == bool(config.detectors):
-        raise UserError("give either detect=CONFIG, to train the detectors, or detectors=[FILE, ...], trained ones")
+    if sum(map(bool, (config.detect, config.detector, config.detectors))) != 1:
+        raise UserError(
+            "give one of detect=CONFIG, to train the detectors, detector=FILE, one for all images, or "
+            "detectors=[FILE, ...], one a fold"
+        )
     if config.detectors and len(config.detectors) != config.folds + 1:
         raise UserError(
             f"detectors: {len(config.detectors)} files for folds={config.folds}; it takes {config.folds + 1}: one a "
@@ -77,12 +87,48 @@ def check(config: Config) -> None:
         raise UserError(f"processes={config.processes}: not in a cluster job, where a detector has the job's one GPU")
 
 
+def keep_in(config: Config, folder: Path) -> None:
+    """With --on debug: leave nothing beside the shards."""
+    config.layer = config.layer or str(folder / "boxes.jsonl")
+
+
 def report(result: dict[str, Any], folder: Path) -> str:
     """The lines a run ends with."""
+    lines = []
+    for split, figures in result["boxes"].items():
+        quality = "no true boxes: quality unknown"
+        if figures.get("with_truth"):
+            quality = (
+                f"top box right (IoU >= 0.5) on {figures['right']:.2%} of {figures['with_truth']} images with true "
+                f"boxes, mean IoU {figures['mean_iou']:.3f}"
+            )
+        elif split == result.get("unmeasured"):
+            quality = "not measured (evaluate_test=true does)"
+        name = f"{split}{' (out of fold)' if figures['out_of_fold'] else ''}"
+        lines.append(f"{name}: {quality}; nothing found on {figures['without_box']} of {figures['images']}")
+    lines += [f"warning: {line}" for line in warnings(result["boxes"])]
+    layer = f"data.boxes={result['layer']}"
+    return "\n".join([*lines, f"{result['seconds']:.0f} s; {layer}; {look_at(folder, 'result.json', 'boxes.png')}"])
+
+
+def warnings(boxes: dict[str, dict[str, Any]]) -> list[str]:
+    """What makes a layer a poor one to crop by, a line each."""
     lines = [
-        f"{split}{' (out of fold)' if one['out_of_fold'] else ''}: top box right (IoU >= 0.5) on {one['right']:.2%} of "
-        f"{one['with_truth']} images with true boxes, mean IoU {one['mean_iou']:.3f}; nothing found on "
-        f"{one['without_box']} of {one['images']}"
-        for split, one in result["boxes"].items()
+        f"{split}: {figures['without_box']} of {figures['images']} images stay whole, nothing was found on them: lower "
+        "min_score=, or train the detector longer"
+        for split, figures in boxes.items()
+        if figures["without_box"] > MANY_WHOLE * figures["images"]
     ]
-    return "\n".join([*lines, f"{result['seconds']:.0f} s; data.boxes={result['layer']}; look at {folder}: boxes.png"])
+    for train, own in boxes.items():
+        for split, other in boxes.items():
+            if not own["out_of_fold"] or other["out_of_fold"]:
+                continue
+            for key, what in (("right", "right on"), ("score", "of a mean score of")):
+                if key in own and key in other and own[key] < other[key] - FAR_WORSE:
+                    lines.append(
+                        f"out-of-fold boxes are far worse: {what} {own[key]:.0%} in {train}, {other[key]:.0%} in "
+                        f"{split}; crops in training will not look like those that are measured: more folds=, or train "
+                        "the detectors longer"
+                    )
+                    break
+    return lines

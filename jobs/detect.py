@@ -3,7 +3,7 @@
     fgvc detect configs/detect/field_guide.yaml                      here: one GPU, or the CPU
     fgvc detect configs/detect/cub200_r50.yaml --processes 4         here: 4 ranks (GPUs, or CPU processes)
     fgvc detect configs/detect/cub200_r50.yaml --on CLUSTER          the same as a Slurm job
-    fgvc detect configs/detect/field_guide.yaml --on debug           20 steps on 64 images, nothing tracked
+    fgvc detect configs/detect/field_guide.yaml --on debug           20 steps on 64 images, a held-out fold, no test
     fgvc detect CONFIG data.folds=3 data.fold=0 evaluate_test=false  train on two folds, measure the third
     fgvc detect CONFIG model.class_agnostic=true                     one class, 'object', for everything
 
@@ -23,13 +23,16 @@ from annotated_types import Ge
 from fgvc.detection.config import DetectorConfig
 from fgvc.runtime.config import TrackConfig
 from fgvc.training.config import LoopConfig, OptimConfig
-from jobs.headline import Headline
+from jobs.headline import Headline, look_at
 from shards.errors import UserError
 from shards.options import option
 from shards.reading.config import DataConfig
 from shards.reading.detection_config import BoxedImageConfig
 
-DEBUG = ["data.workers=0", "data.limit=64", "train.max_steps=20", "track.wandb=disabled"]
+DEBUG = [
+    "data.workers=0", "data.limit=64", "data.folds=5", "data.fold=0", "evaluate_test=false", "train.max_steps=20",
+    "track.wandb=disabled",
+]  # fmt: skip
 HEADLINE = Headline("top_right", "top box right")
 
 
@@ -57,6 +60,8 @@ def check(config: Config) -> None:
             raise UserError(f"image.{key}={side}: not a multiple of 32, the coarsest stride; try {side // 32 * 32}")
     if config.train.freeze_layers:
         raise UserError("train.freeze_layers: for classifiers only; a detector has model.frozen_stages")
+    if config.optim.layer_decay != 1:
+        raise UserError("optim.layer_decay: for classifiers only; a detector's layers share one rate, remove it")
     if config.train.strategy == "zero3":
         # It gathers weights in the order in which modules run, which for a detector depends on the images of a rank.
         raise UserError("train.strategy=zero3: not for detectors; take zero2 or fsdp")
@@ -64,13 +69,20 @@ def check(config: Config) -> None:
 
 def report(result: dict[str, Any], folder: Path) -> str:
     """The lines a run ends with."""
-    lines = [
-        f"{split}: AP {one['AP']:.1%}, AP50 {one['AP50']:.1%}, AR {one['AR']:.1%}, top box right (IoU >= 0.5) on "
-        f"{one['top_right']:.2%} of {one['count']} images, nothing found on {one['nothing']}"
-        for split, one in result.items()
-        if split in ("val", "test")
-    ]
+    lines = []
+    for split, figures in result.items():
+        if split not in ("val", "test"):
+            continue
+        if "AP" not in figures:
+            lines.append(f"{split}: no true boxes on {figures['without_truth']} images: quality unknown")
+            continue
+        lines.append(
+            f"{split}: AP {figures['AP']:.1%}, AP50 {figures['AP50']:.1%}, AR {figures['AR']:.1%}, top box right "
+            f"(IoU >= 0.5) on {figures['top_right']:.2%} of {figures['count']} images, nothing found on "
+            f"{figures['nothing']}"
+        )
     if result["train_without_boxes"]:
         lines.append(f"{result['train_without_boxes']} training images without boxes were left out")
-    files = "result.json, model.safetensors, metrics.jsonl, best.png, worst.png, missed.png, training.png"
-    return "\n".join([*lines, f"{result['seconds']:.0f} s; look at {folder}: {files}"])
+    pictures = ("best.png", "worst.png", "missed.png", "training.png")
+    files = look_at(folder, "result.json", "model.safetensors", "metrics.jsonl", *pictures)
+    return "\n".join([*lines, f"{result['seconds']:.0f} s; {files}"])

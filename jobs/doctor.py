@@ -1,4 +1,4 @@
-"""fgvc doctor: what this machine has, what is missing, and how to get it.
+"""fgvc doctor: what this machine has, what is missing, and how to install it.
 
     fgvc doctor                       a table: ok or missing, and what to do about it
     fgvc doctor runs_dir=/scratch/me  look at the disk where runs will go (otherwise ./runs)
@@ -66,10 +66,10 @@ def python(_: Path) -> Iterator[Finding]:
 
     from packaging.specifiers import SpecifierSet
 
-    wanted = metadata.metadata("fgvc")["Requires-Python"]
+    required = metadata.metadata("fgvc")["Requires-Python"]
     version = platform.python_version()
-    inside = SpecifierSet(wanted).contains(version)
-    yield Finding("python", inside, version, f"fgvc needs Python {wanted}", needed=True)
+    inside = SpecifierSet(required).contains(version)
+    yield Finding("python", inside, version, f"fgvc needs Python {required}", needed=True)
 
 
 def packages(_: Path) -> Iterator[Finding]:
@@ -78,20 +78,22 @@ def packages(_: Path) -> Iterator[Finding]:
 
     from packaging.requirements import Requirement
 
-    wanted = [Requirement(line) for line in metadata.requires("fgvc") or []]
-    wanted = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    required = [Requirement(line) for line in metadata.requires("fgvc") or []]
+    required = [line for line in required if line.marker is None or line.marker.evaluate({"extra": ""})]
     fitting = 0
-    for one in wanted:
+    for requirement in required:
         try:
-            version = metadata.version(one.name)
+            version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            yield Finding(one.name, False, "not installed", REINSTALL, needed=True)
+            yield Finding(requirement.name, False, "not installed", REINSTALL, needed=True)
             continue
-        if one.specifier.contains(version, prereleases=True):
+        if requirement.specifier.contains(version, prereleases=True):
             fitting += 1
         else:
-            yield Finding(one.name, False, f"{version}, fgvc needs {one.specifier}", REINSTALL, needed=True)
-    yield Finding("packages", fitting == len(wanted), f"{fitting} of {len(wanted)} in the versions fgvc needs")
+            yield Finding(
+                requirement.name, False, f"{version}, fgvc needs {requirement.specifier}", REINSTALL, needed=True
+            )
+    yield Finding("packages", fitting == len(required), f"{fitting} of {len(required)} in the versions fgvc needs")
 
 
 def imports(_: Path) -> Iterator[Finding]:
@@ -174,9 +176,7 @@ def slurm(_: Path) -> Iterator[Finding]:
         yield Finding("slurm", False, f"not found: {', '.join(absent)}", advice)
     else:
         version = subprocess.run(["sinfo", "--version"], capture_output=True, text=True).stdout.strip()
-        yield Finding(
-            "slurm", True, version or f"{shutil.which('sinfo')} (tells its version once it has a configuration)"
-        )
+        yield Finding("slurm", True, version or f"{shutil.which('sinfo')} (shows its version once it is configured)")
         what, answers = _partitions()
         yield Finding("slurm controller", answers, what, "set SLURM_CONF, or try jobs on: fgvc cluster up")
     lacking = missing_packages()
@@ -188,9 +188,9 @@ def _partitions() -> tuple[str, bool]:
     try:
         answer = subprocess.run(["sinfo", "-h", "-o", "%P (%D nodes)"], capture_output=True, text=True, timeout=4)
     except subprocess.TimeoutExpired:
-        return "does not answer within 4 s", False
+        return "does not respond within 4 s", False
     if answer.returncode:
-        return (answer.stderr.strip().splitlines() or ["does not answer"])[-1], False
+        return (answer.stderr.strip().splitlines() or ["does not respond"])[-1], False
     return "partitions " + ", ".join(answer.stdout.split("\n")[:-1]), True
 
 
@@ -198,15 +198,22 @@ def tracking(_: Path) -> Iterator[Finding]:
     from fgvc.runtime.config import TrackConfig
     from fgvc.runtime.tracking import wandb_mode
 
-    mode = wandb_mode(TrackConfig())
-    what = {"online": "a key is here: runs go online", "offline": "no key: runs stay in their folders"}.get(mode, mode)
+    try:
+        mode = wandb_mode(TrackConfig())
+    except UserError as error:
+        yield Finding("wandb", False, str(error))
+        return
+    what = {
+        "online": "API key found: runs go online",
+        "offline": "no key: runs stay in their folders (later: wandb sync runs/*/*/wandb/offline-run-*)",
+    }.get(mode, mode)
     yield Finding("wandb", True, f"{what} (metrics.jsonl is written in any case)")
 
 
 def storage(runs_dir: Path) -> Iterator[Finding]:
     """Free space, and the shared memory that loader workers hand their batches through."""
     for name, folder in (("runs_dir", runs_dir), ("temporary", Path(tempfile.gettempdir()))):
-        there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(there).free / 2**30
         writable = os.access(there, os.W_OK) and there.is_dir()
         what = f"{folder}: {free:.1f} GiB free" if writable else f"{folder}: cannot be written to"
@@ -232,7 +239,7 @@ def data(_: Path) -> Iterator[Finding]:
             yield Finding("shards", False, str(error), "build them again, or remove the folder")
     for variable, holds in (("FGVC_REAL_DATA", "raw datasets (cub50, ...)"), ("FGVC_WEIGHTS", "pretrained weights")):
         value = os.environ.get(variable, "")
-        names = sorted(one.name for one in Path(value).iterdir()) if value and Path(value).is_dir() else []
+        names = sorted(path.name for path in Path(value).iterdir()) if value and Path(value).is_dir() else []
         advice = f"export {variable}=FOLDER with {holds}; configs on the field guide need none"
         shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
         what = f"{value}: {shown or 'empty or not there'}" if value else "not set"

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from jobs.headline import Headline, calibration, without_listed
+from jobs.headline import Headline, calibration, look_at, without_listed
 from shards.errors import UserError
 from shards.options import option
 from shards.paths import expand
@@ -78,6 +78,5 @@ def report(result: dict[str, Any], folder: Path) -> str:
         )
     elif result.get("seen", False) is None:
         lines.append("whether these images were in the weights' training data is not recorded in the weights file")
-    return "\n".join(
-        [*lines, f"look at {folder}: result.json, predictions.csv, confused_pairs.png, class_accuracy.png"]
-    )
+    files = ("result.json", "predictions.csv", "confused_pairs.png", "class_accuracy.png")
+    return "\n".join([*lines, look_at(folder, *files)])

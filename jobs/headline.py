@@ -1,6 +1,7 @@
-"""The one figure of a job's result that `fgvc status`, `fgvc compare` and `fgvc sweep` show."""
+"""What a finished run shows: its one figure for `fgvc status`, `compare` and `sweep`, and the files it left."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -37,3 +38,8 @@ def without_listed(figures: dict[str, Any]) -> str:
     """Top-1 of a split without the images that `exclude` lists, where it lists any."""
     rest = figures.get("without_listed", {})
     return f", top-1 {rest['top1']:.2%} without {rest['left_out']} listed ones" if rest.get("count") else ""
+
+
+def look_at(folder: Path, *names: str) -> str:
+    """The end of a run's report: its folder and those of the named files that it left there."""
+    return f"look at {folder}: " + ", ".join(name for name in names if (folder / name).exists())

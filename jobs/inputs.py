@@ -2,13 +2,19 @@
 
 import logging
 import os
+import shutil
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 from fgvc.runtime.distributed import barrier, rank
-from fgvc.runtime.run_folder import RunFolder, open_run
+from fgvc.runtime.run_folder import RESULT, RunFolder, open_run
 from jobs.config import hashed, to_dict
 from shards.boxes_layer import layer_hash
 from shards.errors import UserError
@@ -21,18 +27,23 @@ from shards.reading.views import TRUTH, eval_policy, train_policy
 log = logging.getLogger(__name__)
 
 
-def open_job(
-    job: str, config: Any, inputs: dict[str, str], main: bool = True
-) -> AbstractContextManager[RunFolder]:  # fmt: skip
+@contextmanager
+def open_job(job: str, config: Any, inputs: dict[str, str], main: bool = True) -> Iterator[RunFolder]:
     """The run folder of a job: its identity is every setting that can change the result, and its inputs' hashes.
+
+    A finished run's checkpoints are deleted, unless train.checkpoint_keep_finished.
 
     Raises UserError as `open_run` does.
     """
     identity = hashed(config) | {f"inputs.{key}": value for key, value in inputs.items()}
     defaults = hashed(type(config)())
-    return open_run(
+    with open_run(
         config.runs_dir, job, config.name, to_dict(config), identity, defaults=defaults, main=main
-    )  # fmt: skip
+    ) as folder:  # fmt: skip
+        yield folder
+        train = getattr(config, "train", None)
+        if main and train is not None and not train.checkpoint_keep_finished and (folder.path / RESULT).is_file():
+            shutil.rmtree(folder.checkpoints, ignore_errors=True)  # nothing resumes a run that is done
 
 
 def open_shards(config: DataConfig) -> Manifest:
@@ -107,3 +118,24 @@ def file_hash(path: str, key: str) -> str:
         return sha256_of(expand(path, key))[:16]
     except OSError as error:
         raise UserError(f"{key}={path}: {error.strerror}") from None
+
+
+def check_forward(network: nn.Module, name: str, *sizes: int) -> None:
+    """Raise UserError when a network does not take square images of these sides, in pixels.
+
+    The forward pass that finds out calculates shapes only, so that a large network costs no time.
+    """
+    training = network.training
+    network.eval()
+    try:
+        for size in dict.fromkeys(sizes):
+            with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+                network(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(
+            f"image.size={size}: model.name={name} does not take it: {reason}; choose another size, or build the "
+            "network for it, such as model.kwargs='{img_size: 448}'"
+        ) from None
+    finally:
+        network.train(training)

@@ -13,7 +13,10 @@ import yaml
 
 from fgvc.runtime.interrupt import Interrupted, leave_at_once
 from fgvc.runtime.ranks import end_after_launcher, run_ranks
-from jobs.config import describe, load_job, to_dict
+from fgvc.runtime.tracking import wandb_mode
+from jobs.checks import remarks
+from jobs.config import describe, load_job, locate, to_dict
+from jobs.debug import debug_words, fresh_folder
 from jobs.experiments.sweep_file import agent_words
 from jobs.launch import launch, split_words
 from jobs.registry import command_module, default_name, task_module
@@ -35,13 +38,17 @@ def main(name: str, words: list[str]) -> int:
     path, overrides = _split(name, arguments.words)
     _check_options(arguments, overrides)
     on_cluster = arguments.on not in ("", "debug")
-    if arguments.on == "debug":
-        overrides = [*module.DEBUG, *overrides]
+    debug = arguments.on == "debug"
+    if debug:
+        overrides = [*debug_words(module, path, overrides), *overrides]
     own = split_words(overrides)[1] if on_cluster else overrides
     config = load_job(name, path, own)
-    config.name = config.name or _default_name(default_name(name, path, config), arguments.on == "debug")
+    config.name = config.name or _default_name(default_name(name, path, config), debug)
+    folder = Path(config.runs_dir) / name / config.name
+    if debug and hasattr(module, "keep_in"):
+        module.keep_in(config, folder)
     if arguments.print_folder:
-        print(Path(config.runs_dir) / name / config.name)
+        print(folder)
         return 0
     if on_cluster and not arguments.print_config:
         return launch(name, module, arguments.on, path, overrides, arguments.dry_run, arguments.follow)
@@ -50,7 +57,7 @@ def main(name: str, words: list[str]) -> int:
         return 0
     if arguments.processes > 1 and "RANK" not in os.environ:
         return run_ranks([sys.executable, "-m", "jobs.cli", name, *words], arguments.processes)
-    return _run(module, name, config)
+    return _run(module, name, config, debug)
 
 
 def _check_options(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -70,11 +77,14 @@ def _default_name(name: str, debug: bool) -> str:
     return trial or name + ("-debug" if debug else "")
 
 
-def _run(module: ModuleType, name: str, config: Any) -> int:
+def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
     # Rank 0 speaks for all; the others' warnings would say the same again.
     logging.basicConfig(format="%(message)s", level=logging.WARNING if _rank() == 0 else logging.ERROR)
+    folder = Path(config.runs_dir) / name / config.name
     end_after_launcher()
     try:
+        if _rank() == 0:
+            _prepare(config, folder, debug)
         with leave_at_once(name):
             result = task_module(name).run(config)
     except Interrupted as stop:
@@ -94,8 +104,19 @@ def _run(module: ModuleType, name: str, config: Any) -> int:
             traceback.print_exc()
         return _leave(1)
     if _rank() == 0:
-        print(module.report(result, Path(config.runs_dir) / name / config.name))
+        print(module.report(result, folder))
     return _leave(0)
+
+
+def _prepare(config: Any, folder: Path, debug: bool) -> None:
+    """What is to be found, said and cleared before a run reads anything. Raises UserError for a user's mistake."""
+    if hasattr(config, "track"):
+        wandb_mode(config.track)
+    if hasattr(config, "optim"):
+        for line in remarks(config.optim, config.train):
+            logging.warning(line)
+    if debug:
+        fresh_folder(folder)
 
 
 def _leave(code: int) -> int:
@@ -135,10 +156,10 @@ def _split(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
     overrides = [word for word in words if "=" in word]
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
-        raise UserError(f"one config file at a time, here are {' and '.join(files)}; settings are written key=value")
+        raise UserError(f"one config file at a time, found {' and '.join(files)}; settings are written key=value")
     if not words:
         raise UserError(f"which config? fgvc {name} configs/{name}/NAME.yaml, or settings as key=value")
-    return (Path(files[0]) if files else None), overrides
+    return (locate(Path(files[0]), name) if files else None), overrides
 
 
 def _rank() -> int:

@@ -2,7 +2,8 @@
 
     fgvc status                          every run under runs/
     fgvc status runs_dir=/scratch/runs   every run there
-    fgvc status runs/classify/NAME       one run: its figures, its job, the end of its log
+    fgvc status NAME                     one run: its figures, its job, the end of its log (also JOB/NAME, its folder)
+    fgvc status sweep/NAME               a sweep or a comparison, and its runs
 
 A run's state comes from its folder (done), else from Slurm (PENDING, RUNNING, ...), else from the lock that a running
 process holds.
@@ -21,6 +22,8 @@ from jobs.registry import COMMANDS, command_module
 from shards.errors import UserError
 from slurm.errors import SlurmError
 from slurm.queue import Job, read_record, states
+
+MARKS = ("identity.json", "slurm.json", "table.md")  # a run, a submitted run, a comparison
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def main(words: list[str]) -> int:
             raise UserError(f"'{word}' is not a setting of status; there is one: runs_dir=FOLDER")
         else:
             named.append(word)
-    folders = [_named(word, runs_dir) for word in named] or find(runs_dir)
+    folders = [folder for word in named for folder in _named(word, runs_dir)] or find(runs_dir)
     if not folders:
         print(f"no runs under {runs_dir}")
         return 0
@@ -63,7 +66,7 @@ def main(words: list[str]) -> int:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     if problem:
         print(f"\nSlurm is not responding: {problem}")
-    if named:
+    if named and len(runs) <= len(named):
         for run in runs:
             _detail(run, jobs)
     return 0
@@ -71,7 +74,7 @@ def main(words: list[str]) -> int:
 
 def find(runs_dir: Path) -> list[Path]:
     """Folders under `runs_dir` that hold a run or were submitted to hold one, newest first."""
-    marks = [mark for name in ("identity.json", "slurm.json") for mark in runs_dir.glob(f"**/{name}")]
+    marks = [mark for name in MARKS for mark in runs_dir.glob(f"**/{name}")]
     folders = {mark.parent for mark in marks}
     return sorted(folders, key=lambda folder: max(file.stat().st_mtime for file in folder.iterdir()), reverse=True)
 
@@ -99,7 +102,7 @@ def _progress(folder: Path, last: dict[str, Any]) -> tuple[float | None, float |
 
 
 def _jobs(runs: list[Run]) -> tuple[dict[str, Job], str]:
-    """Slurm's word on the runs' jobs, and why there is none."""
+    """The runs' jobs as Slurm reports them, and why it does not."""
     ids = [run.record["job"] for run in runs if run.record and not run.result]
     if not ids:
         return {}, ""
@@ -167,11 +170,14 @@ def _detail(run: Run, jobs: dict[str, Job]) -> None:
             print(f"    {line.rstrip()[:160]}")
 
 
-def _named(word: str, runs_dir: Path) -> Path:
-    for folder in (Path(word), runs_dir / word):
-        if (folder / "identity.json").is_file() or (folder / "slurm.json").is_file():
-            return folder
-    raise UserError(f"{word}: no run there; fgvc status lists the runs under {runs_dir}")
+def _named(word: str, runs_dir: Path) -> list[Path]:
+    """The run that a word names, by its folder, JOB/NAME or NAME; of a sweep or a comparison its runs too."""
+    places = [folder for folder in (Path(word), runs_dir / word) if folder.is_dir()]
+    places = places[:1] or [folder for folder in runs_dir.glob(f"*/{word}") if folder.is_dir()]
+    found = [run for folder in places for run in find(folder)]
+    if not found:
+        raise UserError(f"{word}: no run there; fgvc status lists the runs under {runs_dir}")
+    return sorted(found)
 
 
 def _json(file: Path) -> dict[str, Any] | None:

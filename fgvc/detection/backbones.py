@@ -37,7 +37,7 @@ CSPNEXT_MEAN, CSPNEXT_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 register_all_modules()  # and make "mmdet" the scope in which names are looked up
 warnings.filterwarnings("ignore", message="torch.meshgrid")  # mmdet's, of a keyword to come
-MMLogger.get_current_instance().setLevel("WARNING")  # it tells of every tensor it initialises
+MMLogger.get_current_instance().setLevel("WARNING")  # it logs every tensor it initialises
 
 
 @MODELS.register_module()
@@ -66,7 +66,7 @@ class TimmBackbone(BaseModule):
     def _freeze(self, stages: int) -> None:
         """Everything up to the end of the stage that makes the feature map of stride 2 ** (stages + 1)."""
         info: Any = self.features.feature_info
-        last = [one["module"] for one in info.info if one["reduction"] <= 2 ** (stages + 1)][-1]
+        last = [stage["module"] for stage in info.info if stage["reduction"] <= 2 ** (stages + 1)][-1]
         names = [name.replace("_", ".") for name, _ in self.features.named_parameters()]
         end = max(i for i, name in enumerate(names) if name.startswith(last.replace("_", ".") + "."))
         for parameter in list(self.features.parameters())[: end + 1]:
@@ -92,7 +92,7 @@ def describe_backbone(config: DetectorConfig, levels: int) -> tuple[dict[str, An
             "out_indices": (1, 2, 3, 4)[-levels:], "frozen_stages": config.frozen_stages or -1,
             "norm_eval": config.norm_eval,
         }  # fmt: skip
-        return description, [round(wide * one) for one in (128, 256, 512, 1024)][-levels:]
+        return description, [round(wide * width) for width in (128, 256, 512, 1024)][-levels:]
     description = {
         "type": "TimmBackbone", "name": config.backbone, "levels": levels,
         "frozen_stages": config.frozen_stages, "norm_eval": config.norm_eval,
@@ -118,8 +118,8 @@ def load_backbone(config: DetectorConfig) -> nn.Module | None:
         holder = nn.Module()
         holder.tensors = read_state(path, "model.weights")  # type: ignore[assignment]
         return holder
-    wanted = f"{name}.tv_in1k" if config.backbone in RESNETS and config.weights == "hub" else config.backbone
-    return create_model(ModelConfig(wanted, config.weights), 1000 if config.weights == "hub" else 0)
+    pretrained = f"{name}.tv_in1k" if config.backbone in RESNETS and config.weights == "hub" else config.backbone
+    return create_model(ModelConfig(pretrained, config.weights), 1000 if config.weights == "hub" else 0)
 
 
 def copy_backbone(backbone: nn.Module, source: nn.Module) -> None:
@@ -145,5 +145,5 @@ def input_statistics(config: DetectorConfig, source: nn.Module | None) -> tuple[
     else:
         settings: Any = getattr(source, "pretrained_cfg", None) or timm.get_pretrained_cfg(config.backbone)
         own = settings if isinstance(settings, dict) else settings.to_dict()
-        mean, std = [255 * one for one in own["mean"]], [255 * one for one in own["std"]]
+        mean, std = [255 * value for value in own["mean"]], [255 * value for value in own["std"]]
     return config.mean or list(mean), config.std or list(std)

@@ -65,9 +65,10 @@ class Detector(nn.Module):
     def predict(self, images: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Boxes (K, 4) in the squares' pixels, scores and labels (K,) of every image (N, 3, S, S), best first."""
         data = self._prepared(images, None, None, training=False)
-        found = [one.pred_instances for one in self.model.predict(data["inputs"], data["data_samples"], rescale=False)]
-        orders = [one.scores.argsort(descending=True, stable=True) for one in found]
-        return [(one.bboxes[o], one.scores[o], one.labels[o]) for one, o in zip(found, orders, strict=True)]
+        samples = self.model.predict(data["inputs"], data["data_samples"], rescale=False)
+        found = [sample.pred_instances for sample in samples]
+        orders = [image.scores.argsort(descending=True, stable=True) for image in found]
+        return [(image.bboxes[o], image.scores[o], image.labels[o]) for image, o in zip(found, orders, strict=True)]
 
     def _prepared(
         self, images: torch.Tensor, boxes: list[torch.Tensor] | None, labels: list[torch.Tensor] | None, training: bool
@@ -110,15 +111,15 @@ def save_detector(path: Path, model: Any, config: DetectorConfig, classes: Seque
 
 
 def open_detector(path: Path) -> tuple[Detector, dict[str, Any]]:
-    """The detector in a weights file of `save_detector`, and what the file says: detector, classes, size.
+    """The detector in a weights file of `save_detector`, and what the file records: detector, classes, size.
 
-    Raises UserError for a file that says nothing of its detector, or whose tensors do not fit what it says.
+    Raises UserError for a file that does not describe its detector, or whose tensors do not fit that description.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; fgvc detect writes model.safetensors")
     about = read_about(path)
     if "detector" not in about:
-        raise UserError(f"{path}: says nothing of its detector; give a model.safetensors that fgvc detect wrote")
+        raise UserError(f"{path}: does not describe a detector; give a model.safetensors that fgvc detect wrote")
     known = DetectorConfig.__dataclass_fields__.keys()
     if set(about["detector"]) - known:
         raise UserError(f"{path}: written by another version (unknown: {', '.join(set(about['detector']) - known)})")
@@ -128,15 +129,15 @@ def open_detector(path: Path) -> tuple[Detector, dict[str, Any]]:
 
 
 def detect(
-    detector: Detector, manifest: Manifest, members: Sequence[int], data: DataConfig, image: BoxedImageConfig, *,
+    detector: Detector, manifest: Manifest, indices: Sequence[int], data: DataConfig, image: BoxedImageConfig, *,
     device: torch.device, precision: str = "fp32", workers: int = 0, batch: int = 16, title: str = "detect",
 ) -> dict[int, Detections]:  # fmt: skip
-    """Entry -> what was found in it, for all `members`, each seen by one rank and told to all.
+    """Entry -> what was found in it, for all `indices`, each seen by one rank; every rank gets all.
 
-    Raises UserError when the ranks together did not see every member once.
+    Raises UserError when the ranks together did not see every image once.
     """
     loader = eval_loader(
-        members, BoxedSamples(manifest, data, image), batch=batch, place=Place(rank(), world_size()), workers=workers,
+        indices, BoxedSamples(manifest, data, image), batch=batch, place=Place(rank(), world_size()), workers=workers,
         collate=collate_boxed,
     )  # fmt: skip
     mine: list[tuple[int, Detections]] = []
@@ -144,28 +145,30 @@ def detect(
         for squares in tqdm(loader, desc=title, unit="batch", leave=False, disable=rank() != 0 or None):
             with autocast(device, precision):
                 found = detector.predict(squares.images.to(device, non_blocking=True))
-            for index, place, one in zip(squares.entries.tolist(), squares.places, found, strict=True):
+            for index, place, (corners, scores, labels) in zip(
+                squares.entries.tolist(), squares.places, found, strict=True
+            ):
                 entry = manifest.entries[index]
-                boxes = unletterbox(one[0].float().cpu(), place, entry.width, entry.height).numpy()
-                mine.append((index, Detections(boxes, one[1].float().cpu().numpy(), one[2].cpu().numpy())))
+                boxes = unletterbox(corners.float().cpu(), place, entry.width, entry.height).numpy()
+                mine.append((index, Detections(boxes, scores.float().cpu().numpy(), labels.cpu().numpy())))
     together = [row for part in gather_objects(mine) for row in part]
-    if len(together) != len(members) or {index for index, _ in together} != set(members):
-        raise UserError(f"{title}: {len(together)} samples came back where {len(members)} were to be seen once each")
+    if len(together) != len(indices) or {index for index, _ in together} != set(indices):
+        raise UserError(f"{title}: {len(together)} samples came back, expected {len(indices)}, each once")
     return dict(sorted(together, key=lambda row: row[0]))
 
 
 def find_boxes(
-    weights: Path, manifest: Manifest, members: Sequence[int], *, device: torch.device, data: DataConfig | None = None,
+    weights: Path, manifest: Manifest, indices: Sequence[int], *, device: torch.device, data: DataConfig | None = None,
     score: float = 0.05, precision: str = "fp32", workers: int = 0, batch: int = 16, title: str = "detect",
 ) -> dict[str, list[tuple[float, float, float, float, float]]]:  # fmt: skip
     """Sample key -> (x0, y0, x1, y1, score) of every box that reaches `score`, best first, pixels of the stored image.
 
-    weights: a model.safetensors of `fgvc detect`. members: positions in the manifest; all ranks give the same ones and
+    weights: a model.safetensors of `fgvc detect`. indices: positions in the manifest; all ranks give the same ones and
     get the same answer. An image where nothing was found has an empty list. Raises UserError as `open_detector` does.
     """
     detector, about = open_detector(weights)
     found = detect(
-        detector.to(device), manifest, members, data or DataConfig(), BoxedImageConfig(size=about["size"]),
+        detector.to(device), manifest, indices, data or DataConfig(), BoxedImageConfig(size=about["size"]),
         device=device, precision=precision, workers=workers, batch=batch, title=title,
     )  # fmt: skip
-    return {manifest.entries[index].key: one.rows(score) for index, one in found.items()}
+    return {manifest.entries[index].key: detections.rows(score) for index, detections in found.items()}

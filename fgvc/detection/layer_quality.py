@@ -14,25 +14,30 @@ from shards.reading.decode import decode
 from shards.reading.reader import Reader
 
 
-def box_quality(manifest: Manifest, members: Sequence[int], layer: BoxesLayer) -> dict[str, float]:
-    """Figures over members, as fractions of 1.
+def box_quality(
+    manifest: Manifest, indices: Sequence[int], layer: BoxesLayer, against_truth: bool = True
+) -> dict[str, float]:
+    """Figures over these images, as fractions of 1.
 
     right: share of the images with true boxes whose top box has IoU >= 0.5 with one of them; mean_iou: of the top box
     (0 where nothing was found); without_box: images where nothing was found; per_image: mean number of boxes;
-    score: mean score of the top boxes.
+    score: mean score of the top boxes. right and mean_iou only `against_truth` and where there are true boxes; score
+    only where something was found.
     """
-    values = list(top_ious(manifest, _found(manifest, members, layer)).values())
-    found = [layer.boxes[manifest.entries[member].key] for member in members]
-    tops = [boxes[0][4] for boxes in found if boxes]
-    return {
-        "images": len(members),
-        "with_truth": len(values),
+    found = [layer.boxes[manifest.entries[index].key] for index in indices]
+    figures: dict[str, float] = {
+        "images": len(indices),
         "without_box": sum(not boxes for boxes in found),
-        "right": float(np.mean(np.array(values) >= RIGHT)) if values else 0.0,
-        "mean_iou": float(np.mean(values)) if values else 0.0,
         "per_image": float(np.mean([len(boxes) for boxes in found])),
-        "score": float(np.mean(tops)) if tops else 0.0,
     }
+    if tops := [boxes[0][4] for boxes in found if boxes]:
+        figures["score"] = float(np.mean(tops))
+    if against_truth:
+        values = list(top_ious(manifest, _found(manifest, indices, layer)).values())
+        figures["with_truth"] = len(values)
+        if values:
+            figures |= {"right": float(np.mean(np.array(values) >= RIGHT)), "mean_iou": float(np.mean(values))}
+    return figures
 
 
 def draw_boxes(path: Path, manifest: Manifest, layer: BoxesLayer, splits: Sequence[str], columns: int = 6) -> None:
@@ -42,14 +47,14 @@ def draw_boxes(path: Path, manifest: Manifest, layer: BoxesLayer, splits: Sequen
     for axis in axes.flat:
         axis.axis("off")
     for place, split in enumerate(splits):
-        members = [i for i in manifest.split(split) if manifest.entries[i].key in layer.boxes]
-        even = [members[i * len(members) // columns] for i in range(min(columns, len(members)))]
-        ious = top_ious(manifest, _found(manifest, members, layer))
-        rows = {"evenly drawn": even, "worst": sorted(ious, key=lambda member: ious[member])[:columns]}
+        indices = [i for i in manifest.split(split) if manifest.entries[i].key in layer.boxes]
+        even = [indices[i * len(indices) // columns] for i in range(min(columns, len(indices)))]
+        ious = top_ious(manifest, _found(manifest, indices, layer))
+        rows = {"evenly drawn": even, "worst": sorted(ious, key=lambda index: ious[index])[:columns]}
         for row, (title, chosen) in zip(axes[2 * place :], rows.items(), strict=False):
-            for axis, member in zip(row, chosen, strict=False):
-                entry = manifest.entries[member]
-                axis.imshow(decode(reader.read(member), entry.key).permute(1, 2, 0).numpy())
+            for axis, index in zip(row, chosen, strict=False):
+                entry = manifest.entries[index]
+                axis.imshow(decode(reader.read(index), entry.key).permute(1, 2, 0).numpy())
                 for box in entry.boxes:
                     _rectangle(axis, box, "white", 1.2)
                 for x0, y0, x1, y1, score in layer.boxes[entry.key][:3]:
@@ -58,10 +63,10 @@ def draw_boxes(path: Path, manifest: Manifest, layer: BoxesLayer, splits: Sequen
     save_figure(figure, path, dpi=90)
 
 
-def _found(manifest: Manifest, members: Sequence[int], layer: BoxesLayer) -> dict[int, np.ndarray]:
-    """Member -> the layer's boxes (K, 4), the best first."""
-    boxes = {member: layer.boxes[manifest.entries[member].key] for member in members}
-    return {member: np.array(rows, dtype=float).reshape(-1, 5)[:, :4] for member, rows in boxes.items()}
+def _found(manifest: Manifest, indices: Sequence[int], layer: BoxesLayer) -> dict[int, np.ndarray]:
+    """Index -> the layer's boxes (K, 4), the best first."""
+    boxes = {index: layer.boxes[manifest.entries[index].key] for index in indices}
+    return {index: np.array(rows, dtype=float).reshape(-1, 5)[:, :4] for index, rows in boxes.items()}
 
 
 def _rectangle(axis: pyplot.Axes, box: Sequence[float], colour: str, width: float) -> None:

@@ -36,17 +36,19 @@ def summary(
 
     AP, AP50, AP75, AR as COCO defines them (at most 100 boxes an image; averaged over the classes that occur; AP_small,
     AP_medium, AP_large where there are such boxes); top_right: share of images whose top box has IoU >= 0.5 with a true
-    one; top_iou: its mean; nothing: images without any detection; without_truth: images that were left out.
+    one; top_iou: its mean; nothing: images without any detection; without_truth: images that were left out. Where no
+    image has true boxes, there are only the counts.
     """
-    ious = top_ious(manifest, {index: one.boxes for index, one in found.items()})
-    values = np.array(list(ious.values()))
+    ious = top_ious(manifest, {index: detections.boxes for index, detections in found.items()})
     figures: dict[str, Any] = {
-        "count": len(values),
-        "without_truth": len(found) - len(values),
+        "count": len(ious),
+        "without_truth": len(found) - len(ious),
         "nothing": sum(len(found[index].boxes) == 0 for index in ious),
-        "top_right": float((values >= RIGHT).mean()) if len(values) else 0.0,
-        "top_iou": float(values.mean()) if len(values) else 0.0,
     }
+    if not ious:
+        return figures
+    values = np.array(list(ious.values()))
+    figures |= {"top_right": float((values >= RIGHT).mean()), "top_iou": float(values.mean())}
     return figures | coco_figures(manifest, {index: found[index] for index in ious}, classes, class_agnostic)
 
 
@@ -59,7 +61,7 @@ def coco_figures(
     images: list[dict] = []
     annotations: list[dict] = []
     results: list[dict] = []
-    for index, one in found.items():
+    for index, detections in found.items():
         entry = manifest.entries[index]
         images.append({"id": index + 1, "width": entry.width, "height": entry.height})
         for x0, y0, x1, y1 in entry.boxes:
@@ -67,7 +69,9 @@ def coco_figures(
                 "id": len(annotations) + 1, "image_id": index + 1, "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "category_id": 1 if class_agnostic else entry.label + 1, "area": (x1 - x0) * (y1 - y0), "iscrowd": 0,
             })  # fmt: skip
-        for (x0, y0, x1, y1), score, label in zip(one.boxes.tolist(), one.scores, one.labels, strict=True):
+        for (x0, y0, x1, y1), score, label in zip(
+            detections.boxes.tolist(), detections.scores, detections.labels, strict=True
+        ):
             box = [x0, y0, x1 - x0, y1 - y0]
             results.append({"image_id": index + 1, "category_id": int(label) + 1, "bbox": box, "score": float(score)})
     if not results or not annotations:

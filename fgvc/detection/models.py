@@ -59,8 +59,8 @@ def create_detector(config: DetectorConfig, classes: int, backbone_weights: bool
             head.register_forward_hook(outputs_in_fp32)
     if hasattr(model, "roi_head"):
         model.roi_head.bbox_head.register_forward_hook(outputs_in_fp32)
-    # timm's word for what is new in a network: optim.head_multiplier applies to all but the backbone.
-    model.pretrained_cfg = {"classifier": [one for one, _ in model.named_children() if one != "backbone"]}
+    # timm's name for what is new in a network: optim.head_multiplier applies to all but the backbone.
+    model.pretrained_cfg = {"classifier": [name for name, _ in model.named_children() if name != "backbone"]}
     return model
 
 
@@ -70,7 +70,7 @@ def outputs_in_fp32(module: nn.Module, inputs: Any, outputs: Any) -> Any:
 
 
 def check(model: Any, config: DetectorConfig, classes: int, mean: list[float], std: list[float]) -> None:
-    """Raise AssertionError where the built model is not what the config says: a half-set model trains, and is wrong."""
+    """Raise AssertionError where the built model is not what the config says: a half-set one trains all the same."""
     head = model.roi_head.bbox_head if config.architecture == "faster_rcnn" else model.bbox_head
     assert head.num_classes == classes, (head.num_classes, classes)
     if config.architecture == "faster_rcnn":
@@ -79,7 +79,7 @@ def check(model: Any, config: DetectorConfig, classes: int, mean: list[float], s
         assert model.rpn_head.num_classes == 1
         assert model.test_cfg.rcnn.score_thr == config.score
     else:
-        assert all(one.out_channels == classes for one in head.rtm_cls)
+        assert all(layer.out_channels == classes for layer in head.rtm_cls)
         assert model.test_cfg.score_thr == config.score
     own = model.data_preprocessor
     assert torch.allclose(own.mean.flatten(), torch.tensor(mean))

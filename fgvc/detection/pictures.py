@@ -17,7 +17,7 @@ COLUMNS, ROWS = 6, 2
 
 def save_pictures(folder: Path, manifest: Manifest, found: Mapping[int, Detections]) -> dict[str, Path]:
     """best, worst (of those found) and missed (nothing found, or IoU < 0.5), as name -> PNG in `folder`."""
-    ious = top_ious(manifest, {index: one.boxes for index, one in found.items()})
+    ious = top_ious(manifest, {index: detections.boxes for index, detections in found.items()})
     order = sorted(ious, key=lambda index: ious[index])
     hit = [index for index in order if ious[index] >= RIGHT]
     chosen = {"best": hit[::-1], "worst": hit, "missed": [index for index in order if ious[index] < RIGHT]}
@@ -37,13 +37,13 @@ def _grid(
     for axis in axes.flat:
         axis.axis("off")
     for axis, index in zip(axes.flat, entries, strict=False):
-        entry, one = manifest.entries[index], found[index]
+        entry, detections = manifest.entries[index], found[index]
         axis.imshow(decode(reader.read(index), entry.key).permute(1, 2, 0).numpy())
         for box in entry.boxes:
             axis.add_patch(_frame(box, "lime"))
-        for box in one.boxes[:1]:
+        for box in detections.boxes[:1]:
             axis.add_patch(_frame(box, "red"))
-        score = f"score {one.scores[0]:.2f}" if len(one.boxes) else "nothing found"
+        score = f"score {detections.scores[0]:.2f}" if len(detections.boxes) else "nothing found"
         axis.set_title(f"IoU {ious[index]:.2f}, {score}", fontsize=7)
     figure.suptitle("green: truth, red: top box", fontsize=8)
     save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""Small objects in large images: SAHI cuts the image into slices, our detector looks at each, SAHI joins the boxes.
+"""Small objects in large images: SAHI cuts the image into slices, our detector runs on each, SAHI joins the boxes.
 
 Method: Slicing Aided Hyper Inference (https://arxiv.org/abs/2202.06934).
 """
@@ -23,7 +23,7 @@ from shards.reading.reader import Reader
 
 
 class SahiDetector(DetectionModel):
-    """A Detector as SAHI wants it: (H, W, 3) uint8 RGB arrays in, ObjectPredictions out.
+    """A Detector as SAHI expects it: (H, W, 3) uint8 RGB arrays in, ObjectPredictions out.
 
     size: side in pixels of the square that every slice is scaled into. classes: names by label.
     """
@@ -45,11 +45,15 @@ class SahiDetector(DetectionModel):
 
     def perform_batch_inference(self, images: list[np.ndarray]) -> None:
         pixels = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) for image in images]
-        squares = [letterbox(one, (), self.side) for one in pixels]
-        found = self.model.predict(torch.stack([one.image for one in squares]).to(self.device))
+        squares = [letterbox(image, (), self.side) for image in pixels]
+        found = self.model.predict(torch.stack([square.image for square in squares]).to(self.device))
         self._original_predictions = [
-            (unletterbox(boxes.float().cpu(), square.place, one.shape[2], one.shape[1]), scores.cpu(), labels.cpu())
-            for (boxes, scores, labels), square, one in zip(found, squares, pixels, strict=True)
+            (
+                unletterbox(boxes.float().cpu(), square.place, image.shape[2], image.shape[1]),
+                scores.cpu(),
+                labels.cpu(),
+            )
+            for (boxes, scores, labels), square, image in zip(found, squares, pixels, strict=True)
         ]
 
     def _create_object_prediction_list_from_original_predictions(
@@ -88,23 +92,23 @@ def find_in_slices(model: SahiDetector, image: torch.Tensor, side: int, overlap:
         image.permute(1, 2, 0).numpy(), model, slice_height=side, slice_width=side, overlap_height_ratio=overlap,
         overlap_width_ratio=overlap, postprocess_type=join, postprocess_match_metric=metric, verbose=0, batch_size=8,
     )  # fmt: skip
-    found = sorted(result.object_prediction_list, key=lambda one: -one.score.value)
+    found = sorted(result.object_prediction_list, key=lambda prediction: -prediction.score.value)
     return Detections(
-        np.array([one.bbox.to_xyxy() for one in found], dtype=np.float32).reshape(-1, 4),
-        np.array([one.score.value for one in found], dtype=np.float32),
-        np.array([one.category.id for one in found], dtype=np.int64),
+        np.array([prediction.bbox.to_xyxy() for prediction in found], dtype=np.float32).reshape(-1, 4),
+        np.array([prediction.score.value for prediction in found], dtype=np.float32),
+        np.array([prediction.category.id for prediction in found], dtype=np.int64),
     )
 
 
 def find_boxes_in_slices(
-    weights: Path, manifest: Manifest, members: Sequence[int], *, device: torch.device, side: int, overlap: float = 0.2,
+    weights: Path, manifest: Manifest, indices: Sequence[int], *, device: torch.device, side: int, overlap: float = 0.2,
     score: float = 0.05, cache: str = "", title: str = "slices",
 ) -> dict[str, list[tuple[float, float, float, float, float]]]:  # fmt: skip
     """As `detector.find_boxes`, but every image is looked at in slices of `side` pixels and as a whole."""
     detector, about = open_detector(weights)
     model = SahiDetector(detector, about["classes"], about["size"], device, score)
     reader, mine = Reader(manifest, cache), dict[str, list[tuple[float, float, float, float, float]]]()
-    for index in tqdm(members[rank() :: world_size()], desc=title, unit="image", disable=rank() != 0 or None):
+    for index in tqdm(indices[rank() :: world_size()], desc=title, unit="image", disable=rank() != 0 or None):
         image = decode(reader.read(index), manifest.entries[index].key)
         mine[manifest.entries[index].key] = find_in_slices(model, image, side, overlap).rows(score)
     return {key: rows for part in gather_objects(mine) for key, rows in part.items()}

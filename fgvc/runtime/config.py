@@ -16,4 +16,4 @@ class TrackConfig:
     project: str = option("fgvc", "W&B project")
     group: str = option("", "W&B group, e.g. one pipeline")
     tags: list[str] = option([], "W&B tags")
-    every: Annotated[int, Gt(0)] = option(1, "log every so many steps")
+    every: Annotated[int, Gt(0)] = option(1, "log every so many steps, and at every epoch's end")

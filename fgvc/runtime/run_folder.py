@@ -1,12 +1,12 @@
 """Run folders: same name and config resumes, another config is refused by key; one process at a time; results."""
 
-import contextlib
 import json
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,16 +21,21 @@ from shards.files import write_bytes, write_json
 RESULT = "result.json"
 IDENTITY = "identity.json"
 METRICS = "metrics.jsonl"
+STARTS = "starts.json"
 FORMER_SELF_S = 300  # less than ranks wait for one another (fgvc.runtime.distributed.TIMEOUT)
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "deepspeed", "numpy", "webdataset", "wandb")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run; `result` is what an earlier start ended with, if it did."""
+    """The folder of one run; `result` is what an earlier start ended with, if it did.
+
+    spent_s: wall time in seconds of earlier starts that did not finish it.
+    """
 
     path: Path
     result: dict[str, Any] | None
+    spent_s: float = 0.0
 
     @property
     def checkpoints(self) -> Path:
@@ -45,7 +50,7 @@ class RunFolder:
         return self.path / "model.safetensors"
 
 
-@contextlib.contextmanager
+@contextmanager
 def open_run(
     runs_dir: str, job: str, name: str, config: dict[str, Any], identity: dict[str, Any], *,
     defaults: dict[str, Any] | None = None, main: bool = True,
@@ -70,12 +75,16 @@ def open_run(
     begun = (path / IDENTITY).is_file()
     try:
         _claim(path, config, identity, defaults)
-        (path / "checkpoints").mkdir(exist_ok=True)
-        yield RunFolder(path, _read_result(path))
+        result = _read_result(path)
+        if result is None:
+            (path / "checkpoints").mkdir(exist_ok=True)
+        with counted_time(path) as spent_s:
+            yield RunFolder(path, result, spent_s)
     except UserError:
         # A mistake that shows only now does not keep the name for the config that was wrong.
-        if not begun and not (path / METRICS).exists() and not any(path.glob("checkpoints/*")):
-            (path / IDENTITY).unlink(missing_ok=True)
+        if not begun and not _has_lines(path / METRICS) and not any(path.glob("checkpoints/*")):
+            for file in (IDENTITY, STARTS, "wandb_id"):
+                (path / file).unlink(missing_ok=True)
         raise
     finally:
         lock.release()
@@ -111,16 +120,55 @@ def _lock(path: Path) -> FileLock:
 
 
 def finish(folder: RunFolder, figures: dict[str, Any], inputs: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Write result.json: figures first, then where they came from. The file's being there means the run is done."""
+    """Write result.json: figures first, then where they came from. The file's being there means the run is done.
+
+    seconds: of this start; those of earlier ones are added.
+    """
     result = figures | {
         "inputs": inputs,
         "git": git_revision(),
         "hardware": hardware(),
-        "seconds": round(seconds, 1),
+        "seconds": round(folder.spent_s + seconds, 1),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     write_json(folder.path / RESULT, result)
     return result
+
+
+@contextmanager
+def counted_time(path: Path) -> Iterator[float]:
+    """Keep the wall time of every start in a folder's starts.json while entered; gives the seconds of earlier starts.
+
+    A start that was killed counts until the last file it wrote; one that found a result and left it as it is does not.
+    """
+    file, found = path / STARTS, _time_of(path / RESULT)
+    try:
+        starts = json.loads(file.read_text())
+        for start in starts:
+            if "seconds" not in start:
+                start["seconds"] = round(max(0.0, _last_written(path) - start["began"]), 1)
+        spent_s = float(sum(start["seconds"] for start in starts))
+    except (OSError, ValueError, KeyError, TypeError):
+        starts, spent_s = [], 0.0
+    this, began = {"began": round(time.time(), 1)}, time.monotonic()
+    if not found:
+        write_json(file, [*starts, this])
+    try:
+        yield spent_s
+    finally:
+        if not found or _time_of(path / RESULT) != found:
+            with suppress(UserError):  # a full disk: what made it full is reported by now
+                write_json(file, [*starts, this | {"seconds": round(time.monotonic() - began, 1)}])
+
+
+def _last_written(path: Path) -> float:
+    """When metrics or a checkpoint of a run were last written, in seconds since the epoch; 0 without any."""
+    files = [path / METRICS, *path.glob("checkpoints/step-*"), *path.glob("*/*/metrics.jsonl")]
+    return max(map(_time_of, files), default=0.0)
+
+
+def _time_of(file: Path) -> float:
+    return file.stat().st_mtime if file.exists() else 0.0
 
 
 def git_revision() -> str:
@@ -174,6 +222,10 @@ def _claim(path: Path, config: dict[str, Any], identity: dict[str, Any], default
     environment |= {package: metadata.version(package) for package in PACKAGES}
     write_json(path / "environment.json", environment)
     write_json(path / IDENTITY, identity)
+
+
+def _has_lines(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _read_result(path: Path) -> dict[str, Any] | None:

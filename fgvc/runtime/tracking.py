@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from fgvc.runtime.config import TrackConfig
+from shards.errors import UserError
 from shards.files import full_disk_is_named, write_bytes
 
 log = logging.getLogger(__name__)
 
+MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # of WANDB_MODE, as W&B takes it
+
 
 class Tracker:
-    """Logs by global step. After a resume at step s the record is cut back to s and continues, in one history."""
+    """Logs by global step. After a resume at step s the record is cut back to s and continued: one history."""
 
     def __init__(
         self,
@@ -29,7 +32,7 @@ class Tracker:
         step: int = 0,
         main: bool = True,
     ) -> None:
-        self.main = main
+        self.main, self._every = main, config.every
         self._run: Any = None
         if not main:
             return
@@ -40,9 +43,9 @@ class Tracker:
         if mode != "disabled":
             self._run = _start_wandb(config, mode, folder, job, name, settings)
 
-    def log(self, step: int, values: dict[str, Any]) -> None:
-        """Record plain values (numbers, strings) after `step` steps."""
-        if not self.main:
+    def log(self, step: int, values: dict[str, Any], always: bool = True) -> None:
+        """Record plain values (numbers, strings) after a step: `always`, or only every `track.every` steps."""
+        if not self.main or not (always or step % self._every == 0):
             return
         with full_disk_is_named(self._path):
             self._file.write(json.dumps({"step": step} | values) + "\n")
@@ -106,11 +109,18 @@ def cut_back(path: Path, step: int) -> None:
 
 
 def wandb_mode(config: TrackConfig) -> str:
-    """W&B's mode: what the config says; auto follows WANDB_MODE, then whether there is a key."""
+    """W&B's mode: the config's; auto follows WANDB_MODE, then whether there is a key.
+
+    Raises UserError for a WANDB_MODE that W&B does not know.
+    """
     if config.wandb != "auto":
         return config.wandb
-    if os.environ.get("WANDB_MODE"):
-        return os.environ["WANDB_MODE"]
+    if mode := os.environ.get("WANDB_MODE"):
+        if mode not in MODES:
+            raise UserError(
+                f"WANDB_MODE={mode}: expected online, offline or disabled; change it, unset it, or set track.wandb="
+            )
+        return mode
     netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     has_key = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "api.wandb.ai" in netrc.read_text())
     return "online" if has_key else "offline"
@@ -121,8 +131,10 @@ def _start_wandb(config: TrackConfig, mode: Any, folder: Path, job: str, name: s
 
     identity = folder / "wandb_id"
     if not identity.is_file():
-        # W&B's agent has chosen the id of a sweep's trial already.
-        write_bytes(identity, (os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)).encode())
+        # W&B's agent has chosen the id of a sweep's trial already. Without an agent, a WANDB_RUN_ID was left in the
+        # shell: all runs would share it.
+        chosen = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else ""
+        write_bytes(identity, (chosen or secrets.token_hex(4)).encode())
     try:
         return wandb.init(
             project=config.project, group=config.group or None, tags=config.tags, job_type=job, name=name,

@@ -48,7 +48,7 @@ def fit(
             values |= figures | speed | utilization.figures(speed["images_per_second"])
             if epoch_ends and evaluate is not None:
                 values |= evaluate()
-            tracker.log(learner.step, values)
+            tracker.log(learner.step, values, always=epoch_ends or learner.step == schedule.steps)
             # After the last step too: what is left, to measure, may take longer than the signal's sender waits.
             stop = signals
             if epoch_ends or stop or clocks or learner.step == schedule.steps:

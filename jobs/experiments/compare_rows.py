@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt
 
 from fgvc.runtime.run_folder import refuse_another_config
 from jobs.config import flatten, from_dict, hashed, load, load_job, nearest, read_yaml, to_dict, walk
+from jobs.debug import debug_settings
 from jobs.experiments.sequence import Command
 from jobs.registry import JOBS, command_module
 from shards.errors import UserError
@@ -81,8 +82,9 @@ def read(words: list[str], debug: bool = False) -> Config:
     if not rows:
         raise UserError(f"{where}: rows is empty; a row needs at least 'config: FILE'")
     for row in rows:
-        forced = dict(word.split("=", 1) for word in module.DEBUG) if debug else {}
-        row.set = flatten(config.set, module.Config) | flatten(row.set, module.Config) | forced | every_run
+        row.set = flatten(config.set, module.Config) | flatten(row.set, module.Config)
+        forced = debug_settings(module, Path(row.config), row.set | every_run) if debug else {}
+        row.set |= forced | every_run
     _check_labels(rows)
     config.rows, config.set = rows, {}
     name = Path(comparisons[0]).stem if comparisons else "-vs-".join(_slug(row.label) for row in rows)

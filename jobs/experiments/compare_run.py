@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fgvc.runtime.run_folder import RESULT
+from fgvc.runtime.run_folder import RESULT, counted_time
 from jobs.config import load_job
 from jobs.experiments.compare_results import write_results
 from jobs.experiments.compare_rows import Config, Run
@@ -43,7 +43,7 @@ def run(config: Config, runs: list[Run], make: bool = True) -> dict[str, str]:
         ) from None
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
-    with lock:
+    with lock, counted_time(folder) as spent_s:
         if not all(planned.command.done for planned in runs):
             # It would tell others that the comparison is done, when it has only grown since.
             (folder / RESULT).unlink(missing_ok=True)
@@ -53,7 +53,7 @@ def run(config: Config, runs: list[Run], make: bool = True) -> dict[str, str]:
             failed = {
                 planned.command.name: job_says(planned.command.folder) for planned in runs if not planned.command.done
             }
-        print(write_results(config, runs, folder, failed, time.monotonic() - began))
+        print(write_results(config, runs, folder, failed, spent_s + time.monotonic() - began))
     lock.release()
     return failed
 

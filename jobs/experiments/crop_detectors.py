@@ -1,21 +1,24 @@
 """The detectors of `fgvc crop`: one for every fold of train and one for all other images, each a `fgvc detect` run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from fgvc.runtime.run_folder import RunFolder
-from jobs.config import config_hash, flatten, load
+from jobs.config import config_hash, flatten, load_job
 from jobs.crop import Config
 from jobs.detect import Config as DetectConfig
 from jobs.experiments.sequence import Command, run_all
 from jobs.inputs import file_hash
 from shards.errors import UserError
+from shards.manifest import Manifest
 from shards.paths import expand
+from shards.reading.splits import open_splits
 
 
 def commands_of(config: Config) -> list[Command]:
     """The detector runs, one for every fold and one on all of train; none when trained detectors are given."""
-    if config.detectors:
+    if not config.detect:
         return []
     home = Path(config.runs_dir) / "crop" / config.name
     shared = {
@@ -34,7 +37,7 @@ def commands_of(config: Config) -> list[Command]:
             raise UserError(f"set: '{key}' is set by fgvc crop; data.*, seed, folds and track.* are its own settings")
         # JSON is YAML too; text stays as it is because a word like model.weights=none needs no quotes.
         words = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in (settings | own).items()]
-        load(DetectConfig, config.detect, words)  # a mistake shows now and not hours later
+        load_job("detect", config.detect, words)  # a mistake shows now and not hours later
         ranks = ["--processes", str(config.processes)] if config.processes > 1 else []
         command = ("detect", config.detect, *words, *ranks)
         commands.append(Command(name, command, home / "detect" / name, home / "logs" / f"{name}.log"))
@@ -43,14 +46,30 @@ def commands_of(config: Config) -> list[Command]:
 
 def identity_of(config: Config, commands: list[Command]) -> dict[str, str]:
     """What the detectors are: a hash of each file that was given, or of the settings they are trained with."""
+    if config.detector:
+        return {"detector": file_hash(config.detector, "detector")}
     if config.detectors:
         return {f"detectors.{i}": file_hash(path, "detectors") for i, path in enumerate(config.detectors)}
-    loaded = load(DetectConfig, config.detect, [word for word in commands[-1].words[2:] if "=" in word])
+    loaded = load_job("detect", config.detect, [word for word in commands[-1].words[2:] if "=" in word])
     return {"detect": config_hash(loaded), "detect.weights": file_hash(loaded.model.weights, "model.weights")}
 
 
+def check_boxes(config: Config, manifest: Manifest) -> None:
+    """Raise UserError, before anything is trained, when a detector's part of the training images has no true boxes."""
+    for fold in range(config.folds):
+        part = open_splits(manifest, replace(config.data, folds=config.folds, fold=fold)).train
+        if not any(manifest.entries[index].boxes for index in part):
+            raise UserError(
+                f"{manifest.folder}: too few true boxes in split '{config.data.train_split}' to train detectors of "
+                f"{config.folds} folds; give detector=FILE, a detector trained on other shards (fgvc detect), or build "
+                "the shards with boxes"
+            )
+
+
 def train(config: Config, commands: list[Command]) -> list[Path]:
-    """The weights of the detectors: a fold each, then the one for all other images."""
+    """The weights of the detectors: a fold each, then the one for all other images; of a single one it alone."""
+    if config.detector:
+        return [expand(config.detector, "detector")]
     if config.detectors:
         return [expand(path, "detectors") for path in config.detectors]
     failed = run_all(commands, f"crop {config.name}")

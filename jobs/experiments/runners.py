@@ -13,7 +13,7 @@ from slurm.submit import Launch
 
 
 class Processes:
-    """Trials as processes on this machine. Of several GPUs each gets one, of the cores its share."""
+    """Trials as processes on this machine. Each gets a GPU, where there are several, and its share of the cores."""
 
     pause = 0.2
 
@@ -24,7 +24,7 @@ class Processes:
 
     def start(self, commands: Sequence[Command]) -> None:
         for command in commands:
-            place = next(one for one in self._places if one not in self._running)
+            place = next(number for number in self._places if number not in self._running)
             environment = {}
             if len(self._places) > 1:
                 cores = len(os.sched_getaffinity(0)) // len(self._places)
@@ -88,7 +88,7 @@ class Jobs:
         return found
 
     def stop(self) -> str:
-        return f"the jobs go on (scancel --name=sweep/{self._name} ends them)"
+        return f"the jobs keep running (scancel --name=sweep/{self._name} cancels them)"
 
 
 def job_says(folder: Path) -> str:
@@ -102,14 +102,14 @@ def job_says(folder: Path) -> str:
     lines = [
         line for line in log.read_text(errors="replace").replace("\r", "\n").split("\n") if line.startswith("fgvc ")
     ]
-    return (lines[-1] if lines else last_line(log)) or f"job {record['job']} ended and said nothing"
+    return (lines[-1] if lines else last_line(log)) or f"job {record['job']} exited without output"
 
 
 def gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [one for one in visible.split(",") if one and one != "-1"]
+        return [gpu for gpu in visible.split(",") if gpu and gpu != "-1"]
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

@@ -57,13 +57,13 @@ def run_all(commands: Sequence[Command], title: str) -> dict[str, str]:
             began = time.monotonic()
             reason = _run(command, bar, interruption)
             if interruption.signal_name and not command.done:
-                raise Interrupted(f"stopped by {interruption.signal_name} in {command.name}; the same command goes on")
+                raise Interrupted(f"stopped by {interruption.signal_name} in {command.name}; the same command resumes")
             if reason:
                 failed[command.name] = reason
             bar.ended(command.name, reason, time.monotonic() - began)
             if interruption.signal_name:
                 raise Interrupted(
-                    f"stopped by {interruption.signal_name} after {command.name}; the same command goes on"
+                    f"stopped by {interruption.signal_name} after {command.name}; the same command resumes"
                 )
     return failed
 
@@ -75,7 +75,7 @@ def _run(command: Command, bar: "_Bar", interruption: Interruption) -> str:
         while (ended := process.ended(0.5)) is None:
             if interruption.signal_name:
                 process.stop()
-            bar.shows(command.name, process.says)
+            bar.show(command.name, process.last_line)
     finally:
         process.kill()
     return ended
@@ -106,10 +106,10 @@ class Process:
             return None
         if code == 0 and self.command.done:
             return ""
-        return self.says or f"ended with exit code {code} and said nothing"
+        return self.last_line or f"exited with code {code} without output"
 
     @property
-    def says(self) -> str:
+    def last_line(self) -> str:
         """The last line it printed."""
         return last_line(self.command.log, self._start)
 
@@ -162,7 +162,7 @@ class _Bar:
     def __exit__(self, *args: object) -> None:
         self._bar.close()
 
-    def shows(self, name: str, line: str) -> None:
+    def show(self, name: str, line: str) -> None:
         self._bar.set_postfix_str(f"{name}: {line[:80]}")
 
     def ended(self, name: str, reason: str, seconds: float) -> None:

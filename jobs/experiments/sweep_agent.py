@@ -5,7 +5,7 @@
     fgvc sweep agent ENTITY/PROJECT/SWEEP_ID --on h100 parallel=8      eight at once
     fgvc sweep agent ENTITY/PROJECT/SWEEP_ID --on h100 count=20        no more than 20 trials of this agent
 
-Rank 0 of a trial owns its W&B run. A job that is preempted or requeued goes on with the same run, from its checkpoint;
+Rank 0 of a trial owns its W&B run. A job that is preempted or requeued resumes the same run from its checkpoint;
 a trial outlives an agent that is killed. On one machine, without --on, plain `wandb agent SWEEP_ID` does.
 Runs lie in <runs_dir>/sweep/<SWEEP_ID>/<job>/<W&B's run id>/. Without internet: fgvc sweep FILE, no server needed.
 """
@@ -31,7 +31,7 @@ from slurm.profile import Profile
 from slurm.queue import live_job, queue
 from slurm.submit import Launch
 
-LOOK_S = 5.0  # between looks at a trial's job
+POLL_S = 5.0  # between queries of a trial's job
 PASSED_ON = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_ENTITY", "WANDB_PROJECT")
 
 
@@ -89,8 +89,8 @@ def _agent(sweep_path: str, config: Config, profile: Profile) -> int:
 
     def one_trial() -> None:
         run_id = os.environ["WANDB_RUN_ID"]
-        values = {key: one["value"] for key, one in read_yaml(Path(os.environ["WANDB_SWEEP_PARAM_PATH"])).items()
-                  if isinstance(one, dict) and not key.startswith("_")}  # fmt: skip
+        values = {key: entry["value"] for key, entry in read_yaml(Path(os.environ["WANDB_SWEEP_PARAM_PATH"])).items()
+                  if isinstance(entry, dict) and not key.startswith("_")}  # fmt: skip
         task = trial_task(job, rest, flat(values), folder, run_id)
         passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         run_job(replace(profile, env=profile.env | passed), task)
@@ -109,7 +109,7 @@ def trial_task(job: str, words: list[str], values: dict[str, Any], folder: Path,
     settings = trial_words_of(settings, values, own)
     files = [word for word in words if "=" not in word]
     if len(files) != 1:
-        raise UserError(f"command: one config file is wanted after {job}, here are {files}")
+        raise UserError(f"command: expected one config file after {job}, found {files}")
     load(job_config(job), files[0], settings)
     return Launch(f"sweep/{folder.name}", (job, files[0], *settings), folder / job / run_id)
 
@@ -124,7 +124,7 @@ def run_job(profile: Profile, task: Launch) -> None:
         missed = 0 if live_job(task.folder, queue()) else missed + 1
         if missed > 1:
             raise RuntimeError(job_says(task.folder))
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
 
 
 def _several(count: int, words: list[str]) -> int:

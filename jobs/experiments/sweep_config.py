@@ -6,7 +6,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from jobs.config import nearest, walk
+from jobs.config import locate, nearest, walk
 from jobs.experiments.sweep_file import job_config
 from shards.errors import UserError
 from shards.options import option
@@ -37,18 +37,16 @@ def sorted_words(words: list[str], on: str) -> Words:
     """The command line's words, apart: the file, the sweep's own settings, the cluster's, those of every trial."""
     files = [word for word in words if "=" not in word]
     if len(files) != 1:
-        said = (
-            f"one at a time, here are {' and '.join(files)}" if files else "which? fgvc sweep configs/sweeps/NAME.yaml"
-        )
+        said = f"one at a time, found {' and '.join(files)}" if files else "which? fgvc sweep configs/sweeps/NAME.yaml"
         raise UserError(f"expected a sweep file; {said}")
-    file = Path(files[0])
+    file = locate(Path(files[0]), "sweeps")
     settings = [word for word in words if "=" in word]
     profile: list[str] = []
     if on and on != "debug":
         from jobs.launch import split_words
 
         profile, settings = split_words(settings)
-    own_keys = [one.name for one in fields(Config)]
+    own_keys = [option.name for option in fields(Config)]
     own = [word for word in settings if word.partition("=")[0] in own_keys]
     trials = [word for word in settings if word not in own]
     known = [key for key, _ in walk(job_config("classify"))]

@@ -51,7 +51,7 @@ class Sweep:
     method: Method
     metric: Metric
     parameters: tuple[Parameter, ...]
-    run_cap: int  # 0: not said
+    run_cap: int  # 0: not given
 
 
 def read_sweep(file: Path, more: list[str]) -> Sweep:
@@ -107,7 +107,7 @@ def agent_words(kind: type, words: list[str]) -> list[str]:
 
     A nested parameter comes as optim={'lr': 0.1}; a run that is resumed gets a hidden `_wandb=...`, which is left out.
     """
-    groups = {one.name for one in fields(kind) if is_dataclass(one.default_factory)}
+    groups = {field.name for field in fields(kind) if is_dataclass(field.default_factory)}
     out: list[str] = []
     for word in words:
         key, _, text = word.partition("=")
@@ -180,7 +180,7 @@ def _command(file: Path, values: dict[str, Any]) -> tuple[str, Path, tuple[str, 
 
 
 def _headline(job: str) -> dict[str, str]:
-    """What a sweep optimises unless it says otherwise: the job's headline on the held-out fold."""
+    """What a sweep optimises by default: the job's headline on the held-out fold."""
     return {"name": f"val_{command_module(job).HEADLINE.key}", "goal": "maximize"}
 
 
@@ -237,10 +237,10 @@ def _check_trials(sweep: Sweep) -> None:
         if key in ("name", "runs_dir", "track.group") or (key == "evaluate_test" and value.lower() != "false"):
             own = "a sweep never measures the test split" if key == "evaluate_test" else "the sweep sets it itself"
             raise UserError(f"{where}: '{word}': {own}; remove it")
-    keys = [one.key for one in sweep.parameters]
+    keys = [parameter.key for parameter in sweep.parameters]
     if twice := [key for key in keys if keys.count(key) > 1]:
-        raise UserError(f"{where}: '{twice[0]}' is there twice, nested and with dots; remove one")
-    middle = {one.key: one.value(0.5) for one in sweep.parameters}
+        raise UserError(f"{where}: '{twice[0]}' appears twice, nested and with dots; remove one")
+    middle = {parameter.key: parameter.value(0.5) for parameter in sweep.parameters}
     for parameter in sweep.parameters:
         outer = parameter.choices if parameter.distribution in ("constant", "categorical") else None
         for value in outer if outer is not None else [parameter.value(u) for u in (0.001, 0.25, 0.999)]:
@@ -256,10 +256,17 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def searched(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    """What is searched: key -> distribution and its options."""
+    return {
+        parameter.key: {"distribution": parameter.distribution, **parameter.options} for parameter in sweep.parameters
+    }
+
+
 def plain(sweep: Sweep) -> dict[str, Any]:
     """The sweep as plain values, for config.yaml."""
     return {
         "file": str(sweep.file), "command": ["fgvc", sweep.job, str(sweep.config), *sweep.words, *sweep.options],
         "method": sweep.method, "metric": vars(sweep.metric), "run_cap": sweep.run_cap,
-        "parameters": {one.key: {"distribution": one.distribution, **one.options} for one in sweep.parameters},
+        "parameters": searched(sweep),
     }  # fmt: skip

@@ -10,9 +10,10 @@ from fgvc.runtime.interrupt import Interrupted
 from fgvc.runtime.run_folder import open_run
 from fgvc.study.search import ask
 from jobs.config import hashed, load
+from jobs.debug import debug_words, fresh_folder
 from jobs.experiments.runners import Jobs, Processes
 from jobs.experiments.sweep_config import Config, Words
-from jobs.experiments.sweep_file import Sweep, job_config, plain
+from jobs.experiments.sweep_file import Sweep, job_config, plain, searched
 from jobs.experiments.sweep_results import write_results
 from jobs.experiments.trials import PlannedSweep, Runner, cap_of, read_trials, run_trials
 from jobs.launch import read_profile, scratch_runs
@@ -36,7 +37,7 @@ def run(sweep: Sweep, config: Config, given: Words, on: str, dry: bool) -> int:
             config.runs_dir = scratch_runs(profile)
         more = [f"data.cache={profile.cache}"] if profile.cache else []
     if on == "debug":
-        more = list(command_module(sweep.job).DEBUG)
+        more = debug_words(command_module(sweep.job), sweep.config, list(sweep.words))
     plan = PlannedSweep(
         sweep, Path(config.runs_dir) / "sweep" / config.name, config.run_cap, config.search_seed, tuple(more)
     )
@@ -48,9 +49,11 @@ def run(sweep: Sweep, config: Config, given: Words, on: str, dry: bool) -> int:
         runner = Processes(parallel)
     else:
         runner = Jobs(profile, config.name, parallel)
-        # All trials of these are known: Slurm throttles better than a driver that looks now and then.
+        # All trials of these are known: Slurm throttles better than a driver that polls.
         parallel = parallel if sweep.method == "bayes" or sweep.metric.target is not None else 10**6
     began = time.monotonic()
+    if on == "debug":
+        fresh_folder(plan.folder)
     try:
         with open_run(config.runs_dir, "sweep", config.name, plain(sweep), _identity(sweep, config)) as folder:
             trials, failed = run_trials(plan, runner, parallel)
@@ -78,7 +81,11 @@ def _dry_run(plan: PlannedSweep, profile: Profile | None, parallel: int) -> int:
     if cap > len(commands):
         print(f"... {cap} trials in all" + (", later ones by what these show" if plan.sweep.method == "bayes" else ""))
     if profile is not None:
-        launches = [Launch(f"sweep/{plan.folder.name}", one.words, one.folder) for one in commands if not one.done]
+        launches = [
+            Launch(f"sweep/{plan.folder.name}", command.words, command.folder)
+            for command in commands
+            if not command.done
+        ]
         if launches:
             print("\n" + sbatch_script(profile, launches, throttle=parallel))
     return 0
@@ -90,6 +97,6 @@ def _identity(sweep: Sweep, config: Config) -> dict[str, Any]:
     return {
         "method": sweep.method, "metric": sweep.metric.name, "goal": sweep.metric.goal,
         "search_seed": config.search_seed,
-        **{f"parameters.{one.key}": {"distribution": one.distribution, **one.options} for one in sweep.parameters},
+        **{f"parameters.{key}": value for key, value in searched(sweep).items()},
         **{f"{sweep.job}.{key}": value for key, value in base.items()},
     }  # fmt: skip

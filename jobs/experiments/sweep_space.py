@@ -22,14 +22,14 @@ def read_parameters(file: Path, values: Any, method: str, prefix: str = "") -> l
     for key, options in sorted(values.items()):
         where = f"{file}: {prefix}{key}"
         if not isinstance(options, dict):
-            raise UserError(f"{where}: {{value: ...}}, {{values: [...]}} or {{min: ..., max: ...}} is wanted")
+            raise UserError(f"{where}: {{value: ...}}, {{values: [...]}} or {{min: ..., max: ...}} is expected")
         for option in options:
             if option not in OPTIONS:
                 raise UserError(f"{where}: unknown key '{option}'{nearest(str(option), list(OPTIONS))}")
         if "parameters" in options:
             if len(options) > 1:
                 raise UserError(
-                    f"{where}: nested parameters stand alone, here is also {_others(options, ['parameters'])}"
+                    f"{where}: nested parameters stand alone, but found also {_others(options, ['parameters'])}"
                 )
             found += read_parameters(file, options["parameters"], method, f"{prefix}{key}.")
         else:
@@ -78,7 +78,7 @@ def _inferred(where: str, options: dict[str, Any]) -> str:
     if "min" in options and "max" in options:
         whole = all(isinstance(options[end], int) for end in ("min", "max"))
         return "int_uniform" if whole else "uniform"
-    raise UserError(f"{where}: value, values, or min and max are wanted, here is {', '.join(options) or 'nothing'}")
+    raise UserError(f"{where}: expected value, values, or min and max, found {', '.join(options) or 'nothing'}")
 
 
 def _check_numbers(where: str, name: str, options: dict[str, Any], method: str) -> None:
@@ -90,11 +90,11 @@ def _check_numbers(where: str, name: str, options: dict[str, Any], method: str) 
     if name == "categorical":
         values, weights = options["values"], options.get("probabilities")
         if not isinstance(values, list) or not values:
-            raise UserError(f"{where}: values={values!r}: a list is wanted")
+            raise UserError(f"{where}: values={values!r}: expected a list")
         if weights is not None:
             if not isinstance(weights, list) or len(weights) != len(values) or not all(map(is_number, weights)):
                 raise UserError(
-                    f"{where}: probabilities={weights!r}: one number for each of {len(values)} values is wanted"
+                    f"{where}: probabilities={weights!r}: expected one number for each of {len(values)} values"
                 )
             if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
                 raise UserError(f"{where}: probabilities add up to {sum(weights):g}, not 1")
@@ -112,7 +112,7 @@ def _check_numbers(where: str, name: str, options: dict[str, Any], method: str) 
                 f"to {high:g} use {name}_values"
             )
         if name == "int_uniform" and not all(isinstance(end, int) for end in (low, high)):
-            raise UserError(f"{where}: int_uniform needs whole min and max, here are {low} and {high}")
+            raise UserError(f"{where}: int_uniform needs integer min and max, found {low} and {high}")
     for option in ("q", "sigma", "a", "b"):
         if option in options and options[option] <= 0:
             raise UserError(f"{where}: {option}={options[option]:g} is not above 0")

@@ -1,8 +1,8 @@
-"""The trials of a sweep: asked for one by one, run by a runner (processes here, jobs on a cluster), told back by their
-run folders.
+"""The trials of a sweep: asked for one by one, run by a runner (processes here, jobs on a cluster), scored from
+their run folders.
 
 All that a sweep knows is in its folder: trials.jsonl has every trial that was asked for, written before it starts; each
-trial's result is in its own run folder. So a driver that was killed goes on with nothing lost and nothing run twice.
+trial's result is in its own run folder. So a driver that was killed resumes with nothing lost and nothing run twice.
 """
 
 import json
@@ -52,7 +52,7 @@ class PlannedSweep:
 class Runner(Protocol):
     """Runs commands, several at once."""
 
-    pause: float  # seconds between looks
+    pause: float  # seconds between polls
 
     def start(self, commands: Sequence[Command]) -> None:
         """Start these. Raises SlurmError when the cluster does not take them."""
@@ -77,8 +77,8 @@ def run_trials(plan: PlannedSweep, runner: Runner, parallel: int) -> tuple[list[
     row = 0
     with Interruption() as interruption:
         while True:
-            for name, reason in _look(runner).items():
-                trial = _told(plan, running.pop(name))
+            for name, reason in _ended(runner).items():
+                trial = _scored(plan, running.pop(name))
                 if trial.failed:
                     failed[name] = reason or f"{trial.number}: result.json has no finite {plan.sweep.metric.name}"
                 row = row + 1 if trial.failed else 0
@@ -86,7 +86,7 @@ def run_trials(plan: PlannedSweep, runner: Runner, parallel: int) -> tuple[list[
                 bar.ended(trials, trial, failed.get(name, ""))
             if interruption.signal_name:
                 what = runner.stop() if running else "nothing was running"
-                raise Interrupted(f"stopped by {interruption.signal_name}; {what}; the same command goes on")
+                raise Interrupted(f"stopped by {interruption.signal_name}; {what}; the same command resumes")
             fresh = _next(plan, trials, waiting, parallel - len(running)) if row < IN_A_ROW else []
             if fresh and _started(plan, runner, fresh, bool(running) or bool(bar.here)):
                 running |= {plan.command(trial).name: trial for trial in fresh}
@@ -97,7 +97,9 @@ def run_trials(plan: PlannedSweep, runner: Runner, parallel: int) -> tuple[list[
             time.sleep(runner.pause)
     if row >= IN_A_ROW:
         reason = list(failed.values())[-1]
-        raise UserError(f"{row} trials in a row failed, the last one with: {reason}; mend it, the same command goes on")
+        raise UserError(
+            f"{row} trials in a row failed, the last one with: {reason}; fix it, and the same command resumes"
+        )
     return trials, failed
 
 
@@ -109,8 +111,8 @@ def read_trials(plan: PlannedSweep) -> list[Trial]:
     try:
         asked = [Trial(**json.loads(line)) for line in path.read_text().splitlines()]
     except (ValueError, TypeError):
-        raise UserError(f"{path}: damaged; mend its last line, or move {plan.folder} away and start anew") from None
-    return [_told(plan, trial) if plan.command(trial).done else trial for trial in asked]
+        raise UserError(f"{path}: damaged; fix its last line, or move {plan.folder} away and start over") from None
+    return [_scored(plan, trial) if plan.command(trial).done else trial for trial in asked]
 
 
 def score_of(folder: Path, metric: Metric) -> float | None:
@@ -126,7 +128,7 @@ def reached(metric: Metric, trials: Sequence[Trial]) -> bool:
     """Whether a trial has reached the metric's target."""
     if metric.target is None:
         return False
-    return any(one.score is not None and one.score >= metric.sign * metric.target for one in trials)
+    return any(trial.score is not None and trial.score >= metric.sign * metric.target for trial in trials)
 
 
 def cap_of(plan: PlannedSweep) -> int:
@@ -137,7 +139,7 @@ def cap_of(plan: PlannedSweep) -> int:
     return min(plan.cap, size) if plan.cap else size
 
 
-def _told(plan: PlannedSweep, trial: Trial) -> Trial:
+def _scored(plan: PlannedSweep, trial: Trial) -> Trial:
     score = score_of(plan.command(trial).folder, plan.sweep.metric)
     return replace(trial, score=score, failed=score is None)
 
@@ -158,16 +160,16 @@ def _next(plan: PlannedSweep, trials: list[Trial], waiting: deque[Trial], places
         fresh.append(trial)
         trials.append(trial)
     if len(trials) > asked:
-        rows = [{"number": one.number, "units": one.units, "values": one.values} for one in trials]
+        rows = [{"number": trial.number, "units": trial.units, "values": trial.values} for trial in trials]
         write_bytes(plan.folder / TRIALS, "".join(json.dumps(row) + "\n" for row in rows).encode())
     return fresh
 
 
-def _look(runner: Runner) -> dict[str, str]:
+def _ended(runner: Runner) -> dict[str, str]:
     try:
         return runner.ended()
-    except SlurmError as error:  # the controller is away for a while; the jobs go on
-        print(f"no word from Slurm: {error}", file=sys.stderr, flush=True)
+    except SlurmError as error:  # the controller may be down for a while; the jobs keep running
+        print(f"Slurm is not responding: {error}", file=sys.stderr, flush=True)
         time.sleep(10)
         return {}
 
@@ -199,7 +201,9 @@ class _Bar:
         name = self._plan.command(trial).name
         left = max(cap - count, 0) * (time.monotonic() - self._began) / self.here
         said = f"FAILED: {reason}" if trial.failed else f"{metric.name} {metric.sign * (trial.score or 0):.4f}"
-        best = max((one for one in trials if one.score is not None), key=lambda one: one.score or 0, default=None)
+        best = max(
+            (trial for trial in trials if trial.score is not None), key=lambda trial: trial.score or 0, default=None
+        )
         if best is not None:
             said += f", best {metric.sign * (best.score or 0):.4f} ({self._plan.command(best).name})"
         print(

@@ -22,7 +22,7 @@ from fgvc.training.curves import Panel
 from fgvc.training.learner import SupervisedLearner
 from fgvc.training.schedule import Schedule
 from jobs.classify import Config
-from jobs.inputs import boxes_hashes, file_hash, loader_workers
+from jobs.inputs import boxes_hashes, check_forward, file_hash, loader_workers
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
 from shards.paths import expand
@@ -59,6 +59,7 @@ class _Classify:
         self.workers = loader_workers(config.data, self.accelerator.num_processes)
         self.network = create_model(config.model, len(self.manifest.classes))
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
+        check_forward(self.network, config.model.name, self.size, self.eval_size)
         self.mean, self.std = input_statistics(self.network, config.model)
         self.listed = read_listed(expand(config.exclude, "exclude"), self.manifest) if config.exclude else None
         self.temperature = temperature_from(config.train, self.manifest, config.model.name)

@@ -76,7 +76,7 @@ class _Detect:
         if not self.measured["val"] or not every or epoch % every:
             return {}
         figures = self.summarize(self.predict(learner.eval_network(), self.measured["val"], "held out"))
-        return {f"val_{key}": figures[key] for key in ("AP", "AP50", "top_right")}
+        return {f"val_{key}": figures[key] for key in ("AP", "AP50", "top_right") if key in figures}
 
     def measure(self, learner: SupervisedLearner) -> tuple[dict[str, Any], dict[str, Path]]:
         figures, pictures = measure_splits(self, learner.eval_network())

@@ -180,7 +180,7 @@ def test_a_file_gives_the_same_boxes_again(config: DetectorConfig, guide: Manife
 
 def test_files_of_others_are_refused(guide: Manifest, tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "plain.safetensors")
-    with pytest.raises(UserError, match="says nothing of its detector"):
+    with pytest.raises(UserError, match="does not describe a detector"):
         open_detector(tmp_path / "plain.safetensors")
     with pytest.raises(UserError, match="no such weights file"):
         open_detector(tmp_path / "absent.safetensors")

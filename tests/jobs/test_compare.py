@@ -110,7 +110,7 @@ def test_stopping_is_passed_on_and_says_how_to_resume(guide, fgvc, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "stopped by SIGTERM in a-s0-f0; the same command" in errors
+    assert "stopped by SIGTERM in a-s0-f0; the same command resumes" in errors
     assert "stopped by SIGTERM at step" in (folder / "logs/a-s0-f0.log").read_text()
 
 

@@ -12,6 +12,7 @@ import torch
 import yaml
 from made_trees import make_dogs
 from places import ROOT
+from small_runs import without_boxes
 
 from fgvc.detection.config import DetectorConfig
 from fgvc.detection.detector import find_boxes, save_detector
@@ -20,13 +21,14 @@ from fgvc.detection.models import create_detector
 from fgvc.detection.sliced import find_boxes_in_slices
 from jobs.cli import main
 from jobs.config import load
-from jobs.crop import Config
+from jobs.crop import Config, keep_in, warnings
 from jobs.experiments.crop_detectors import commands_of
 from jobs.tasks.crop import run
 from shards.boxes_layer import BoxesLayer, read_layer
 from shards.errors import UserError
 from shards.manifest import Manifest, read_manifest
 from shards.reading.order import folds_of
+from shards.reading.splits import limited
 
 TINY = {
     "image": {"size": 64, "scale": [0.9, 1.1]},
@@ -77,7 +79,7 @@ def test_every_training_image_is_looked_at_by_the_detector_of_its_fold(
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "train (out of fold): top box right" in printed
-    assert "test: top box right" in printed
+    assert "test: not measured (evaluate_test=true does)" in printed
     assert f"data.boxes={tmp_path / 'boxes.jsonl'}" in printed
     layer = read_layer(tmp_path / "boxes.jsonl", guide)
     assert layer.boxes.keys() == {entry.key for entry in guide.entries}
@@ -104,7 +106,13 @@ def test_every_training_image_is_looked_at_by_the_detector_of_its_fold(
     assert main(words) == 0  # done: only the copy comes back
     assert read_layer(tmp_path / "boxes.jsonl", guide) == layer
     assert (folder / "result.json").stat().st_mtime_ns == stamp
+    assert "right" not in result["boxes"]["test"]
     capsys.readouterr()
+    assert main([*words, "evaluate_test=true"]) == 0  # asked for later: measured now, nothing is looked at again
+    assert "test: top box right (IoU >= 0.5) on" in capsys.readouterr().out
+    measured = json.loads((folder / "result.json").read_text())
+    assert measured["boxes"]["test"]["with_truth"] == 28
+    assert measured["finished"] == result["finished"]
     assert main([*words[:-1], given.replace("/1.s", "/0.s").replace("detectors1", "detectors0")]) == 2
     assert "holds a run of another config: inputs.detectors.1" in capsys.readouterr().err
     assert main([*words, "name=other"]) == 2
@@ -224,7 +232,7 @@ def test_quality_is_that_counted_by_hand(guide: Manifest) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give either detect=CONFIG, to train the detectors, or detectors="),
+        ([], "give one of detect=CONFIG, to train the detectors, detector=FILE"),
         (["detectors=[a,b]"], "detectors: 2 files for folds=2; it takes 3"),
         (["detectors=[a,b,c]"], "detectors=a: No such file or directory"),
         (["detect=none.yaml"], "none.yaml: no such config file"),
@@ -234,7 +242,7 @@ def test_quality_is_that_counted_by_hand(guide: Manifest) -> None:
         (["DETECT", "slice=-1"], "slice=-1: Input should be greater than or equal to 0"),
         (["DETECT", "data.folds=3"], "data.folds: the folds of fgvc crop are set by folds="),
         (["DETECT", "layer=/proc/none/boxes.jsonl"], "/proc/none/boxes.jsonl: cannot be written"),
-        (["detectors=[WEIGHTS,WEIGHTS,WEIGHTS]"], "says nothing of its detector"),
+        (["detectors=[WEIGHTS,WEIGHTS,WEIGHTS]"], "does not describe a detector"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -266,3 +274,42 @@ def test_configs_of_this_repository_fit_their_detectors(monkeypatch: pytest.Monk
     for file in sorted(Path("configs/crop").glob("*.yaml")):
         config = load(Config, file, ["name=not_run_before"])
         assert len(commands_of(config)) == config.folds + 1
+
+
+def test_one_detector_for_images_without_boxes(
+    guide: Manifest, tmp_path: Path, detectors: list[Path], detect: str, capsys: pytest.CaptureFixture
+) -> None:
+    bare = without_boxes(guide, tmp_path / "bare", 0)
+    words = words_of(bare.folder, tmp_path, "min_score=0", "data.limit=6")
+    assert main([*words, detect]) == 2
+    message = "too few true boxes in split 'train' to train detectors of 2 folds; give detector=FILE"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs/crop").exists()  # nothing was trained, the name is free
+    assert main([*words, f"detector={detectors[0]}", "min_score=0.9999"]) == 0
+    printed = capsys.readouterr().out
+    assert "train: no true boxes: quality unknown; nothing found on" in printed
+    assert "0.00 %" not in printed
+    assert "warning: train: 6 of 6 images stay whole" in printed
+    layer = read_layer(tmp_path / "boxes.jsonl", bare)
+    expected = {bare.entries[index].key for split in ("train", "test") for index in limited(bare.split(split), 6)}
+    assert layer.boxes.keys() == expected  # data.limit holds for every split
+    assert main([*words, f"detector={detectors[0]}", detect, "name=both"]) == 2
+    assert "give one of detect=CONFIG" in capsys.readouterr().err
+
+
+def test_poor_layers_are_called_that() -> None:
+    good = {"out_of_fold": False, "images": 50, "without_box": 1, "right": 0.95, "score": 0.9}
+    train = good | {"out_of_fold": True}
+    assert warnings({"train": train, "test": good}) == []
+    assert warnings({"train": train | {"right": 0.84}, "test": good})[0].startswith(
+        "out-of-fold boxes are far worse: right on 84% in train, 95% in test"
+    )
+    unmeasured = {key: value for key, value in good.items() if key != "right"}
+    assert "of a mean score of 70% in train" in warnings({"train": train | {"score": 0.7}, "test": unmeasured})[0]
+    assert "test: 11 of 50 images stay whole" in warnings({"train": train, "test": good | {"without_box": 11}})[0]
+
+
+def test_debug_leaves_nothing_beside_the_shards() -> None:
+    config = load(Config, None, ["detector=a"])
+    keep_in(config, Path("runs/crop/x"))
+    assert config.layer == "runs/crop/x/boxes.jsonl"

@@ -5,24 +5,26 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from interruptions import finish, kill_when, steps_done
 from made_trees import make_dogs
 from places import ROOT
 from safetensors.torch import load_file
 from same_run import history
+from small_runs import without_boxes
 
-from fgvc.detection.detector import open_detector
+from fgvc.detection.detector import Detections, open_detector
+from fgvc.detection.metrics import summary
 from jobs.cli import main
 from jobs.config import load
 from jobs.detect import Config, report
 from jobs.shards import build_from
 from jobs.tasks.detect import run
 from shards.errors import UserError
-from shards.manifest import Manifest, read_manifest, write_manifest
+from shards.manifest import Manifest, read_manifest
 from shards.reading.config import DataConfig
 from shards.reading.detection import BoxedSamples, collate_boxed
 from shards.reading.detection_config import BoxedImageConfig
@@ -31,7 +33,7 @@ Start = Callable[..., subprocess.Popen]
 
 
 def words(manifest: Manifest, runs: Path, name: str, *more: str) -> list[str]:
-    """A detection run that takes seconds: a tiny Faster R-CNN, whose proposals are sampled by chance, 2 x 6 steps."""
+    """A detection run that takes seconds: a tiny Faster R-CNN, whose proposals are sampled at random, 2 x 6 steps."""
     return [
         "detect", f"name={name}", f"runs_dir={runs}", f"data.shards={manifest.folder}", "data.workers=0",
         "model.backbone=test_efficientnet", "model.weights=none", "model.channels=16", "model.fc_channels=32",
@@ -82,20 +84,6 @@ def test_zero_detections_everywhere(guide: Manifest, tmp_path: Path) -> None:
     assert result["test"]["AP"] == result["test"]["top_right"] == 0
 
 
-def without_boxes(manifest: Manifest, folder: Path, keep: int) -> Manifest:
-    """The same shards where only every `keep`-th entry has its boxes (0: none)."""
-    folder.mkdir()
-    for file in manifest.folder.iterdir():
-        (folder / file.name).symlink_to(file)
-    (folder / "manifest.json").unlink()
-    entries = tuple(
-        entry if keep and i % keep == 0 else replace(entry, boxes=()) for i, entry in enumerate(manifest.entries)
-    )
-    changed = replace(manifest, folder=folder, entries=entries)
-    write_manifest(changed)
-    return read_manifest(folder)
-
-
 def test_images_without_annotation(guide: Manifest, tmp_path: Path) -> None:
     some = without_boxes(guide, tmp_path / "some", 2)
     result = run(config(some, tmp_path, "some", "train.max_steps=1", "data.limit=0"))
@@ -104,6 +92,11 @@ def test_images_without_annotation(guide: Manifest, tmp_path: Path) -> None:
     assert result["test"]["without_truth"] == 14
     assert result["test"]["count"] == 14
     assert "40 training images without boxes were left out" in report(result, tmp_path)
+    nothing = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=int))
+    unseen = summary(without_boxes(guide, tmp_path / "bare", 0), {0: nothing}, (), True)
+    assert unseen == {"count": 0, "without_truth": 1, "nothing": 0}  # no metric of no image
+    shown = report(result | {"test": unseen}, tmp_path)
+    assert "test: no true boxes on 1 images: quality unknown" in shown
     with pytest.raises(UserError, match="no boxes in split 'train'"):
         run(config(without_boxes(guide, tmp_path / "none", 0), tmp_path, "none"))
 

@@ -113,7 +113,7 @@ def test_killed_driver_goes_on(sweep, fgvc, tmp_path, monkeypatch, capsys):
     assert "train.ema=0.5" in advice
     assert "data.fold" not in advice
 
-    # Done: the same command says so at once; a larger cap goes on; another file of the same name is refused.
+    # Done: the same command says so at once; a larger cap continues it; another file of the same name is refused.
     monkeypatch.chdir(tmp_path)
     assert main(["sweep", "s.yaml"]) == 0
     assert best in capsys.readouterr().out
@@ -158,7 +158,7 @@ def test_three_failures_in_a_row_end_a_sweep_and_a_stopped_one_says_how_to_go_on
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 3
-    assert "stopped by SIGTERM; trial-000 saved and ended; the same command goes on" in errors
+    assert "stopped by SIGTERM; trial-000 saved and ended; the same command resumes" in errors
 
 
 def test_scores_are_read_from_the_folders_and_damage_is_named(sweep, tmp_path, monkeypatch):

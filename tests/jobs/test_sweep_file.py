@@ -99,7 +99,7 @@ def test_slips_in_the_file_are_named_in_one_line(change, message):
     [
         ({"optim.lrr": {"value": 1}}, "parameter 'optim.lrr' is no setting of classify; did you mean 'optim.lr'?"),
         ({"optim.lr": {"minimum": 1}}, "optim.lr: unknown key 'minimum'; did you mean 'min'?"),
-        ({"optim.lr": {"min": 1}}, "optim.lr: value, values, or min and max are wanted, here is min"),
+        ({"optim.lr": {"min": 1}}, "optim.lr: expected value, values, or min and max, found min"),
         ({"optim.lr": {"min": 0.1, "max": 0.01}}, "min=0.1 is not below max=0.01"),
         ({"optim.lr": {"distribution": "uniform", "values": [1]}}, "distribution uniform needs min"),
         ({"optim.lr": {"values": [1], "max": 1}}, "max contradicts distribution categorical"),
@@ -114,7 +114,7 @@ def test_slips_in_the_file_are_named_in_one_line(change, message):
         ({"optim.method": {"values": ["sgd", "adam"]}}, "optim.method='adam'"),
         ({"evaluate_test": {"values": [True]}}, "'evaluate_test' is set by the sweep"),
         ({"data.fold": {"values": [0, 1]}}, "'data.fold' decides which images a trial is measured on"),
-        ({"optim.lr": {"value": 1}, "optim": {"parameters": {"lr": {"value": 1}}}}, "'optim.lr' is there twice"),
+        ({"optim.lr": {"value": 1}, "optim": {"parameters": {"lr": {"value": 1}}}}, "'optim.lr' appears twice"),
         ({}, "parameters is missing"),
     ],
 )  # fmt: skip

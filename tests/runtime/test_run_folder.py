@@ -1,16 +1,27 @@
-"""Which runs a run folder takes for its own."""
+"""Which runs a run folder takes for its own, and how long they took."""
 
+import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from fgvc.runtime.run_folder import open_run, refuse_another_config
+from fgvc.runtime.run_folder import finish, open_run, refuse_another_config
 from shards.errors import UserError
 
 
 def claim(runs: Path, identity: dict, defaults: dict | None = None) -> None:
     with open_run(str(runs), "classify", "one", {}, identity, defaults=defaults) as folder:
         (folder.path / "metrics.jsonl").touch()
+
+
+def fail(runs: Path, error: BaseException, seconds: float = 0) -> None:
+    """A start that ends with an error, after `seconds` of training if there are any."""
+    with open_run(str(runs), "classify", "one", {}, {}) as folder:
+        folder.metrics.write_text("{}\n" if seconds else "")
+        time.sleep(seconds)
+        raise error
 
 
 def test_a_new_version_resumes_the_runs_of_an_old_one(tmp_path: Path) -> None:
@@ -38,3 +49,29 @@ def test_without_defaults_every_key_counts(tmp_path: Path) -> None:
     claim(tmp_path, {"parameters.lr": [0.1], "parameters.wd": [0.2]})
     with pytest.raises(UserError, match=r"parameters.wd \(\[0.2\] -> None\)"):
         claim(tmp_path, {"parameters.lr": [0.1]})
+
+
+def test_the_times_of_all_starts_add_up(tmp_path: Path) -> None:
+    """One start stopped after 0.3 s, one killed that had written for 60 s, and the last one's 2 s."""
+    folder, starts = tmp_path / "classify/one", tmp_path / "classify/one/starts.json"
+    with pytest.raises(KeyboardInterrupt):
+        fail(tmp_path, KeyboardInterrupt(), seconds=0.3)
+    [stopped] = json.loads(starts.read_text())
+    assert 0.3 <= stopped["seconds"] < 3
+    now = time.time()
+    starts.write_text(json.dumps([stopped, {"began": now - 100}]))
+    os.utime(folder / "metrics.jsonl", (now - 40, now - 40))
+    with open_run(str(tmp_path), "classify", "one", {}, {}) as run:
+        assert run.spent_s == pytest.approx(60 + stopped["seconds"], abs=0.2)
+        assert finish(run, {}, {}, 2.0)["seconds"] == pytest.approx(62 + stopped["seconds"], abs=0.2)
+    written = starts.read_text()
+    with open_run(str(tmp_path), "classify", "one", {}, {}) as run:
+        assert run.result is not None
+    assert starts.read_text() == written  # printing a result takes no time
+
+
+def test_a_mistake_leaves_no_time_behind(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        fail(tmp_path, UserError("too late"))
+    assert not (tmp_path / "classify/one/starts.json").exists()
+    claim(tmp_path, {"lr": 2})

@@ -31,7 +31,8 @@ def words(guide: Manifest, runs: Path, name: str, strategy: str, *more: str) -> 
     return small_run(
         guide, runs, name, "model.name=test_vit", "image.size=32", "model.kwargs={img_size: 32}", "optim.method=adamw",
         "optim.lr=0.001", "optim.clip=0.5", "optim.layer_decay=0.8", "train.accumulation=2", "train.deterministic=true",
-        "train.checkpoint_minutes=0", "train.checkpoint_keep=20", f"train.max_steps={STEPS}",
+        "train.checkpoint_minutes=0", "train.checkpoint_keep=20",
+        "train.checkpoint_keep_finished=true", f"train.max_steps={STEPS}",
         f"train.strategy={strategy}", *more,
     )  # fmt: skip
 
