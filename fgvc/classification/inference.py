@@ -4,12 +4,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from fgvc.classification.metrics import Predictions
 from fgvc.models.layers import eval_mode
 from fgvc.runtime.device import autocast
 from fgvc.runtime.distributed import gather_objects, rank
+from fgvc.runtime.progress import with_progress
 from shards.errors import UserError
 
 
@@ -31,7 +31,7 @@ def predict(
     """
     rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     with eval_mode(model):
-        for batch in tqdm(loader, desc=title, unit="batch", leave=False, disable=rank() != 0 or None):
+        for batch in with_progress(loader, len(loader), title, "batches", show=rank() == 0):
             images = batch.images.to(device, non_blocking=True)
             with autocast(device, precision):
                 logits = model(images).float()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from fgvc.detection.config import DetectorConfig
 from fgvc.detection.models import create_detector, load_detector
@@ -19,6 +18,7 @@ from fgvc.models.export import export, read_about
 from fgvc.models.layers import eval_mode
 from fgvc.runtime.device import autocast
 from fgvc.runtime.distributed import gather_objects, rank, world_size
+from fgvc.runtime.progress import with_progress
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.reading.config import DataConfig
@@ -142,7 +142,7 @@ def detect(
     )  # fmt: skip
     mine: list[tuple[int, Detections]] = []
     with eval_mode(detector):
-        for squares in tqdm(loader, desc=title, unit="batch", leave=False, disable=rank() != 0 or None):
+        for squares in with_progress(loader, len(loader), title, "batches", show=rank() == 0):
             with autocast(device, precision):
                 found = detector.predict(squares.images.to(device, non_blocking=True))
             for index, place, (corners, scores, labels) in zip(

@@ -12,10 +12,10 @@ import torch
 from sahi.models.base import DetectionModel
 from sahi.predict import get_sliced_prediction
 from sahi.prediction import ObjectPrediction
-from tqdm import tqdm
 
 from fgvc.detection.detector import Detections, Detector, open_detector
 from fgvc.runtime.distributed import gather_objects, rank, world_size
+from fgvc.runtime.progress import with_progress
 from shards.manifest import Manifest
 from shards.reading.decode import decode
 from shards.reading.detection import letterbox, unletterbox
@@ -108,7 +108,8 @@ def find_boxes_in_slices(
     detector, about = open_detector(weights)
     model = SahiDetector(detector, about["classes"], about["size"], device, score)
     reader, mine = Reader(manifest, cache), dict[str, list[tuple[float, float, float, float, float]]]()
-    for index in tqdm(indices[rank() :: world_size()], desc=title, unit="image", disable=rank() != 0 or None):
+    own = indices[rank() :: world_size()]
+    for index in with_progress(own, len(own), title, "images", show=rank() == 0):
         image = decode(reader.read(index), manifest.entries[index].key)
         mine[manifest.entries[index].key] = find_in_slices(model, image, side, overlap).rows(score)
     return {key: rows for part in gather_objects(mine) for key, rows in part.items()}

@@ -2,8 +2,12 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from tqdm import tqdm
+
+T = TypeVar("T")
 
 
 class Progress:
@@ -48,3 +52,19 @@ class Progress:
 
     def close(self) -> None:
         self._bar.close()
+
+
+def with_progress(
+    items: Iterable[T], total: int, title: str, unit: str, *, show: bool, seconds: float = 15
+) -> Iterator[T]:  # fmt: skip
+    """The items, with a bar in a terminal and a line every `seconds` into a log file, none where all is done sooner."""
+    if sys.stderr.isatty() or not show:
+        yield from tqdm(items, desc=title, unit=unit, total=total, leave=False, disable=not show)
+        return
+    began = shown = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - shown > seconds:
+            shown, left = now, (now - began) / done * (total - done)
+            print(f"{title} {done}/{total} {unit}, ETA {left:.0f} s", file=sys.stderr, flush=True)
