@@ -17,9 +17,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from fgvc.runtime.config import TrackConfig
+from fgvc.runtime.tracking import wandb_mode
 from shards.errors import UserError
+from shards.manifest import read_manifest
+from slurm.testbed.daemons import missing_packages
 
 REINSTALL = "make install, or pip install -r requirements.lock"
 
@@ -62,9 +70,6 @@ def _line(finding: Finding) -> str:
 
 
 def python(_: Path) -> Iterator[Finding]:
-    from importlib import metadata
-
-    from packaging.specifiers import SpecifierSet
 
     required = metadata.metadata("fgvc")["Requires-Python"]
     version = platform.python_version()
@@ -74,9 +79,6 @@ def python(_: Path) -> Iterator[Finding]:
 
 def packages(_: Path) -> Iterator[Finding]:
     """Every range of pyproject against what is installed: one line when all fit, else one for each that does not."""
-    from importlib import metadata
-
-    from packaging.requirements import Requirement
 
     required = [Requirement(line) for line in metadata.requires("fgvc") or []]
     required = [line for line in required if line.marker is None or line.marker.evaluate({"extra": ""})]
@@ -168,8 +170,6 @@ def tools(_: Path) -> Iterator[Finding]:
 
 def slurm(_: Path) -> Iterator[Finding]:
     """Slurm's commands, whether a controller answers them, and whether a test cluster could be brought up here."""
-    from slurm.testbed.daemons import missing_packages
-
     absent = [name for name in ("sinfo", "sbatch", "srun", "squeue", "scontrol", "scancel") if not shutil.which(name)]
     if absent:
         advice = "log in to the cluster's login node, or on Debian: apt-get install slurm-client"
@@ -195,9 +195,6 @@ def _partitions() -> tuple[str, bool]:
 
 
 def tracking(_: Path) -> Iterator[Finding]:
-    from fgvc.runtime.config import TrackConfig
-    from fgvc.runtime.tracking import wandb_mode
-
     try:
         mode = wandb_mode(TrackConfig())
     except UserError as error:
@@ -228,8 +225,6 @@ def storage(runs_dir: Path) -> Iterator[Finding]:
 
 def data(_: Path) -> Iterator[Finding]:
     """Shards in data/, and the folders that the configs on real images name."""
-    from shards.manifest import read_manifest
-
     for manifest in sorted(Path("data").glob("*/manifest.json")):
         try:
             found = read_manifest(manifest.parent)

@@ -16,7 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fgvc.runtime.distributed import barrier, rank
 from fgvc.runtime.run_folder import RESULT, RunFolder, open_run
 from jobs.config import hashed, to_dict
+from jobs.shards import build_from
 from shards.boxes_layer import layer_hash
+from shards.building.build import BuildRunning
 from shards.errors import UserError
 from shards.files import sha256_of
 from shards.manifest import MANIFEST, Manifest, read_manifest
@@ -68,9 +70,6 @@ def open_shards(config: DataConfig) -> Manifest:
 
 
 def _build(config: DataConfig, folder: Path) -> None:
-    from jobs.shards import build_from
-    from shards.building.build import BuildRunning
-
     root = expand(config.root, "data.root") if config.root else "-"
     waits = False
     while True:

@@ -18,6 +18,7 @@ from fgvc.runtime.run_folder import refuse_another_config
 from jobs.config import from_dict, hashed, load, nearest, walk
 from jobs.registry import default_name
 from shards.errors import UserError
+from shards.paths import expand
 from slurm.client import use_testbed
 from slurm.errors import SlurmError
 from slurm.profile import KEYS, Profile, check
@@ -227,6 +228,4 @@ def follow_log(submitted: Submitted, pause_s: float = 0.5) -> int:
 
 def scratch_runs(profile: Profile) -> str:
     """The folder of runs on the shared file system that a profile's `scratch` names."""
-    from shards.paths import expand
-
     return f"{expand(profile.scratch, 'scratch')}/runs"

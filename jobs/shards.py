@@ -16,16 +16,18 @@ import importlib
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from jobs.config import describe, from_dict, load
 from jobs.words import Parser
+from shards.building.build import build
 from shards.building.config import BuildOptions
+from shards.coco_export import export
 from shards.errors import UserError
+from shards.manifest import Manifest, read_manifest
+from shards.show import sample_lines, show
 from shards.sources import SOURCES
-
-if TYPE_CHECKING:
-    from shards.manifest import Manifest
+from shards.verify import verify
 
 
 def main(argv: list[str]) -> int:
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> int:
 
 def build_from(
     source: str, root: str | Path, out: str | Path, settings: dict[str, Any] | list[str] | None = None
-) -> "Manifest":
+) -> Manifest:
     """Read a raw dataset and build its shards in `out`; returns at once when they are already built.
 
     settings: of the source and of the build, as {"shrink": 256} or ["shrink=256"]. A name that both have is the
@@ -58,8 +60,6 @@ def build_from(
         config = load(kind, overrides=[_full_key(kind, word) for word in settings or []])
     if str(root) == "-" and source != "field_guide":
         raise UserError(f"{source}: needs ROOT, the folder with the raw dataset; only field_guide is drawn without one")
-
-    from shards.building.build import build
 
     raw = _module(source).scan(Path(root), config.source)
     return build(raw, Path(out), config.build)
@@ -80,9 +80,6 @@ def _build(words: argparse.Namespace) -> int:
 
 
 def _verify(words: argparse.Namespace) -> int:
-    from shards.manifest import read_manifest
-    from shards.verify import verify
-
     problems = verify(words.folder)
     for problem in problems:
         print(problem)
@@ -93,26 +90,18 @@ def _verify(words: argparse.Namespace) -> int:
 
 
 def _show(words: argparse.Namespace) -> int:
-    from shards.show import show
-
     picture = None if words.picture == "-" else Path(words.picture or Path(words.folder) / "contact_sheet.png")
     print(show(Path(words.folder), picture))
     return 0
 
 
 def _list(words: argparse.Namespace) -> int:
-    from shards.manifest import read_manifest
-    from shards.show import sample_lines
-
     for line in sample_lines(read_manifest(words.folder)):
         print(line)
     return 0
 
 
 def _coco(words: argparse.Namespace) -> int:
-    from shards.coco_export import export
-    from shards.manifest import read_manifest
-
     manifest = read_manifest(words.folder)
     for split, file in export(manifest, Path(words.out), images=not words.no_images).items():
         print(f"{file}: {manifest.counts[split]} images")

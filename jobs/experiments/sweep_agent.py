@@ -22,7 +22,9 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from jobs.config import describe, load, read_yaml
+from jobs.experiments.runners import job_says
 from jobs.experiments.sweep_file import flat, job_config, split_command, trial_words_of
+from jobs.launch import read_profile, scratch_runs, split_words
 from jobs.words import Parser
 from shards.errors import UserError
 from shards.options import option
@@ -52,7 +54,6 @@ def main(words: list[str]) -> int:
     if arguments.help:
         print(f"{(__doc__ or '').strip()}\n\nsettings (key: type = default):\n{describe(Config)}")
         return 0
-    from jobs.launch import read_profile, scratch_runs, split_words
 
     for_profile, rest = split_words(arguments.words)
     names = [word for word in rest if "=" not in word]
@@ -116,8 +117,6 @@ def trial_task(job: str, words: list[str], values: dict[str, Any], folder: Path,
 
 def run_job(profile: Profile, task: Launch) -> None:
     """Submit a trial, unless it is done or in the queue, and return when it has ended; RuntimeError when it failed."""
-    from jobs.experiments.runners import job_says
-
     submit_graph(profile, [Stage("trial", (task,))])
     missed = 0
     while not (task.folder / "result.json").is_file():

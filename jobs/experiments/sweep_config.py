@@ -8,6 +8,7 @@ from annotated_types import Ge
 
 from jobs.config import locate, nearest, walk
 from jobs.experiments.sweep_file import job_config
+from jobs.launch import split_words
 from shards.errors import UserError
 from shards.options import option
 
@@ -43,8 +44,6 @@ def sorted_words(words: list[str], on: str) -> Words:
     settings = [word for word in words if "=" in word]
     profile: list[str] = []
     if on and on != "debug":
-        from jobs.launch import split_words
-
         profile, settings = split_words(settings)
     own_keys = [option.name for option in fields(Config)]
     own = [word for word in settings if word.partition("=")[0] in own_keys]
