@@ -24,6 +24,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
+from fgvc.detection.layer_report import describe_layer
 from fgvc.runtime.config import TrackConfig
 from jobs.headline import Headline, look_at
 from shards.errors import UserError
@@ -33,7 +34,6 @@ from shards.reading.config import DataConfig, Score
 DEBUG = [
     "data.workers=0", "data.limit=64", "folds=2", "set.train.max_steps=20", "set.train.batch=8", "track.wandb=disabled",
 ]  # fmt: skip
-MANY_WHOLE, FAR_WORSE = 0.2, 0.1  # shares from which `warnings` speaks
 HEADLINE = Headline("right", "top box right", within="boxes")
 
 
@@ -94,41 +94,6 @@ def keep_in(config: Config, folder: Path) -> None:
 
 def report(result: dict[str, Any], folder: Path) -> str:
     """The lines a run ends with."""
-    lines = []
-    for split, figures in result["boxes"].items():
-        quality = "no true boxes: quality unknown"
-        if figures.get("with_truth"):
-            quality = (
-                f"top box right (IoU >= 0.5) on {figures['right']:.2%} of {figures['with_truth']} images with true "
-                f"boxes, mean IoU {figures['mean_iou']:.3f}"
-            )
-        elif split == result.get("unmeasured"):
-            quality = "not measured (evaluate_test=true does)"
-        name = f"{split}{' (out of fold)' if figures['out_of_fold'] else ''}"
-        lines.append(f"{name}: {quality}; nothing found on {figures['without_box']} of {figures['images']}")
-    lines += [f"warning: {line}" for line in warnings(result["boxes"])]
+    lines = describe_layer(result["boxes"], result.get("unmeasured", ""))
     layer = f"data.boxes={result['layer']}"
     return "\n".join([*lines, f"{result['seconds']:.0f} s; {layer}; {look_at(folder, 'result.json', 'boxes.png')}"])
-
-
-def warnings(boxes: dict[str, dict[str, Any]]) -> list[str]:
-    """What makes a layer a poor one to crop by, a line each."""
-    lines = [
-        f"{split}: {figures['without_box']} of {figures['images']} images stay whole, nothing was found on them: lower "
-        "min_score=, or train the detector longer"
-        for split, figures in boxes.items()
-        if figures["without_box"] > MANY_WHOLE * figures["images"]
-    ]
-    for train, own in boxes.items():
-        for split, other in boxes.items():
-            if not own["out_of_fold"] or other["out_of_fold"]:
-                continue
-            for key, what in (("right", "right on"), ("score", "of a mean score of")):
-                if key in own and key in other and own[key] < other[key] - FAR_WORSE:
-                    lines.append(
-                        f"out-of-fold boxes are far worse: {what} {own[key]:.0%} in {train}, {other[key]:.0%} in "
-                        f"{split}; crops in training will not look like those that are measured: more folds=, or train "
-                        "the detectors longer"
-                    )
-                    break
-    return lines

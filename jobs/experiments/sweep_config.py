@@ -9,6 +9,7 @@ from annotated_types import Ge
 from jobs.config import locate, nearest, walk
 from jobs.experiments.sweep_file import job_config
 from jobs.launch import split_words
+from jobs.registry import JOBS
 from shards.errors import UserError
 from shards.options import option
 
@@ -48,7 +49,7 @@ def sorted_words(words: list[str], on: str) -> Words:
     own_keys = [option.name for option in fields(Config)]
     own = [word for word in settings if word.partition("=")[0] in own_keys]
     trials = [word for word in settings if word not in own]
-    known = [key for key, _ in walk(job_config("classify"))]
+    known = [key for job in JOBS for key, _ in walk(job_config(job))]  # which job it is, the file says
     for word in trials:
         key = word.partition("=")[0]
         if "." not in key and key not in known:
