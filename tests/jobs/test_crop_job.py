@@ -17,11 +17,12 @@ from small_runs import without_boxes
 from fgvc.detection.config import DetectorConfig
 from fgvc.detection.detector import find_boxes, save_detector
 from fgvc.detection.layer_quality import box_quality
+from fgvc.detection.layer_report import warnings
 from fgvc.detection.models import create_detector
 from fgvc.detection.sliced import find_boxes_in_slices
 from jobs.cli import main
 from jobs.config import load
-from jobs.crop import Config, keep_in, warnings
+from jobs.crop import Config, keep_in
 from jobs.experiments.crop_detectors import commands_of
 from jobs.tasks.crop import run
 from shards.boxes_layer import BoxesLayer, read_layer
