@@ -123,3 +123,27 @@ def test_stray_bytes_in_a_whole_jpeg_are_removed():
     result = normalise(data[:-2] + b"\x12" * 30 + data[-2:])
     assert result.notes == ("re-encoded: stray bytes in the JPEG",)
     assert close(result.data, picture(6, (200, 150)))
+
+
+def test_every_flipped_byte_in_the_pixels_of_a_png_is_refused():
+    data = encoded(picture(5, (96, 64)), "PNG")
+    start = data.index(b"IDAT") + 4
+    for at in range(start, len(data) - 20, 200):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x55
+        with pytest.raises(ImageError):
+            normalise(bytes(damaged))
+
+
+def test_a_png_with_exif_behind_its_pixels_is_turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    result = normalise(encoded(picture(3), "PNG", exif=exif))
+    assert (result.width, result.height, result.orientation) == (40, 60, 6)
+
+
+@pytest.mark.parametrize(("low", "high", "kind"), [(0, 4095, np.uint16), (-100, 400, np.int32), (0, 65535, np.int32)])
+def test_integers_of_an_unknown_range_are_refused(low, high, kind):
+    ramp = np.linspace(low, high, 60 * 40).reshape(40, 60).astype(kind)
+    with pytest.raises(ImageError, match=f"from {low} to {high}, whose range is not known"):
+        normalise(encoded(Image.fromarray(ramp), "TIFF"))
