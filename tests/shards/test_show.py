@@ -148,5 +148,5 @@ def test_boxes_below_a_pixel_of_their_tile_or_far_outside_are_drawn(manifest):
 
 def test_a_picture_too_large_to_decode_is_named(manifest, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(UserError, match="sample 'train_0' cannot be decoded .*decompression bomb"):
+    with pytest.raises(UserError, match=r"sample 'train_0' cannot be decoded .*decompression bomb"):
         contact_sheet(manifest)

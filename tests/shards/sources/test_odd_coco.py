@@ -221,3 +221,12 @@ def test_files_that_are_not_coco(tmp_path, change, message):
     assert "train.json: not a COCO annotation file (" in said
     assert message in said
     assert said.isprintable()
+
+
+def test_with_sizes_too_boxes_far_beyond_their_image_are_refused(tmp_path):
+    plain(tmp_path, document(range(6), box=[30, 10, 55, 35]))  # corners where a width and a height belong
+    said = refused(lambda root, options: built(root), tmp_path, None)
+    assert "0.jpg (box (30, 10, 85, 45) reaches beyond the image of 60 x 40" in said
+    manifest = built(plain(tmp_path, document(range(6), box=[10, 10, 53, 20])))  # 3 of 60 pixels: a tool's carelessness
+    assert manifest.notes == {"boxes clipped": 6}
+    assert manifest.entries[0].boxes[0][2] in (60, 50)
