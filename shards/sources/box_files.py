@@ -122,7 +122,10 @@ class Finder:
 def _from_voc(folder: Path, class_of: Mapping[str, str], problems: Problems) -> dict[str, _Found]:
     finder, whole = Finder(class_of, extension=False), Finder(class_of, extension=True)
     found: dict[str, _Found] = {}
-    for name in list_images(folder, frozenset([".xml"])).images:
+    names = list_images(folder, frozenset([".xml"])).images
+    if not names:
+        _refuse_other_files(folder)
+    for name in names:
         try:
             file, error = read_voc(folder / name), None
         except ValueError as reason:
@@ -145,6 +148,16 @@ def _from_voc(folder: Path, class_of: Mapping[str, str], problems: Problems) -> 
             else:
                 found[paths[0]] = _Found(list(file.objects), file.size)
     return found
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Raises UserError that says what a folder without any .xml holds instead."""
+    for kind, tool in ((".txt", "YOLO"), (".json", "labelme")):
+        found = list_images(folder, frozenset([kind])).images
+        if found:
+            what = f"{len(found)} {kind} files as {tool} writes them ({found[0]}), no VOC .xml"
+            raise UserError(printable(f"boxes={folder}: {what}; convert them to VOC or to one COCO .json"))
+    raise UserError(printable(f"boxes={folder}: no .xml files there; a folder must hold VOC annotations"))
 
 
 def _from_coco(source: Path, class_of: Mapping[str, str], problems: Problems) -> dict[str, _Found]:
