@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shards.sample import Box, RawDataset, RawSample
-from shards.sources.common import clean_names, make_box, make_keys, note_empty_classes
+from shards.sources.common import clean_names, is_share, make_box, make_keys, note_empty_classes
 from shards.sources.listing import list_images
 from shards.sources.problems import Problems, read_lines, require
 
@@ -52,7 +52,7 @@ def scan(root: Path, options: Options) -> RawDataset:
     boxes = _read(root / "bounding_boxes.txt", 5, _box, problems)
     _compare_classes(paths, labels, list(folders.values()), problems)
     for i, box in boxes.items():
-        if max(box[2:]) <= 1:
+        if is_share(box):
             problems.add("box of less than a pixel (a share of its image?)", f"bounding_boxes.txt {i}")
     tables: dict[str, dict] = {
         "images.txt": paths,
