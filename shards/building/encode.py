@@ -59,7 +59,8 @@ def _normalise(data: bytes, shrink: int, quality: int) -> Encoded:
     is_jpeg = image.format in ("JPEG", "MPO")  # MPO: a camera's JPEG with a preview behind it
     if not is_jpeg:
         notes.append(f"re-encoded: {image.format}")
-        _check_whole(data, image)
+    if image.format == "PNG":
+        _check_png(data, image)
     orientation = _orientation(image)
     if orientation != 1:
         notes.append("re-encoded: EXIF rotation")
@@ -83,14 +84,13 @@ def _normalise(data: bytes, shrink: int, quality: int) -> Encoded:
     return Encoded(stream.getvalue(), *image.size, scale, tuple(notes), orientation)
 
 
-def _check_whole(data: bytes, image: Image.Image) -> None:
-    """Load the pixels, and compare a PNG's checksums, which loading skips. Raises nearly anything on damage.
+def _check_png(data: bytes, image: Image.Image) -> None:
+    """Load the pixels and compare the checksums, which loading skips. Raises nearly anything on damage.
 
-    Before anything asks for EXIF: in a PNG it stands behind the pixels, and a failed look for it leaves half a picture
-    that loads without a complaint.
+    Before anything asks for EXIF: it may stand behind the pixels, and a failed look for it leaves half a picture that
+    loads without a complaint. A TIFF has to be asked first: it is turned when it is loaded, and says so no longer.
     """
-    if image.format == "PNG":
-        Image.open(io.BytesIO(data)).verify()
+    Image.open(io.BytesIO(data)).verify()
     image.load()
 
 

@@ -135,11 +135,14 @@ def test_every_flipped_byte_in_the_pixels_of_a_png_is_refused():
             normalise(bytes(damaged))
 
 
-def test_a_png_with_exif_behind_its_pixels_is_turned():
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_format_is_turned_and_says_how_it_was(kind, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    result = normalise(encoded(picture(3), "PNG", exif=exif))
-    assert (result.width, result.height, result.orientation) == (40, 60, 6)
+    exif[0x0112] = orientation
+    result = normalise(encoded(picture(3), kind, exif=exif))
+    size = (40, 60) if orientation >= 5 else (60, 40)
+    assert (result.width, result.height, result.orientation) == (*size, orientation)
 
 
 @pytest.mark.parametrize(("low", "high", "kind"), [(0, 4095, np.uint16), (-100, 400, np.int32), (0, 65535, np.int32)])
