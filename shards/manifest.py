@@ -158,6 +158,7 @@ def _entry(values: dict, classes: int) -> Entry:
     _check(isinstance(entry.origin, str) and is_printable(entry.origin), "origin", entry.origin)
     for name in parts:
         _check(is_printable(name), "part", name)
+    _check(all(x0 < x1 and y0 < y1 for x0, y0, x1, y1 in boxes), "box without area", entry.key)
     for row in (*boxes, *parts.values()):
         _check(all(map(math.isfinite, row)), "box or part", entry.key)
     return entry

@@ -14,11 +14,15 @@ Exif = Literal["auto", "applied", "ignored"]
 
 
 def is_printable(text: str) -> bool:
-    """Whether a name is safe to print and to store: no control characters, line separators or undecodable bytes."""
-    return (text.isascii() and text.isprintable()) or not any(unicodedata.category(c) in _UNSAFE for c in text)
+    """Whether a name is safe to print and to store: no control characters, also none that turn the direction of the
+    text around them, no line separators or undecodable bytes."""
+    return (text.isascii() and text.isprintable()) or not any(
+        unicodedata.category(c) in _UNSAFE or c in _DIRECTIONS for c in text
+    )
 
 
 _UNSAFE = {"Cc", "Cs", "Zl", "Zp"}
+_DIRECTIONS = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 @dataclass(frozen=True)

@@ -189,15 +189,15 @@ def _tile(data: bytes, entry: Entry, name: str) -> Image.Image:
     draw.rectangle((0, 0, TILE - 1, TILE - 1), fill=FRAME)
     try:
         image = Image.open(io.BytesIO(data)).convert("RGB")
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"sample '{entry.key}' cannot be decoded ({error}); run fgvc shards verify") from error
     scale = TILE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     left, top = (TILE - size[0]) // 2, (TILE - size[1]) // 2
     tile.paste(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0), (left, top))
     for x0, y0, x1, y1 in entry.boxes:
-        corners = (left + x0 * scale, top + y0 * scale, left + x1 * scale - 1, top + y1 * scale - 1)
-        draw.rectangle(corners, outline=BOX, width=2)
+        near, far = (_on_tile(left, top, x0 * scale, y0 * scale), _on_tile(left, top, x1 * scale - 1, y1 * scale - 1))
+        draw.rectangle((*near, max(near[0], far[0]), max(near[1], far[1])), outline=BOX, width=2)
     font = ImageFont.load_default(12)
     while draw.textlength(name, font) > TILE and len(name) > 4:
         name = name[:-2].rstrip("…") + "…"
@@ -206,3 +206,8 @@ def _tile(data: bytes, entry: Entry, name: str) -> Image.Image:
         (1, TILE + 15), f"{entry.split} · {entry.width}x{entry.height}", (130, 128, 122), ImageFont.load_default(11)
     )
     return tile
+
+
+def _on_tile(left: int, top: int, x: float, y: float) -> tuple[float, float]:
+    """A point of the picture on its tile. Boxes of a manifest from elsewhere may lie anywhere."""
+    return left + min(max(x, 0.0), TILE - 1.0), top + min(max(y, 0.0), TILE - 1.0)

@@ -112,7 +112,8 @@ def _verify_sample(stream, held: dict[str, tarfile.TarInfo], entry: Entry, class
     try:
         image = normalise(data)
         about = json.loads(member("json"))
-        told = about.get("class"), about.get("split")
+        told = {name: about.get(name) for name in ("class", "split")}
+        told |= {name: about[name] for name in ("boxes", "parts", "origin") if name in about}
     except ImageError as error:
         return f"image {error}"
     except (ValueError, AttributeError, RecursionError):
@@ -123,6 +124,10 @@ def _verify_sample(stream, held: dict[str, tarfile.TarInfo], entry: Entry, class
         return f"{image.width} x {image.height} pixels, the manifest says {entry.width} x {entry.height}"
     if not 0 <= entry.label < len(classes) or member("cls") != str(entry.label).encode():
         return f"its cls member says {_shown(member('cls')[:20].decode(errors='replace'))}, the manifest {entry.label}"
-    if told != (classes[entry.label], entry.split):
-        return "class or split differ between its json member and the manifest"
+    known = {
+        "class": classes[entry.label], "split": entry.split, "boxes": [list(box) for box in entry.boxes],
+        "parts": {name: list(point) for name, point in entry.parts.items()}, "origin": entry.origin,
+    }  # fmt: skip
+    if differing := [name for name, value in told.items() if value != known[name]]:
+        return f"its json member differs from the manifest in {' and '.join(differing)}"
     return None

@@ -6,7 +6,7 @@ from shards.building.encode import ImageError
 from shards.sample import Box, Canvas
 
 SCALED, TURNED, SHARES = "boxes scaled to the image's size", "boxes turned by EXIF", "boxes as shares of the image"
-BEYOND = 0.1  # share of a side by which a box may reach beyond an image where no size was declared
+BEYOND = 0.1  # share of a side by which a box may reach beyond its image: labelling tools overshoot, not further
 
 Size = tuple[float, float]
 Point = tuple[float, float]
@@ -29,9 +29,10 @@ def on_upright(
     """Boxes of `canvas` in pixels of the upright width x height image, and notes on what was done.
 
     orientation: the file's EXIF orientation, 1 to 8. Raises ImageError when the declared size is another shape, when it
-    cannot tell whether EXIF had been applied, or when boxes without a declared size reach far beyond the image.
+    cannot tell whether EXIF had been applied, or when boxes reach far beyond the image.
     """
     if canvas is None or not boxes:
+        _check_inside(boxes, width, height)
         return boxes, []
     upright = (float(width), float(height))
     stored = upright[::-1] if orientation >= 5 else upright
@@ -46,13 +47,17 @@ def on_upright(
     )
     if turned:
         placed = tuple(_turn(box, orientation, shape) for box in placed)
-    if canvas.size is None:
-        for x0, y0, x1, y1 in placed:
-            right, below = BEYOND * width, BEYOND * height
-            if x0 < -right or y0 < -below or x1 > width + right or y1 > height + below:
-                box = f"({x0:g}, {y0:g}, {x1:g}, {y1:g})"
-                raise ImageError(f"box {box} reaches beyond the image of {width} x {height}; drawn on another size?")
+    _check_inside(placed, width, height)
     return placed, notes
+
+
+def _check_inside(boxes: tuple[Box, ...], width: int, height: int) -> None:
+    right, below = BEYOND * width, BEYOND * height
+    for x0, y0, x1, y1 in boxes:
+        if x0 < -right or y0 < -below or x1 > width + right or y1 > height + below:
+            what = f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g})" if (x0, y0) != (x1, y1) else f"point ({x0:g}, {y0:g})"
+            hint = "drawn on another size, or corners where a width and a height belong?"
+            raise ImageError(f"{what} reaches beyond the image of {width} x {height}; {hint}")
 
 
 def _is_turned(canvas: Canvas, orientation: int, upright: Size, stored: Size) -> bool:

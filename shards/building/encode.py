@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from shards.sample import Box
 
 EXIF_ORIENTATION = 0x0112
+FAINT = 1 << 14  # 16-bit pixels all below this are 8 to 14 bits in a larger type: nearly black if taken as 16
 
 
 class ImageError(Exception):
@@ -58,6 +59,8 @@ def _normalise(data: bytes, shrink: int, quality: int) -> Encoded:
     is_jpeg = image.format in ("JPEG", "MPO")  # MPO: a camera's JPEG with a preview behind it
     if not is_jpeg:
         notes.append(f"re-encoded: {image.format}")
+    if image.format == "PNG":
+        _check_png(data, image)
     orientation = _orientation(image)
     if orientation != 1:
         notes.append("re-encoded: EXIF rotation")
@@ -79,6 +82,16 @@ def _normalise(data: bytes, shrink: int, quality: int) -> Encoded:
     image.save(stream, "JPEG", quality=quality, subsampling=0)
     scale = (image.width / width, image.height / height)
     return Encoded(stream.getvalue(), *image.size, scale, tuple(notes), orientation)
+
+
+def _check_png(data: bytes, image: Image.Image) -> None:
+    """Load the pixels and compare the checksums, which loading skips. Raises nearly anything on damage.
+
+    Before anything asks for EXIF: it may stand behind the pixels, and a failed look for it leaves half a picture that
+    loads without a complaint. A TIFF has to be asked first: it is turned when it is loaded, and says so no longer.
+    """
+    Image.open(io.BytesIO(data)).verify()
+    image.load()
 
 
 def _has_stray_bytes(data: bytes) -> bool:
@@ -108,13 +121,24 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ImageError("floating-point pixels, whose range is not known")
-    if image.mode.startswith("I"):  # 16 bits; PIL's own conversion clips at 255
-        image = Image.fromarray((np.asarray(image).astype(np.uint32).clip(0, 65535) / 257).round().astype(np.uint8))
+    if image.mode.startswith("I"):
+        image = _from_integers(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    """16 bits as 8 (PIL's own conversion clips at 255). Raises ImageError where the values do not fill their type, as
+    a camera's 12 bits or a microscope's 32 do: what is white in them is not known."""
+    pixels = np.asarray(image)
+    low, high = int(pixels.min()), int(pixels.max())
+    if (image.format != "PNG" and image.mode == "I") or low < 0 or high > 65535 or 0 < high < FAINT:
+        bits = 32 if image.mode == "I" and image.format != "PNG" else 16
+        raise ImageError(f"integers of {bits} bits from {low} to {high}, whose range is not known; save it with 8 bits")
+    return Image.fromarray((pixels.astype(np.uint32) / 257).round().astype(np.uint8))
 
 
 def _too_large(message: str) -> str:

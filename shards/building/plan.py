@@ -11,7 +11,7 @@ from typing import Any
 
 from shards.building.config import BuildOptions
 from shards.building.encode import ImageError, normalise
-from shards.sample import RawDataset, RawSample
+from shards.sample import RawDataset, RawSample, is_printable
 
 MIN_SAMPLES = 16  # a shard with fewer is all overhead
 PROBES = 8  # images a split looked at to guess its size
@@ -77,22 +77,29 @@ def difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
     """How two plans differ, in words."""
     found = []
     if there.get("source") != asked["source"]:
-        found.append(f"source {there.get('source')} there, {asked['source']} asked")
-    before = there.get("options", {})
+        found.append(f"source {_shown(there.get('source'))} there, {asked['source']} asked")
+    before = there.get("options")
+    if not isinstance(before, dict):  # a manifest from elsewhere may hold anything
+        before = {}
     found += [
-        f"{key}={before.get(key)} there, {key}={value} asked"
+        f"{key}={_shown(before.get(key))} there, {key}={value} asked"
         for key, value in asked["options"].items()
         if before.get(key) != value
     ]
     if there.get("classes") != asked["classes"]:
         found.append("the classes")
     if there.get("count") != asked["count"]:
-        found.append(f"{there.get('count')} images there, {asked['count']} asked")
+        found.append(f"{_shown(there.get('count'))} images there, {asked['count']} asked")
     elif there.get("samples") != asked["samples"]:
         found.append("the sample list (files, labels, splits or boxes)")
     elif there.get("pixels") != asked["pixels"]:
         found.append("the pixels of the rendered images")
     return "; ".join(found) or "what the source says about its samples"
+
+
+def _shown(value: Any) -> str:
+    text = str(value)[:80]
+    return text if is_printable(text) else ascii(text)
 
 
 def _deal(order: list[RawSample], size: int, options: BuildOptions) -> list[list[RawSample]]:

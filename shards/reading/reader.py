@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from filelock import FileLock
@@ -50,8 +51,12 @@ class Reader:
                 os.close(self._files.pop(next(iter(self._files)))[0])
             path = self._local(shard)
             try:
-                file = os.open(path, os.O_RDONLY)
-                self._files[shard] = file, os.fstat(file).st_size
+                file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+                status = os.fstat(file)
+                if not stat.S_ISREG(status.st_mode):
+                    os.close(file)
+                    raise UserError(f"{path}: not a regular file; run fgvc shards verify")
+                self._files[shard] = file, status.st_size
             except OSError as error:
                 raise UserError(f"{path}: cannot be read ({error.strerror}); run fgvc shards verify") from None
         return self._files[shard]
@@ -72,7 +77,8 @@ class Reader:
                 shutil.copyfile(path, temporary)
             except OSError as error:
                 temporary.unlink(missing_ok=True)
-                raise UserError(f"{path}: cannot be copied to data.cache={self.cache} ({error.strerror})") from None
+                reason = error.strerror or error
+                raise UserError(f"{path}: cannot be copied to data.cache={self.cache} ({reason})") from None
             if sha256_of(temporary) != record.sha256:
                 temporary.unlink()
                 raise UserError(f"{path}: checksum differs from the manifest's; run fgvc shards verify")

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 from shards.errors import UserError
 from shards.sample import Box, Canvas, Exif
 from shards.sources.coco_file import read_coco
-from shards.sources.common import are_shares, make_box, to_pixels
+from shards.sources.common import are_shares, is_share, make_box, to_pixels
 from shards.sources.listing import list_images
-from shards.sources.names import Names
+from shards.sources.names import Names, loose
 from shards.sources.problems import Problems, printable
 from shards.sources.tables import read_csv
 from shards.sources.voc import read_voc
@@ -59,7 +59,7 @@ def read_boxes(
     shares = are_shares(box for image in found.values() for _, box in image.objects)
     result = {}
     for path, boxes in _of_own_class(found, class_of, problems).items():
-        if not shares and any(max(box[2:]) <= 1 for box in boxes):
+        if not shares and any(map(is_share, boxes)):
             problems.add("box of less than a pixel (a share of the image among pixels?)", path)
         boxes, size = to_pixels(boxes, found[path].size, shares)
         result[path] = boxes, Canvas(size, exif)
@@ -94,11 +94,14 @@ class Finder:
             self.whole[name].append(path)
             self.bare[PurePosixPath(name).name].append(path)
         self.whole_names, self.bare_names = Names(self.whole), Names(self.bare)
+        self.folders = {loose(folder) for path in self.whole for folder in path.split("/")[:-1]}
 
     def find(self, name: str) -> list[str]:
         """The images it may mean, by paths relative to the root: none, one, or several."""
         parts = PurePosixPath(name.replace("\\", "/")).parts[-DEEPEST:]
         for first in range(len(parts)):
+            if first and loose(parts[first - 1]) in self.folders:
+                break  # the image of that very folder is meant, and it is not there
             if known := self.whole_names.find("/".join(parts[first:])):
                 return [path for spelling in known for path in self.whole[spelling]]
         # A name that came with a folder is not looked up without it: it would find another folder's image.
@@ -122,7 +125,10 @@ class Finder:
 def _from_voc(folder: Path, class_of: Mapping[str, str], problems: Problems) -> dict[str, _Found]:
     finder, whole = Finder(class_of, extension=False), Finder(class_of, extension=True)
     found: dict[str, _Found] = {}
-    for name in list_images(folder, frozenset([".xml"])).images:
+    names = list_images(folder, frozenset([".xml"])).images
+    if not names:
+        _refuse_other_files(folder)
+    for name in names:
         try:
             file, error = read_voc(folder / name), None
         except ValueError as reason:
@@ -145,6 +151,16 @@ def _from_voc(folder: Path, class_of: Mapping[str, str], problems: Problems) -> 
             else:
                 found[paths[0]] = _Found(list(file.objects), file.size)
     return found
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Raises UserError that says what a folder without any .xml holds instead."""
+    for kind, tool in ((".txt", "YOLO"), (".json", "labelme")):
+        found = list_images(folder, frozenset([kind])).images
+        if found:
+            what = f"{len(found)} {kind} files as {tool} writes them ({found[0]}), no VOC .xml"
+            raise UserError(printable(f"boxes={folder}: {what}; convert them to VOC or to one COCO .json"))
+    raise UserError(printable(f"boxes={folder}: no .xml files there; a folder must hold VOC annotations"))
 
 
 def _from_coco(source: Path, class_of: Mapping[str, str], problems: Problems) -> dict[str, _Found]:

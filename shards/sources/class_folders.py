@@ -6,7 +6,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shards.building.pack import WORK
 from shards.errors import UserError
+from shards.manifest import MANIFEST
 from shards.sample import is_printable
 from shards.sources.listing import Listing, is_image, is_system_folder, list_images
 from shards.sources.names import loose, nfc, note_ambiguous, split_of_folder
@@ -46,6 +48,8 @@ def read_tree(root: Path, boxes: Path | None, problems: Problems, deep: bool = F
         if is_image(path.name) and path.is_file():
             problems.add("image outside a class folder", path.name)
     splits = _split_folders(images)
+    if not splits:
+        _refuse_split_names(root, images)
     if len(splits) == 1 and len(folders) == 1 and splits[folders[0]] == "train":
         only = folders[0]
         hint = f"add test/ or val/, or take {root / only} as ROOT to hold a part of it out"
@@ -79,6 +83,20 @@ def _split_folders(images: dict[str, list[str]]) -> dict[str, str]:
     named = {name: split_of_folder(name) for name in images if split_of_folder(name)}
     nested = {name for name in named if any("/" in path for path in images[name])}
     return named if any(named[name] == "train" for name in nested) else {}
+
+
+def _refuse_split_names(root: Path, images: dict[str, list[str]]) -> None:
+    """Raises UserError where folders would become classes that are splits by their names: pictures without class
+    folders in test/, or val/ and test/ without train/. A class "train" among cars and buses is one."""
+    named = {name: split_of_folder(name) for name in images if split_of_folder(name) and images[name]}
+    if set(named.values()) <= {"train"}:
+        return
+    names = ", ".join(f"{name}/" for name in named)
+    if any("/" in path for name in named for path in images[name]):
+        hint = "splits by their names, but no train/ with class folders is beside them"
+    else:
+        hint = "splits by their names, but hold no class folders; sort their images into one folder per class"
+    raise UserError(printable(f"{root}: {names}: {hint} (or rename them, if they are classes)"))
 
 
 def _split_tree(
@@ -148,8 +166,18 @@ def _left_out(root: Path, listings: dict[str, Listing]) -> dict[str, list[str]]:
 
 
 def _folders(root: Path, skipped: set[str]) -> list[str]:
-    """The visible folders of `root`, without system folders and links to `root` or above it."""
+    """The visible folders of `root`, without system folders, shards built here, and links to `root` or above it."""
     real = Path(os.path.realpath(root))
     above = {str(folder) for folder in (real, *real.parents)} | skipped
     inside = [folder for folder in root.iterdir() if folder.is_dir() and not is_system_folder(folder.name)]
-    return sorted(folder.name for folder in inside if os.path.realpath(folder) not in above)
+    return sorted(
+        folder.name for folder in inside if os.path.realpath(folder) not in above and not _holds_shards(folder)
+    )
+
+
+def _holds_shards(folder: Path) -> bool:
+    """Whether shards lie there, finished or being built: people put them beside the classes."""
+    try:
+        return (folder / WORK).is_dir() or ((folder / MANIFEST).is_file() and any(folder.glob("*-000000.tar")))
+    except OSError:
+        return False

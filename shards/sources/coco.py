@@ -10,8 +10,8 @@ from shards.options import option
 from shards.sample import Box, Canvas, Exif, RawDataset, RawSample
 from shards.sources.coco_file import CocoBox, CocoFile, CocoImage, Id, read_coco
 from shards.sources.coco_layout import Places, find_files, find_images
-from shards.sources.common import make_keys, to_pixels
-from shards.sources.names import Names, nfc, note_ambiguous
+from shards.sources.common import is_share, make_keys, to_pixels, warn_of_per_cent
+from shards.sources.names import Names, nfc, note_ambiguous, split_of_folder
 from shards.sources.problems import Problems, printable
 from shards.sources.split import find_duplicates, hint_without_test, warn_of_duplicates
 
@@ -59,21 +59,24 @@ def scan(root: Path, options: Options) -> RawDataset:
     holds no single object and is left out. A file may give classes without any bbox, as iNaturalist's do. Categories
     without annotations are no classes; images without annotations are left out, with several=one_class they stay as
     background. Both are said.
-    Raises UserError, naming everything found: files that name no split, unknown categories and images, malformed or
+    Raises UserError, naming everything found: files that name no split (unless their images do),
+    unknown categories and images, malformed or
     empty boxes, boxes outside their image, images listed twice or in two splits.
     """
     root = Path(root)
     problems = Problems(root, "Correct the annotation files.")
-    split_of = find_files(root, options.annotations, problems)
+    split_of = find_files(root, options.annotations)
     documents = [read_coco(file) for file in split_of]
     places = find_images(root, options.images)
     categories = _categories(documents, problems)
     rows, left_out, background = [], 0, 0
     seen: dict[str, str] = {}
     for document in documents:
-        split = split_of[document.path]
+        named = split_of[document.path]
+        _check_splits(document, named, problems)
         boxes_of = _boxes(document, categories, problems)
         for image in document.images:
+            split = named or split_of_folder(image.split)
             path = _path(document, image, places, split, seen, problems)
             where = f"{document.path.name} {image.file}"
             found = boxes_of.get(image.id)
@@ -94,6 +97,7 @@ def scan(root: Path, options: Options) -> RawDataset:
     extra: dict = {"boxes_of_other_categories": left_out} | ({"images_without_class": background} if background else {})
     extra |= _duplicates(places, rows)
     samples = _samples(places, rows, classes)
+    warn_of_per_cent(root, {places.folder / row.path: row.boxes for row in rows})
     return RawDataset("coco", classes, samples, options.licence, options.citation, extra=extra)
 
 
@@ -131,6 +135,25 @@ def _path(
     return None
 
 
+def _check_splits(document: CocoFile, named: str, problems: Problems) -> None:
+    """Note images without a split where the file's name says none, and those whose own field contradicts it; warn of
+    fields that name no split."""
+    said = {image.file: split_of_folder(image.split) for image in document.images}
+    if not named and not any(said.values()):
+        problems.add("annotation file whose name does not say train, val or test", document.path.name)
+        return
+    for image in document.images:
+        where = f"{document.path.name} {image.file} (split={image.split!r})"
+        if not named and not said[image.file]:
+            problems.add("image whose split field names no split", where)
+        elif named and said[image.file] not in ("", named):
+            problems.add("image whose split field contradicts its file's name", where)
+    strange = [image.split for image in document.images if image.split and not said[image.file]]
+    if named and strange:
+        what = f"split fields of {len(strange)} images name no split ({strange[0]}); all are {named}"
+        logger.warning(printable(f"{document.path}: {what}"))
+
+
 def _categories(documents: list[CocoFile], problems: Problems) -> dict[Id, str]:
     """Category id -> class name, in the order of the files; one id must mean the same in all of them."""
     found: dict[Id, str] = {}
@@ -139,6 +162,13 @@ def _categories(documents: list[CocoFile], problems: Problems) -> dict[Id, str]:
             if not Names([found.setdefault(number, nfc(name).strip())]).find(name):
                 problems.add("category with two names", f"{document.path.name} {number}")
     note_ambiguous(found.values(), "categories", problems)
+    ids: dict[str, list[Id]] = {}
+    for number, name in found.items():
+        ids.setdefault(name, []).append(number)
+    for name, numbers in ids.items():
+        if len(numbers) > 1:
+            of = " and ".join(map(str, numbers[:3]))
+            logger.warning(printable(f"{documents[0].path.parent}: categories {of} have one name, {name}: one class"))
     return found
 
 
@@ -185,7 +215,7 @@ def _wrong_with(item: CocoBox, size: tuple[float, float] | None, shares: bool) -
         return "malformed or empty box"
     if shares:
         return ""
-    if max(item.box[2:]) <= 1:
+    if is_share(item.box):
         return "box of less than a pixel (a share of the image among pixels?)"
     if size is not None and (item.box[0] >= size[0] or item.box[1] >= size[1] or item.box[2] <= 0 or item.box[3] <= 0):
         return "box outside its image"

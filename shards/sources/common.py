@@ -1,16 +1,23 @@
 """What the readers of raw datasets share: keys, boxes, class names and checks of classes."""
 
 import hashlib
+import logging
 import math
 import re
+import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
+from PIL import Image
+
+from shards.building.canvas import BEYOND
 from shards.sample import Box
 from shards.sources.names import nfc
-from shards.sources.problems import Problems
+from shards.sources.problems import Problems, printable
 
+logger = logging.getLogger(__name__)
+LARGE = 200  # pixels: boxes all in the first 100 of each side of such images are no photographer's choice
 KEY_LENGTH = 90  # a tar name has 100 characters
 
 
@@ -63,10 +70,38 @@ def make_box(corners: Iterable[str | float]) -> Box:
     return x0, y0, x1, y1
 
 
+def is_share(box: Box) -> bool:
+    """Whether a box lies within 0 to 1, where one of pixels would hold about one, or reaches over that as far as boxes
+    may reach over their images."""
+    return min(box) >= -BEYOND and max(box) <= 1 + BEYOND
+
+
 def are_shares(boxes: Iterable[Box]) -> bool:
-    """Whether boxes are shares of their images: all within 0 to 1, where a box of pixels would hold no whole pixel."""
+    """Whether the boxes of a file are shares of their images."""
     found = list(boxes)
-    return bool(found) and all(min(box) >= -1e-3 and max(box) <= 1.001 for box in found)
+    return bool(found) and all(map(is_share, found))
+
+
+def warn_of_per_cent(where: Path, boxes_of: Mapping[Path, Sequence[Box]]) -> None:
+    """Warn where every corner of a data set is at most 100 on far larger images: these may be per cent. By image."""
+    boxes = [box for found in boxes_of.values() for box in found]
+    if not boxes or max(map(max, boxes)) > 100 or are_shares(boxes):
+        return
+    sides = [side for path, found in boxes_of.items() if found for side in image_size(path)]
+    if sides and min(sides) >= LARGE:
+        what = f"every box lies within 0 to 100, on images of at least {min(sides)} pixels a side"
+        logger.warning(printable(f"{where}: {what}: are these per cent? They are taken as pixels"))
+
+
+def image_size(path: Path) -> tuple[int, ...]:
+    """Width and height by the file's header, EXIF unheeded; nothing where it cannot be read, which the build names."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                return image.size
+    except Exception:  # decoders raise nearly anything on damaged files
+        return ()
 
 
 def to_pixels(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shards.sample import Box, RawDataset, RawSample
-from shards.sources.common import clean_names, make_box, make_keys, note_empty_classes
+from shards.sources.common import clean_names, is_share, make_box, make_keys, note_empty_classes
 from shards.sources.listing import list_images
 from shards.sources.problems import Problems, read_lines, require
 
@@ -35,7 +35,8 @@ def scan(root: Path, options: Options) -> RawDataset:
     """Read and check the official lists under `root` (CUB_200_2011). Labels follow classes.txt, keys are file stems.
 
     Raises UserError, naming everything found: missing lists, malformed or missing lines, images listed twice, missing
-    or unlisted image files, classes without (training) images.
+    or unlisted image files, labels that contradict their class folder, boxes that are no pixels, classes without
+    (training) images.
     """
     root = Path(root)
     require(root, [*LISTS, "images"], f"CUB-200-2011 (it holds {', '.join(LISTS)} and images/)")
@@ -49,6 +50,10 @@ def scan(root: Path, options: Options) -> RawDataset:
     labels = _read(root / "image_class_labels.txt", 2, lambda values: index[values[0]], problems)
     splits = _read(root / "train_test_split.txt", 2, lambda values: SPLITS[values[0]], problems)
     boxes = _read(root / "bounding_boxes.txt", 5, _box, problems)
+    _compare_classes(paths, labels, list(folders.values()), problems)
+    for i, box in boxes.items():
+        if is_share(box):
+            problems.add("box of less than a pixel (a share of its image?)", f"bounding_boxes.txt {i}")
     tables: dict[str, dict] = {
         "images.txt": paths,
         "image_class_labels.txt": labels,
@@ -117,6 +122,15 @@ def _compare_ids(tables: dict[str, dict], problems: Problems) -> None:
         for key in every_id:
             if key not in table:
                 problems.add(f"no usable line in {name} for image", key)
+
+
+def _compare_classes(paths: dict[str, str], labels: dict[str, int], folders: list[str], problems: Problems) -> None:
+    """Note images in a folder that is named after another class than their label's."""
+    names = set(folders)
+    for i, path in paths.items():
+        folder = path.partition("/")[0]
+        if i in labels and folder in names and folder != folders[labels[i]]:
+            problems.add("label that contradicts the class folder", f"images.txt {path} = {folders[labels[i]]}")
 
 
 def _compare_files(root: Path, listed: list[str], problems: Problems) -> None:

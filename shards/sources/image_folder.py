@@ -9,7 +9,7 @@ from shards.options import option
 from shards.sample import Box, Canvas, Exif, RawDataset, RawSample
 from shards.sources.box_files import Finder, read_boxes
 from shards.sources.class_folders import read_tree
-from shards.sources.common import make_keys, note_empty_classes
+from shards.sources.common import make_keys, note_empty_classes, warn_of_per_cent
 from shards.sources.decodable import note_undecodable
 from shards.sources.listing import count_left_out, describe_left_out
 from shards.sources.names import split_of_folder
@@ -83,6 +83,7 @@ def scan(root: Path, options: Options) -> RawDataset:
         _sample(keys[path], root / path, label_of[name], split_of[path], boxes.get(path))
         for path, name in tree.class_of.items()
     )
+    warn_of_per_cent(root, {sample.path: sample.boxes for sample in samples if sample.path is not None})
     extra = {"duplicates": warn_of_duplicates(root, duplicates, tree.class_of, split_of)}
     if tree.left_out:
         extra["left_out"] = count_left_out(tree.left_out)

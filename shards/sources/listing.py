@@ -2,6 +2,8 @@
 
 import os
 from collections import Counter, deque
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,7 +19,11 @@ _FORMATS = (
     ".heic .heif .hif .avif .jxl .svg .raw .dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .orf .rw2 .raf .pef .srw .x3f "
     ".3fr .fff .iiq .kdc .dcr .mrw .erf .mef .mos .rwl .webm .mp4 .m4v .mov .avi .mkv .mpg .mpeg .wmv .3gp .mts"
 )
-UNREADABLE = frozenset(_FORMATS.split())
+# Pillow knows these by their names, but reads them with other programs or not at all, or they hold no pictures.
+_NAMED_ONLY = frozenset(
+    (".h5", ".hdf", ".fits", ".fit", ".eps", ".ps", ".mpg", ".mpeg", ".bufr", ".grib", ".wmf", ".emf")
+)
+UNREADABLE = frozenset(_FORMATS.split()) | _NAMED_ONLY
 STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"BM")
 FIRST = 2  # names shown for each thing left out
 
@@ -41,7 +47,8 @@ def image_extensions() -> frozenset[str]:
     """The file extensions, with the dot and in lower case, that the installed Pillow can open."""
     from PIL import Image
 
-    return frozenset(ext for ext, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    known = frozenset(ext for ext, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    return known - _NAMED_ONLY
 
 
 def is_image(name: str) -> bool:
@@ -58,10 +65,11 @@ def list_images(folder: Path, extensions: frozenset[str] | None = None) -> Listi
     """The images below `folder` (files of other `extensions` on request); hidden and system ones are left out.
 
     Links are followed: people keep class folders of one dataset on several disks. Every folder is listed once, under
-    its own name rather than a link's, so that links in circles end.
+    its own name rather than a link's, so that links in circles end; a link to a folder above `folder` leads nowhere: it
+    would put every other class into this one.
     """
     found = Listing()
-    seen: set[tuple[int, int]] = set()
+    seen = _identities(Path(os.path.realpath(folder)).parents)
     folders: deque[tuple[str, str]] = deque([(str(folder), "")])
     links: deque[tuple[str, str]] = deque()
     while folders or links:
@@ -85,6 +93,15 @@ def list_images(folder: Path, extensions: frozenset[str] | None = None) -> Listi
             else:
                 (links if entry.is_symlink() else folders).append((entry.path, f"{name}/"))
     found.images.sort()
+    return found
+
+
+def _identities(folders: Iterable[Path]) -> set[tuple[int, int]]:
+    found = set()
+    for folder in folders:
+        with suppress(OSError):
+            status = folder.stat()
+            found.add((status.st_dev, status.st_ino))
     return found
 
 

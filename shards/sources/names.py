@@ -9,8 +9,8 @@ from shards.sources.problems import Problems
 
 _WORDS = {
     "train": ("train", "training", "trainset", "trainval"),
-    "val": ("val", "valid", "validation", "valset", "dev"),
-    "test": ("test", "testing", "testset"),
+    "val": ("val", "valid", "validation", "valset", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "testset", "holdout"),
 }
 SPLIT_WORDS = {word: split for split, words in _WORDS.items() for word in words}
 _FILLERS = {"set", "data", "split", "images", "imgs", "jpegimages", "part"}
@@ -22,7 +22,9 @@ def nfc(name: str) -> str:
 
 
 def loose(name: str) -> str:
-    """`name` without what people vary: Unicode form, case, blanks and underscores."""
+    """`name` without what people vary: Unicode form, case, blanks and underscores, and without what nobody sees."""
+    if not name.isascii():
+        name = "".join(c for c in name if unicodedata.category(c) != "Cf")  # zero-width spaces, soft hyphens, marks
     return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
 
 
@@ -48,7 +50,7 @@ class Names:
 
 
 def note_ambiguous(names: Iterable[str], what: str, problems: Problems) -> None:
-    """Note names of one kind (`what`) that differ only by case, blanks or Unicode form."""
+    """Note names of one kind (`what`) that differ only by case, blanks, Unicode form or invisible characters."""
     for group in Names(names).ambiguous():
         problems.add(f"{what} that differ only by case, blanks or Unicode form", " and ".join(map(repr, group)))
 

@@ -1,5 +1,6 @@
 """Collects everything that is wrong with a raw dataset, so that a user fixes it in one go and not run by run."""
 
+import codecs
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,9 +49,16 @@ def read_lines(path: Path, columns: int, problems: Problems) -> Iterator[tuple[s
     """Yield (where, fields) for each line of a blank-separated list; the last field may hold blanks.
 
     `where` is "file.txt:17 '<the line>'". A line with fewer than `columns` fields is noted as malformed and skipped.
-    Bytes that are no UTF-8 survive as surrogates, as in the names that the file system returns.
+    Bytes that are no UTF-8 survive as surrogates, as in the names that the file system returns. Raises UserError where
+    the file cannot be read.
     """
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(printable(f"{path}: {error.strerror}; it must be a list of text lines")) from None
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode(*("utf-16", "replace") if utf16 else ("utf-8-sig", "surrogateescape"))
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     for number, line in enumerate(text.split("\n"), start=1):
         fields = line.strip().split(maxsplit=columns - 1)
         where = f"{path.name}:{number} '{line.strip()[:60]}'"

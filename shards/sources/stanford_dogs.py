@@ -6,12 +6,16 @@ http://vision.stanford.edu/aditya86/ImageNetDogs/: Images/, Annotation/, and tra
 them or in lists/.
 """
 
+import warnings
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from PIL import Image
+
+from shards.building.encode import EXIF_ORIENTATION
 from shards.errors import UserError
-from shards.sample import Box, RawDataset, RawSample
+from shards.sample import Box, Canvas, RawDataset, RawSample
 from shards.sources.common import clean_names, make_keys, note_empty_classes
 from shards.sources.listing import is_system_folder, list_images
 from shards.sources.problems import Problems, printable, require
@@ -23,6 +27,7 @@ CITATION = (
     "First Workshop on Fine-Grained Visual Categorization, CVPR 2011. A subset of ImageNet: J. Deng et al.: "
     "ImageNet: A Large-Scale Hierarchical Image Database. CVPR 2009."
 )
+_BROKEN = (NotImplementedError, zlib.error)  # what scipy raises of damaged lists besides the usual
 LAYOUT = "Stanford Dogs (it holds Images/, Annotation/, and train_list.mat and test_list.mat, there or in lists/)"
 
 
@@ -58,7 +63,7 @@ def scan(root: Path, options: Options) -> RawDataset:
     folders = _class_folders(lines, problems)
     label_of = {number: label for label, number in enumerate(folders)}
     _compare_files(root, lines, problems)
-    boxes = {line.path: _read_boxes(root, line, problems) for line in lines}
+    boxes = {line.path: _read_boxes(root, line, problems) for line in lines}  # and the size they were drawn on
     keys = make_keys(sorted(boxes), stem_is_enough=True)
     note_empty_classes(tuple(folders.values()), [(label_of[line.number], line.split) for line in lines], problems)
     for folder in sorted(d.name for d in (root / "Images").iterdir() if d.is_dir() and not is_system_folder(d.name)):
@@ -67,7 +72,7 @@ def scan(root: Path, options: Options) -> RawDataset:
     problems.check()
 
     samples = tuple(
-        RawSample(keys[line.path], root / "Images" / line.path, label_of[line.number], line.split, boxes[line.path])
+        RawSample(keys[line.path], root / "Images" / line.path, label_of[line.number], line.split, *boxes[line.path])
         for line in lines
     )
     classes = clean_names(list(folders.values()), "n[0-9]+-")
@@ -85,8 +90,8 @@ def _read_list(path: Path, split: str, problems: Problems) -> list[_Line]:
         matrix = loadmat(path)
         files = [str(cell.item()) for cell in matrix["file_list"].ravel()]
         annotations = [str(cell.item()) for cell in matrix["annotation_list"].ravel()]
-        labels = [int(label) for label in matrix["labels"].ravel()]
-    except (MatReadError, ValueError, TypeError, AttributeError, NotImplementedError, OSError, zlib.error) as error:
+        labels = [_whole(label) for label in matrix["labels"].ravel()]
+    except (MatReadError, ArithmeticError, ValueError, TypeError, AttributeError, OSError, *_BROKEN) as error:
         raise UserError(
             printable(f"{path}: not a readable MATLAB list ({error}); unpack the official lists.tar again")
         ) from error
@@ -99,6 +104,13 @@ def _read_list(path: Path, split: str, problems: Problems) -> list[_Line]:
         if "/" not in file:
             problems.add("malformed line", f"{path.name} '{file}' (no class folder)")
     return [_Line(*row, split) for row in zip(files, annotations, labels, strict=True) if "/" in row[0]]
+
+
+def _whole(label: float) -> int:
+    """Raises ValueError or OverflowError where a label is no whole number."""
+    if int(label) != label:
+        raise ValueError(f"label {label}")
+    return int(label)
 
 
 def _class_folders(lines: list[_Line], problems: Problems) -> dict[int, str]:
@@ -127,11 +139,16 @@ def _compare_files(root: Path, lines: list[_Line], problems: Problems) -> None:
         problems.add("image in neither list", f"Images/{path}")
 
 
-def _read_boxes(root: Path, line: _Line, problems: Problems) -> tuple[Box, ...]:
-    """All dogs of one image: the annotation of a breed's image marks that breed's dogs only."""
+def _read_boxes(root: Path, line: _Line, problems: Problems) -> tuple[tuple[Box, ...], dict, str, Canvas | None]:
+    """What a sample says of its image: all dogs (the annotation of a breed's image marks that breed's dogs only), no
+    parts, real, and the picture that the boxes were drawn on where the image is not that one."""
     where = f"Annotation/{line.annotation}"
+    if line.annotation != PurePosixPath(line.path).with_suffix("").as_posix():
+        problems.add("annotation of another image", f"{line.split}_list.mat {line.path} ({line.annotation})")
+        return (), {}, "real", None
     try:
-        boxes = tuple(box for _, box in read_voc(root / where).objects)
+        file = read_voc(root / where)
+        boxes = tuple(box for _, box in file.objects)
     except OSError:
         problems.add("missing annotation", where)
     except ValueError as error:
@@ -139,5 +156,19 @@ def _read_boxes(root: Path, line: _Line, problems: Problems) -> tuple[Box, ...]:
     else:
         if not boxes:
             problems.add("annotation without a dog", where)
-        return boxes
-    return ()
+        return boxes, {}, "real", _canvas(root / "Images" / line.path, file.size)
+    return (), {}, "real", None
+
+
+def _canvas(image: Path, declared: tuple[float, float] | None) -> Canvas | None:
+    """None where the image is the very picture that the annotation declares, as all of the official ones should be."""
+    if declared is None:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(image) as opened:  # its header only
+                upright = opened.format != "JPEG" or opened.getexif().get(EXIF_ORIENTATION, 1) == 1
+                return None if upright and opened.size == declared else Canvas(declared)
+    except Exception:  # missing or damaged, which is named elsewhere; decoders raise nearly anything
+        return None

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,4 +137,16 @@ def test_what_is_wrong_is_said(manifest: Manifest) -> None:
     (manifest.folder / "test-000000.tar").unlink()
     assert "1 shards: test-000000.tar" in rows_of(figures(manifest))["missing"]
     with pytest.raises(UserError, match="fgvc shards verify"):
+        contact_sheet(manifest)
+
+
+def test_boxes_below_a_pixel_of_their_tile_or_far_outside_are_drawn(manifest):
+    boxes = ((10.0, 10.0, 10.5, 10.5), (-1e300, 5.0, 1e300, 1e301))
+    entries = tuple(replace(entry, boxes=boxes) for entry in manifest.entries)
+    assert contact_sheet(replace(manifest, entries=entries)).size[0] > TILE
+
+
+def test_a_picture_too_large_to_decode_is_named(manifest, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"sample 'train_0' cannot be decoded .*decompression bomb"):
         contact_sheet(manifest)

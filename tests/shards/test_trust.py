@@ -1,6 +1,7 @@
 """What comes from elsewhere (manifests, boxes layers) leads to no file outside its folder and to no traceback."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,7 @@ def test_no_name_leads_out_of_a_folder(crafted, tmp_path, name, place, capsys):
         lambda d: d["entries"][0].update(label=True), lambda d: d["entries"][0].update(offset=-1),
         lambda d: d["entries"][0].update(length=2**70), lambda d: d["entries"][0].update(boxes=[[1, 2, 3]]),
         lambda d: d["entries"][0].update(boxes=[[1, 2, 3, 1e999]]), lambda d: d["entries"][0].update(boxes=7),
+        lambda d: d["entries"][0].update(boxes=[[50, 30, 10, 10]]),
         lambda d: d["entries"][0].update(parts={"\x07": [1, 2]}), lambda d: d["entries"][0].update(width=0),
         lambda d: d.update(duplicates=[[0, 10**9]]), lambda d: d.update(notes=[1]), lambda d: d.update(extra="x"),
         lambda d: d.update(source=5), lambda d: d.update(stranger=1), lambda d: d.update(classes=5),
@@ -130,3 +132,20 @@ def test_any_value_anywhere_in_a_manifest(guide, tmp_path, path, value):
         refusal = str(error)
     assert refusal == "" or refusal.isprintable()
     assert set(tmp_path.parent.iterdir()) == outside
+
+
+def test_a_pipe_in_place_of_a_shard_is_not_waited_for(crafted):
+    folder = crafted(lambda d: None)
+    for shard in read_manifest(folder).shards:
+        os.mkfifo(folder / shard.name)
+    for words in (["show", str(folder)], ["coco", str(folder), str(folder / "coco")]):
+        with pytest.raises(UserError, match=r"\.tar: not a regular file"):
+            main(words)
+
+
+@pytest.mark.parametrize("asked", [{"options": 3}, {"options": [1], "source": ["\x1b[31m"]}, {"count": "\x1b[31m"}])
+def test_a_build_beside_a_manifest_that_asked_for_anything(crafted, asked):
+    folder = crafted(lambda d: d.update(asked=asked))
+    with pytest.raises(UserError, match="holds other shards: ") as caught:
+        main(["build", "field_guide", "-", str(folder), "train_per_class=1", "test_per_class=1", "workers=1"])
+    assert str(caught.value).isprintable()

@@ -92,7 +92,7 @@ def test_damaged_image_and_wrong_label_inside_a_trusted_shard(folder):
         ({"offset": 0}, "its JPEG is at"),
         ({"width": 61}, "60 x 40 pixels, the manifest says 61 x 40"),
         ({"key": "nobody"}, "nobody has no jpg, cls, json"),
-        ({"split": "val"}, "class or split differ"),
+        ({"split": "val"}, "differs from the manifest in split"),
         ({"shard": 9}, "shard 9, which it does not have"),
     ],
 )
@@ -116,3 +116,18 @@ def test_no_manifest_and_a_damaged_one(folder):
     (folder / MANIFEST).unlink()
     with pytest.raises(UserError, match=r"no manifest\.json there"):
         verify(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"boxes": ((1.0, 1.0, 2.0, 2.0),)}, "boxes"), ({"boxes": ()}, "boxes"),
+        ({"parts": {"eye": (1.0, 2.0)}}, "parts"), ({"origin": "gan:run"}, "origin"), ({"split": "val"}, "split"),
+    ],
+)  # fmt: skip
+def test_what_the_manifest_says_of_a_sample_is_compared_with_the_tar(folder, change, name):
+    manifest = read_manifest(folder)
+    first = dataclasses.replace(manifest.entries[0], **change)
+    write_manifest(dataclasses.replace(manifest, entries=(first, *manifest.entries[1:])))
+    shard = manifest.shards[first.shard].name
+    assert problems(folder) == f"{shard}: {first.key}: its json member differs from the manifest in {name}"

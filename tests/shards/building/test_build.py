@@ -80,13 +80,8 @@ def test_plain_webdataset_reads_the_shards(built):
         known = expected.pop(sample["__key__"])
         assert sample["jpg"] == known.path.read_bytes()
         about = json.loads(sample["json"])
-        assert about == {
-            "boxes": [[5, 4, 50, 36]],
-            "class": CLASSES[known.label],
-            "origin": "real",
-            "parts": {"eye": [20.0, 10.5]},
-            "split": "train",
-        }
+        expected_about = {"boxes": [[5, 4, 50, 36]], "parts": {"eye": [20.0, 10.5]}, "origin": "real", "split": "train"}
+        assert about == expected_about | {"class": CLASSES[known.label]}
     assert not expected
     decoded = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("jpg", "cls"))
     entries = [entry for entry in read_manifest(out).entries if entry.split == "train"]
@@ -162,7 +157,7 @@ def test_odd_images_are_converted_and_counted(raw, tmp_path):
         ({"split": "dev"}, r"tiny: unknown split: bird_0 \(dev\)"),
         ({"boxes": ((5.0, 5.0, 5.0, 9.0),)}, r"tiny: empty or endless box: bird_0 \(5.0, 5.0, 5.0, 9.0\)"),
         ({"path": Path("nowhere/bird.jpg")}, r"tiny: missing file: nowhere/bird.jpg"),
-        ({"boxes": ((60.0, 5.0, 70.0, 9.0),)}, r"1 of 144 images cannot be used: .*bird 0.jpg \(box .* lies outside"),
+        ({"boxes": ((60.0, 5.0, 64.0, 9.0),)}, r"1 of 144 images cannot be used: .*bird 0.jpg \(box .* lies outside"),
     ],
 )
 def test_invalid_datasets_are_refused_and_nothing_becomes_final(raw, tmp_path, values, message):

@@ -123,3 +123,30 @@ def test_stray_bytes_in_a_whole_jpeg_are_removed():
     result = normalise(data[:-2] + b"\x12" * 30 + data[-2:])
     assert result.notes == ("re-encoded: stray bytes in the JPEG",)
     assert close(result.data, picture(6, (200, 150)))
+
+
+def test_every_flipped_byte_in_the_pixels_of_a_png_is_refused():
+    data = encoded(picture(5, (96, 64)), "PNG")
+    start = data.index(b"IDAT") + 4
+    for at in range(start, len(data) - 20, 200):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x55
+        with pytest.raises(ImageError):
+            normalise(bytes(damaged))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_format_is_turned_and_says_how_it_was(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    result = normalise(encoded(picture(3), kind, exif=exif))
+    size = (40, 60) if orientation >= 5 else (60, 40)
+    assert (result.width, result.height, result.orientation) == (*size, orientation)
+
+
+@pytest.mark.parametrize(("low", "high", "kind"), [(0, 4095, np.uint16), (-100, 400, np.int32), (0, 65535, np.int32)])
+def test_integers_of_an_unknown_range_are_refused(low, high, kind):
+    ramp = np.linspace(low, high, 60 * 40).reshape(40, 60).astype(kind)
+    with pytest.raises(ImageError, match=f"from {low} to {high}, whose range is not known"):
+        normalise(encoded(Image.fromarray(ramp), "TIFF"))

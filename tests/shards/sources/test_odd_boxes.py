@@ -143,7 +143,7 @@ def test_a_csv_of_another_size_is_refused_by_name(root):
     table.write_text("file,x0,y0,x1,y1\n" + "".join(f"{name},20,20,100,60\n" for name in NAMES))
     said = refused(lambda root, options: built(root, boxes=str(table)), root, None)
     assert "8 of 8 images cannot be used: " in said
-    assert "0.jpg (box (20, 20, 100, 60) reaches beyond the image of 60 x 40; drawn on another size?)" in said
+    assert "0.jpg (box (20, 20, 100, 60) reaches beyond the image of 60 x 40; drawn on another size, or" in said
 
 
 @pytest.mark.parametrize(
@@ -180,3 +180,20 @@ def test_a_table_that_says_two_things_or_too_much(root):
     (root.parent / "split.csv").write_text(f"file,split\n{rows.replace('0.jpg', '0.Jpg')}")
     said = refused(image_folder.scan, root, Options(split_csv=str(root.parent / "split.csv")))
     assert "name that fits several images: split.csv:2 'Robin/0.Jpg' (Robin/0.JPG and Robin/0.jpg)" in said
+
+
+def test_voc_boxes_far_beyond_the_declared_size_are_refused(root):
+    for name in NAMES:
+        folder = write_voc(root, name.replace(".jpg", ".xml"), voc(name, "bird", (60, 40), [(10, 10, 300, 200)]))
+    said = refused(lambda root, options: built(root, boxes=str(folder)), root, None)
+    assert "Robin/0.jpg (box (10, 10, 300, 200) reaches beyond the image of 60 x 40" in said
+
+
+def test_an_image_of_a_folder_that_is_there_is_not_sought_elsewhere(root):
+    (root / "Robin/Wren").mkdir()
+    (root / "Wren/3.jpg").rename(root / "Robin/3b.jpg")
+    table = root.parent / "boxes.csv"
+    rows = [f"{name},10,10,50,30\n" for name in [*NAMES, "Robin/3b.jpg"]]
+    table.write_text("file,x0,y0,x1,y1\n" + "".join(rows))
+    said = refused(image_folder.scan, root, Options(boxes=str(table)))
+    assert "1 problem: annotation of no image: boxes.csv:9 'Wren/3.jpg'" in said

@@ -209,7 +209,9 @@ def test_malformed_boxes_are_named_once(tmp_path):
         (lambda d: d["categories"][0].update(name="\x1b[2J"), "has control characters"),
         (lambda d: d["images"].append("text"), "'images' is not a list of objects"),
         (lambda d: d["images"][0].update(width="wide"), "could not convert string to float"),
-        (lambda d: d["images"][0].update(parts={"eye": [1]}), "not enough values"),
+        (lambda d: (d.update(info={"fgvc": 1}), d["images"][0].update(parts={"eye": [1]})), "not enough values"),
+        (lambda d: d["categories"][0].update(name=None), "name None is no text"),
+        (lambda d: d["categories"][0].update(name=["robin"]), "name ['robin'] is no text"),
         (lambda d: d["images"][0].update(width=10**400), "int too large"),
         (lambda d: d.pop("annotations"), "no 'annotations'"),
     ],
@@ -221,3 +223,12 @@ def test_files_that_are_not_coco(tmp_path, change, message):
     assert "train.json: not a COCO annotation file (" in said
     assert message in said
     assert said.isprintable()
+
+
+def test_with_sizes_too_boxes_far_beyond_their_image_are_refused(tmp_path):
+    plain(tmp_path, document(range(6), box=[30, 10, 55, 35]))  # corners where a width and a height belong
+    said = refused(lambda root, options: built(root), tmp_path, None)
+    assert "0.jpg (box (30, 10, 85, 45) reaches beyond the image of 60 x 40" in said
+    manifest = built(plain(tmp_path, document(range(6), box=[10, 10, 53, 20])))  # 3 of 60 pixels: a tool's carelessness
+    assert manifest.notes == {"boxes clipped": 6}
+    assert manifest.entries[0].boxes[0][2] in (60, 50)
