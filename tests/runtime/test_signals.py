@@ -109,7 +109,7 @@ def test_killing_the_starter_stops_the_ranks_and_saves(guide: Manifest, fgvc: St
 
 
 def test_a_mistake_ends_all_ranks_with_code_2(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
-    process = fgvc(*words(guide, tmp_path / "runs", "wrong", 2, 0), "train.batch=9")
+    process = fgvc(*words(guide, tmp_path / "runs", "wrong", 2, 0), "train.batch=9", "train.mixup=0")
     _, errors = finish(process, code=2)
     assert "train.batch=9 is not a multiple of 2 rank(s)" in errors
     assert eventually(lambda: not processes(str(tmp_path)))

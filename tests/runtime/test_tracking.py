@@ -8,6 +8,7 @@ from pathlib import Path
 CODE = """
 import signal
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -18,8 +19,10 @@ from fgvc.runtime.tracking import Tracker
 folder = Path(sys.argv[1])
 tracker = Tracker(TrackConfig(wandb="offline"), folder, "classify", "a", {})
 tracker.log(1, {"loss": 2.0})
-services = [child for child in psutil.Process().children(recursive=True) if "wandb" in child.name()]
-assert services
+deadline = time.monotonic() + 30  # the service is named so only once it has started
+while not (services := [c for c in psutil.Process().children(recursive=True) if "wandb" in c.name()]):
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
 for service in services:
     service.send_signal(signal.SIGTERM)  # as scancel and Ctrl-C do, to every process
 psutil.wait_procs(services)

@@ -217,13 +217,20 @@ def test_down_ends_what_jobs_left_behind_and_ids_go_on(tmp_path_factory: pytest.
         down(folder)
 
 
-def test_mistakes_are_named(testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose path leaves room for Slurm's sockets, however the tests are run."""
+    with tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_mistakes_are_named(testbed: Testbed, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SlurmError, match=f"already runs in {testbed.folder}"):
         up(testbed.folder)
     assert client(testbed, "srun", "hostname"), "the refused one must not harm the running one"
     with pytest.raises(SlurmError, match="ever started"):
-        down(tmp_path)
-    assert not status(tmp_path).running
+        down(short_path)
+    assert not status(short_path).running
     with pytest.raises(SlurmError, match=r"no node 'n3' .*n1, n2"):
         kill_node(testbed.folder, "n3")
     with pytest.raises(SlurmError, match=r"'n1' .*is running"):
@@ -231,24 +238,24 @@ def test_mistakes_are_named(testbed: Testbed, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(SlurmError, match="is running"):
         start_controller(testbed.folder)
     with pytest.raises(SlurmError, match="too long a path"):
-        up(tmp_path / ("x" * 60))
+        up(short_path / ("x" * 60))
     with pytest.raises(SlurmError, match="'normal' is given twice"):
-        up(tmp_path / "d", partitions=[Partition("normal")])
+        up(short_path / "d", partitions=[Partition("normal")])
     with pytest.raises(SlurmError, match="'n1' cannot have 0 CPUs"):
-        up(tmp_path / "d", cpus_per_node=0)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SlurmError, match=f"cannot write to {tmp_path}/file"):
-        up(tmp_path / "file")
-    with pytest.raises(SlurmError, match=f"{tmp_path} holds no cluster but other files .d.; choose an empty"):
-        up(tmp_path)
+        up(short_path / "d", cpus_per_node=0)
+    (short_path / "file").write_text("")
+    with pytest.raises(SlurmError, match=f"cannot write to {short_path}/file"):
+        up(short_path / "file")
+    with pytest.raises(SlurmError, match=f"{short_path} holds no cluster but other files .d.; choose an empty"):
+        up(short_path)
     for name in ("a b", "a#b", "a%n", "a,b", "a\nb"):
         with pytest.raises(SlurmError, match=r"slurm\.conf cannot hold a path with"):
-            up(tmp_path / name)
+            up(short_path / name)
     with pytest.raises(SlurmError, match="cannot be a setting: it contains a control character"):
-        up(tmp_path / "d", settings={"MaxArraySize": "7\nFoo=1"})
+        up(short_path / "d", settings={"MaxArraySize": "7\nFoo=1"})
     monkeypatch.setattr(daemons, "PATH", "/nonexistent")
     with pytest.raises(SlurmError, match="apt-get install slurmctld slurmd slurm-client munge"):
-        up(tmp_path / "d")
+        up(short_path / "d")
 
 
 def test_a_daemon_that_cannot_start_is_named_and_nothing_stays(tmp_path_factory: pytest.TempPathFactory) -> None:
