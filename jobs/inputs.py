@@ -44,8 +44,10 @@ def open_job(job: str, config: Any, inputs: dict[str, str], main: bool = True) -
     ) as folder:  # fmt: skip
         yield folder
         train = getattr(config, "train", None)
-        if main and train is not None and not train.checkpoint_keep_finished and (folder.path / RESULT).is_file():
-            shutil.rmtree(folder.checkpoints, ignore_errors=True)  # nothing resumes a run that is done
+        if main and train is not None and (folder.path / RESULT).is_file():  # nothing resumes a run that is done
+            shutil.rmtree(folder.features, ignore_errors=True)
+            if not train.checkpoint_keep_finished:
+                shutil.rmtree(folder.checkpoints, ignore_errors=True)
 
 
 def open_shards(config: DataConfig) -> Manifest:

@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,7 +44,8 @@ def main(name: str, words: list[str]) -> int:
     if debug:
         overrides = [*debug_words(module, path, overrides), *overrides]
     own = split_words(overrides)[1] if on_cluster else overrides
-    config = load_job(name, path, own)
+    with _counted_ranks(arguments.processes):
+        config = load_job(name, path, own)
     config.name = config.name or _default_name(default_name(name, path, config), debug)
     folder = Path(config.runs_dir) / name / config.name
     if debug and hasattr(module, "keep_in"):
@@ -58,6 +61,19 @@ def main(name: str, words: list[str]) -> int:
     if arguments.processes > 1 and "RANK" not in os.environ:
         return run_ranks([sys.executable, "-m", "jobs.cli", name, *words], arguments.processes)
     return _run(module, name, config, debug)
+
+
+@contextmanager
+def _counted_ranks(processes: int) -> Iterator[None]:
+    """While entered, WORLD_SIZE says how many ranks are about to be started, for the checks that depend on it."""
+    if processes < 2 or "WORLD_SIZE" in os.environ:
+        yield
+        return
+    os.environ["WORLD_SIZE"] = str(processes)
+    try:
+        yield
+    finally:
+        del os.environ["WORLD_SIZE"]
 
 
 def _check_options(arguments: argparse.Namespace, overrides: list[str]) -> None:

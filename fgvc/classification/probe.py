@@ -1,6 +1,8 @@
 """A linear probe: multinomial logistic regression on a frozen backbone's features, by L-BFGS, in seconds."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,10 +13,60 @@ from torch.utils.data import DataLoader
 from fgvc.classification.calibration import fit_temperature
 from fgvc.classification.inference import predict
 from fgvc.models.layers import classifier_of
+from fgvc.runtime.distributed import broadcast_object, rank, world_size
+from shards.files import write_bytes
+
+LoaderOf = Callable[[Sequence[int]], DataLoader]  # of these indices, this rank's part
+CHUNK = 1024  # images of a rank between two files of features: what a kill costs at most; a multiple of the batch
+
+
+def stored_features(
+    model: nn.Module, network: nn.Module, loader_of: LoaderOf, indices: Sequence[int], device: torch.device,
+    precision: str, store: Path, title: str,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """As `features_of`, of these images, chunk by chunk, each written to `store` once it is there and read from there
+    by a later start. All ranks call it and get all of it."""
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    size = CHUNK * world_size()
+    for begin in range(0, len(indices), size):
+        chunk, file = indices[begin : begin + size], store / f"{title}-{begin}.npz"
+        part = broadcast_object(_read(file) if rank() == 0 else None)
+        if part is None:
+            found = features_of(
+                model, network, loader_of(chunk), device, precision=precision, expected=len(chunk),
+                title=f"features {begin + 1} to {begin + len(chunk)} of {len(indices)}",
+            )  # fmt: skip
+            part = found[0].view(2, len(chunk), -1).numpy(), found[1].view(2, len(chunk)).numpy()
+            if rank() == 0:
+                store.mkdir(parents=True, exist_ok=True)
+                _write(file, *part)
+        parts.append(part)
+    features, labels = (torch.from_numpy(np.concatenate(column, axis=1)) for column in zip(*parts, strict=True))
+    return features.flatten(0, 1), labels.flatten()
+
+
+def _read(file: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    if not file.is_file():
+        return None
+    with np.load(file, allow_pickle=False) as arrays:
+        return arrays["features"], arrays["labels"]
+
+
+def _write(file: Path, features: np.ndarray, labels: np.ndarray) -> None:
+    data = io.BytesIO()
+    np.savez(data, features=features, labels=labels)
+    write_bytes(file, data.getvalue())
 
 
 def features_of(
-    model: nn.Module, network: nn.Module, loader: DataLoader, device: torch.device, *, precision: str, expected: int
+    model: nn.Module,
+    network: nn.Module,
+    loader: DataLoader,
+    device: torch.device,
+    *,
+    precision: str,
+    expected: int,
+    title: str = "features",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the classifier of `network` sees: (2N, D) features (each image, then each mirror image) and (2N,) labels.
 
@@ -29,7 +81,7 @@ def features_of(
     head.bias = nn.Parameter(torch.zeros(width, device=kept_weight.device))
     head.out_features = width
     try:
-        plain = predict(model, loader, device, flip=False, precision=precision, expected=expected, title="features")
+        plain = predict(model, loader, device, flip=False, precision=precision, expected=expected, title=title)
         mirror = predict(
             _Mirrored(model),
             loader,
@@ -37,7 +89,7 @@ def features_of(
             flip=False,
             precision=precision,
             expected=expected,
-            title="features of mirror images",
+            title=f"{title}, mirror images",
         )
     finally:
         head.weight, head.bias, head.out_features = kept_weight, kept_bias, kept_outputs
@@ -76,15 +128,21 @@ def fit_probe(
 
 
 def probe_head(
-    network: nn.Module, model: nn.Module, loaders: Sequence[DataLoader], device: torch.device, precision: str,
-    images: int, classes: int, penalty: float, folds: np.ndarray | None = None, flip: bool = False,
+    network: nn.Module, model: nn.Module, loaders: Sequence[LoaderOf], device: torch.device, precision: str,
+    indices: Sequence[int], store: Path, classes: int, penalty: float, folds: np.ndarray | None = None,
+    flip: bool = False,
 ) -> float | None:  # fmt: skip
-    """Give a network the head that a probe finds on its features of `images` images, one loader per view.
+    """Give a network the head that a probe finds on its features of the images at `indices`, one loader per view.
 
+    store: a folder that keeps the features, so that a later start does not compute them again.
     Returns the head's temperature, fitted out of fold on the same features: folds, (images,), says which fold holds
     each one, in the loaders' order; None: no temperature. flip: evaluation averages the mirror image in.
     """
-    found = [features_of(model, network, loader, device, precision=precision, expected=images) for loader in loaders]
+    images = len(indices)
+    found = [
+        stored_features(model, network, loader, indices, device, precision, store, f"view{number}")
+        for number, loader in enumerate(loaders)
+    ]
     features, labels = (torch.cat(column) for column in zip(*found, strict=True))
     set_head(network, *fit_probe(features, labels, classes, penalty))
     if folds is None:

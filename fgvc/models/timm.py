@@ -45,8 +45,8 @@ def create_model(config: ModelConfig, classes: int) -> nn.Module:
             model: Any = timm.create_model(config.name, pretrained=hub, num_classes=classes, **arguments)
     except LocalEntryNotFoundError as error:
         raise UserError(
-            f"model.name={config.name}: its weights are not cached here and the hub does not answer; download them "
-            "where there is a connection, or give model.weights=FILE (none: random weights)"
+            f"model.name={config.name}: its weights are not cached here and the hub does not answer; get them where "
+            f"there is a connection (fgvc weights get {config.name}), or give model.weights=FILE (none: random weights)"
         ) from error
     except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:
         advice = "; give model.weights=FILE or none" if hub else ""

@@ -42,6 +42,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def features(self) -> Path:
+        """A probe's features, until the run is done."""
+        return self.path / "features"
+
+    @property
     def metrics(self) -> Path:
         return self.path / METRICS
 

@@ -66,8 +66,10 @@ def read_run(folder: Path, seed: int, fold: int) -> Measured | None:
     found = {split: read_headline(folder, split) for split in ("val", "test") if split in result}
     metrics = folder / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.is_file() else []
-    rates = [json.loads(line)["images_per_second"] for line in lines]
-    # result.json times only the last start of a run that was interrupted; its steps are all in metrics.jsonl.
+    rates = [
+        row["images_per_second"] for row in map(json.loads, lines) if "images_per_second" in row
+    ]  # a probe has none
+    # An older version's result.json times only the last start of a run; its steps are all in metrics.jsonl.
     batch = yaml.safe_load((folder / "config.yaml").read_text())["train"]["batch"]
     steps_seconds = sum(batch / rate for rate in rates)
     return Measured(

@@ -1,11 +1,13 @@
 """Train a classifier and measure it: the work of `fgvc classify`."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
+from torch.utils.data import DataLoader
 
 from fgvc.classification.calibration import calibration_folds, held_out_answers, temperature_from
 from fgvc.classification.evaluation import about, evaluate_split, image_sizes, split_loader
@@ -28,7 +30,7 @@ from jobs.tasks.training import run as train
 from shards.paths import expand
 from shards.reading.loader import Place, Samples, train_loader
 from shards.reading.transforms import train_transform
-from shards.reading.views import open_crops
+from shards.reading.views import View, open_crops
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -120,13 +122,19 @@ class _Classify:
 
     def _probe(self) -> None:
         """Put a probe's head on the network: features of the training images are computed once, then solved for."""
-        config, common = self.config, (self.manifest, self.splits.train, self.config.data, self.config.image)
+        config, train = self.config, self.splits.train
         # Fine-tuning changes what a probe's head says: the temperature of one that it begins with is of no use.
-        folds = None if self.trains else calibration_folds(self.manifest, self.splits.train)
-        loaders = [split_loader(*common, self.eval_size, view, 64, self.workers) for view in self.crops.train]
+        folds = None if self.trains else calibration_folds(self.manifest, train)
+
+        def loader_of(view: View, indices: Sequence[int]) -> DataLoader:
+            return split_loader(
+                self.manifest, indices, config.data, config.image, self.eval_size, view, 64, self.workers
+            )  # fmt: skip
+
         found = probe_head(
-            self.network, self._normalised(self.network), loaders, self.accelerator.device, config.train.precision,
-            self.images, len(self.manifest.classes), config.train.probe_penalty, folds, config.image.eval_flip,
+            self.network, self._normalised(self.network), [partial(loader_of, view) for view in self.crops.train],
+            self.accelerator.device, config.train.precision, train, self.folder.features, len(self.manifest.classes),
+            config.train.probe_penalty, folds, config.image.eval_flip,
         )  # fmt: skip
         if not self.trains:
             self.temperature = found

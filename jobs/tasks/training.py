@@ -103,6 +103,9 @@ def _train(job: str, task: Task, config: Any, folder: RunFolder) -> dict[str, An
             fit(learner, batches, config.train, schedule, folder.path, tracker, evaluate)
         figures, pictures = task.measure(learner)
         if rank() == 0:
+            if not task.trains:
+                measured = {key.replace("/", "_"): value for key, value in _scalars(figures).items()}
+                tracker.log(learner.step, {"epoch": 0.0} | measured)
             curves = folder.path / "training.png"
             if task.panels and plot_training_curves(curves, folder.metrics, task.panels):
                 pictures["training"] = curves

@@ -22,6 +22,7 @@ VIT = ["model.name=test_vit", "image.size=100", "image.eval_size=100"]
     ("words", "message"),
     [
         (["train.batch=6", "train.accumulation=2"], "a micro-batch of 3 is odd; choose a multiple of 4"),
+        (["train.batch=6", "--processes", "2"], "train.batch=6 on 2 rank(s) x train.accumulation=1"),
         (["train.batch=5"], "a micro-batch of 5 is odd; choose a multiple of 2"),
         (VIT, "image.size=100: model.name=test_vit does not take it: Input height (100) should be divisible"),
         (["train.freeze_layers=99", "track.wandb=offline"], "train.freeze_layers=99: this model has"),
