@@ -1,10 +1,13 @@
 """Checks of settings that several jobs share. Nothing heavy: they run before a job is submitted, too."""
 
 import os
+from typing import Any
 
 from fgvc.classification.config import TrainConfig
 from fgvc.training.config import LoopConfig, OptimConfig
 from shards.errors import UserError
+from shards.manifest import MANIFEST
+from shards.paths import expand
 
 
 def check_mixing(train: TrainConfig) -> None:
@@ -17,6 +20,20 @@ def check_mixing(train: TrainConfig) -> None:
             f"pair neighbours, and a micro-batch of {micro} is odd; choose a multiple of "
             f"{2 * ranks * train.accumulation}"
         )
+
+
+def check_files(config: Any) -> None:
+    """Raise UserError for shards and weights that are not there, before anything slow is loaded."""
+    data, model = getattr(config, "data", None), getattr(config, "model", None)
+    if data is not None and data.shards and not data.source and "$" not in data.shards:
+        folder = expand(data.shards, "data.shards")
+        if not (folder / MANIFEST).is_file():
+            raise UserError(
+                f"{folder}: no {MANIFEST} there; build the shards with: fgvc shards build SOURCE ROOT {folder}"
+            )
+    for key, path in (("model.weights", getattr(model, "weights", "")), ("weights", getattr(config, "weights", ""))):
+        if path and path not in ("hub", "none") and "$" not in path and not expand(path, key).is_file():
+            raise UserError(f"{key}={path}: no such file; give a path to safetensors or pth")
 
 
 def remarks(optim: OptimConfig, train: LoopConfig) -> list[str]:

@@ -6,12 +6,13 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from jobs.checks import check_files
 from jobs.registry import command_module
 from shards.errors import UserError
 
@@ -34,7 +35,8 @@ def load(kind: type[C], path: str | Path | None = None, overrides: list[str] | N
             raise UserError(f"'{word}': settings are written key=value, such as seed=1")
         declared = _field_type(kind, key, f"'{word}'")
         _set(values, key, text if declared is str else _parse(text, word))
-    return from_dict(kind, values, str(path) if path else "command line")
+    given = {word.partition("=")[0] for word in overrides or []}
+    return from_dict(kind, values, str(path) if path else "command line", given)
 
 
 def load_job(name: str, path: str | Path | None = None, overrides: list[str] | None = None) -> Any:
@@ -43,11 +45,15 @@ def load_job(name: str, path: str | Path | None = None, overrides: list[str] | N
     config = load(module.Config, path, overrides)
     if hasattr(module, "check"):
         module.check(config)
+    check_files(config)
     return config
 
 
-def from_dict(kind: type[C], values: dict[str, Any], where: str) -> C:
-    """A validated `kind` from nested plain values. Raises UserError as `load` does."""
+def from_dict(kind: type[C], values: dict[str, Any], where: str, given: Collection[str] = ()) -> C:
+    """A validated `kind` from nested plain values. given: keys that the command line set, whatever `where` is.
+
+    Raises UserError as `load` does.
+    """
     from pydantic import TypeAdapter, ValidationError
 
     _check_keys(kind, values, where)
@@ -58,7 +64,8 @@ def from_dict(kind: type[C], values: dict[str, Any], where: str) -> C:
         key = ".".join(str(part) for part in first["loc"])
         hint = nearest(str(first["input"]), _choices(kind, key))
         message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {key}={first['input']!r}: {message}{hint}") from None
+        source = "command line" if key in given else where
+        raise UserError(f"{source}: {key}={first['input']!r}: {message}{hint}") from None
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -105,7 +105,8 @@ def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
             result = task_module(name).run(config)
     except Interrupted as stop:
         if _rank() == 0:
-            print(f"fgvc {name}: {stop}", file=sys.stderr)
+            said = str(stop).replace("the same command resumes", "a debug run starts anew") if debug else str(stop)
+            print(f"fgvc {name}: {said}", file=sys.stderr)
         return _leave(3)
     except UserError as error:
         print(f"fgvc {name}: {error}", file=sys.stderr)

@@ -21,7 +21,7 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "shards": Entry("data", "shards build|verify|show|list", "raw images to shards"),
+    "shards": Entry("data", "shards build|verify|show|list|coco", "raw images to shards"),
     "classify": Entry("train", "classify CONFIG", "fine-tune a classifier, measure it once on the test split", True),
     "detect": Entry("train", "detect CONFIG", "train a detector on shards with boxes", True),
     "crop": Entry("train", "crop CONFIG", "find the object in every image: a boxes layer to crop by", True),
@@ -62,6 +62,6 @@ def summary() -> str:
     lines, before = [], ""
     for entry in COMMANDS.values():
         group = "" if entry.group == before else entry.group
-        lines.append(f"  {group:9}fgvc {entry.usage:31}{entry.help}")
+        lines.append(f"  {group:9}fgvc {entry.usage:35}{entry.help}")
         before = entry.group
     return "\n".join(lines)

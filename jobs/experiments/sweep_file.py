@@ -98,8 +98,9 @@ def trial_words(sweep: Sweep, values: dict[str, Any], own: dict[str, str]) -> li
 
 def trial_words_of(words: list[str], values: dict[str, Any], own: dict[str, str]) -> list[str]:
     """The same, from the words of any sweep's command."""
-    searched = [f"{key}={text_of(value)}" for key, value in values.items()]
-    return [*words, *searched, *(f"{key}={value}" for key, value in own.items())]
+    searched = {key: text_of(value) for key, value in values.items()} | own
+    kept = [word for word in words if word.partition("=")[0] not in searched]  # each setting once
+    return [*kept, *(f"{key}={value}" for key, value in searched.items())]
 
 
 def agent_words(kind: type, words: list[str]) -> list[str]:

@@ -18,7 +18,9 @@ class BuildOptions:
     shrink: Count = option(0, "short side at most this many pixels; 0 keeps the bytes as they came")
     quality: Annotated[int, Interval(ge=1, le=100)] = option(92, "JPEG quality where an image has to be encoded again")
     shard_mb: Positive = option(64, "size to aim at for one shard, in MB")
-    min_shards: Positive = option(8, "shards a split at least, so that a small set can be shuffled by shards too")
+    min_shards: Positive = option(
+        8, "shards of a split at least, of 16 images or more, so that a small set is shuffled too"
+    )
     classes: Count = option(0, "keep only the first N classes, for a quick look; 0 keeps all")
-    seed: int = option(0, "order of the samples in a split; every shard mixes classes")
+    seed: int = option(0, "order of samples in a split, which mixes classes (build.seed= where the source has a seed=)")
     workers: Count = option(0, "processes; 0 uses every core", affects_result=False)
