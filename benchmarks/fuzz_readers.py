@@ -1,9 +1,10 @@
-"""Damages manifests, boxes layers, COCO, VOC and CSV files at random and reads them: one line or a result, always.
+"""Damages manifests, boxes layers, weights' metadata, COCO, VOC and CSV files at random and reads them.
 
     python benchmarks/fuzz_readers.py coco --minutes 10 --seed 1
 
-Another error than UserError, a message that is not one printable line, or a file outside the reader's own output folder
-ends the run: the damaged file is kept and its step printed. Kinds: manifest, layer, coco, voc, csv.
+It always ends in a result or in one line. Another error than UserError, a message that is not one printable line, or a
+file outside the reader's own output folder ends the run: the damaged file is kept and its step printed.
+Kinds: manifest, layer, weights, coco, voc, csv.
 """
 
 import argparse
@@ -23,10 +24,20 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save
+
+from fgvc.classification.evaluation import about
+from fgvc.models.config import ModelConfig
+from fgvc.models.export import KEY
+from fgvc.models.timm import create_model
+from jobs.evaluate import Config as EvaluateConfig
 from jobs.shards import build_from, main
+from jobs.tasks.evaluate import run as evaluate
 from shards.boxes_layer import read_layer, write_layer
 from shards.errors import UserError
 from shards.manifest import MANIFEST, Manifest, read_manifest
+from shards.reading.config import DataConfig, ImageConfig
 from shards.reading.reader import Reader
 from shards.verify import verify
 
@@ -129,10 +140,26 @@ def targets(base: Path, guide: Manifest) -> dict[str, tuple[Path, Callable, Call
     def table() -> None:
         folder(f"boxes={base / 'table.csv'}", f"split_csv={base / 'table.csv'}")
 
+    facts, weights = base / "facts.json", base / "model.safetensors"
+    network = create_model(ModelConfig("test_resnet", "none"), len(guide.classes))
+    record = {"name": "test_resnet", "kwargs": {}, "caffe_stride": False}
+    centre = torch.full((1, 3, 1, 1), 0.5)
+    about_it = about(guide, record, ImageConfig(), DataConfig(), centre, centre, 32, 1.5, [])
+    facts.write_text(json.dumps(about_it))
+    weights.touch()
+
+    def classifier() -> None:
+        said = facts.read_bytes().decode(errors="replace")
+        weights.write_bytes(save(network.state_dict(), metadata={KEY: said}))
+        config = EvaluateConfig(name="a", runs_dir=str(out), weights=str(weights))
+        config.data.shards, config.data.workers = str(guide.folder), 0
+        evaluate(config)
+
     voc = base / "voc" / names[0].replace(".jpg", ".xml")
     return {
         "manifest": (guide.folder / MANIFEST, damage_json, manifest),
         "layer": (layer, lambda text, rng: damage_bytes(text.encode(), rng), lambda: _read(layer, guide)),
+        "weights": (facts, damage_json, classifier),
         "coco": (base / "coco/annotations/train.json", damage_json, coco),
         "voc": (voc, lambda text, rng: damage_bytes(text.encode(), rng), lambda: folder(f"boxes={base / 'voc'}")),
         "csv": (base / "table.csv", lambda text, rng: damage_bytes(text.encode(), rng), table),
@@ -184,7 +211,7 @@ def _tree(base: Path) -> set[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["manifest", "layer", "coco", "voc", "csv"])
+    parser.add_argument("kind", choices=["manifest", "layer", "weights", "coco", "voc", "csv"])
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args()

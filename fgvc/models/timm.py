@@ -12,19 +12,12 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from fgvc.models.config import ModelConfig
-from fgvc.models.export import read_about
 from fgvc.models.hub import one_try
 from fgvc.models.normalised import Normalised
+from fgvc.models.record import read_classifier
 from fgvc.models.weights import load_weights, one_line
 from shards.errors import UserError
 from shards.paths import expand
-
-# What `read_classifier` relies on: key -> type, of the metadata and of its `model`.
-_RECORD: dict[str, Any] = {
-    "model": dict, "classes": list, "size": int, "fit": str, "eval_crop": int | float, "eval_flip": bool,
-    "interpolation": str, "crop": str, "margin": int | float, "mean": list, "std": list,
-}  # fmt: skip
-_MODEL: dict[str, Any] = {"name": str, "kwargs": dict, "caffe_stride": bool}
 
 
 def create_model(config: ModelConfig, classes: int) -> nn.Module:
@@ -80,23 +73,6 @@ def load_classifier(path: Path) -> tuple[Normalised, dict[str, Any]]:
     load_weights(network, path, head=True)
     mean, std = (torch.tensor(about[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     return Normalised(network, mean, std), about
-
-
-def read_classifier(path: Path) -> dict[str, Any]:
-    """What a classifier's weights file says of itself: model, classes, size, crop, mean, std and more.
-
-    Raises UserError for a file that says nothing of the kind.
-    """
-    about = read_about(path)
-    if "classes" not in about or "model" not in about:
-        raise UserError(f"weights={path}: says nothing of its model; give a model.safetensors that fgvc classify wrote")
-    wrong = [key for key, kind in _RECORD.items() if not isinstance(about.get(key), kind)]
-    wrong += [f"model.{key}" for key, kind in _MODEL.items() if not isinstance(about["model"].get(key), kind)]
-    if not isinstance(about.get("temperature", 1.0), int | float | None) or (about.get("temperature") or 1.0) <= 0:
-        wrong.append("temperature")
-    if wrong:
-        raise UserError(f"weights={path}: damaged metadata ({', '.join(wrong)}); give a file that fgvc classify wrote")
-    return about
 
 
 def input_size(model: nn.Module) -> int:

@@ -86,7 +86,7 @@ def read_state(path: Path, key: str) -> dict[str, torch.Tensor]:
 
 
 def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split())[:200])
 
 
 def _tensors(path: Path, key: str) -> dict[str, torch.Tensor]:

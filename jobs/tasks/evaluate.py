@@ -12,7 +12,8 @@ from fgvc.classification.listed import read_listed
 from fgvc.classification.metrics import Predictions, summary
 from fgvc.classification.results import save_results
 from fgvc.classification.seen import seen_images
-from fgvc.models.timm import load_classifier, read_classifier
+from fgvc.models.record import read_classifier
+from fgvc.models.timm import load_classifier
 from fgvc.runtime.distributed import rank
 from fgvc.runtime.run_folder import finish
 from fgvc.training.strategies.create import create_accelerator
@@ -66,7 +67,7 @@ def _check_classes(config: Config, about: dict[str, Any], manifest: Manifest) ->
     if tuple(trained) == here:
         return
     pairs = enumerate(zip(trained, here, strict=False), start=1)
-    first = next((f": class {i} is '{there}' there, '{ours}' here" for i, (there, ours) in pairs if there != ours), "")
+    first = next((f": class {i} is {there!a} there, {ours!r} here" for i, (there, ours) in pairs if there != ours), "")
     raise UserError(
         f"weights={config.weights}: trained for {len(trained)} classes, {manifest.folder} has {len(here)}{first}; give "
         "shards of the classes that these weights were trained for"

@@ -1,0 +1,60 @@
+"""What a classifier's weights file says of itself, checked once: such files come from elsewhere."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Interval, Len
+from pydantic import AllowInfNan, BaseModel, StringConstraints, ValidationError
+
+from fgvc.models.export import read_about
+from shards.errors import UserError
+
+Finite = Annotated[float, AllowInfNan(False)]
+Fit = Literal["center_crop", "squash", "pad"]
+
+
+class _Network(BaseModel, strict=True):
+    name: Annotated[str, StringConstraints(pattern=r"^[\w.:/-]{1,200}$")]
+    kwargs: dict[str, Any]
+    caffe_stride: bool
+
+
+class Record(BaseModel, strict=True):
+    """As `fgvc classify` writes it; older versions wrote fewer facts."""
+
+    model: _Network
+    classes: Annotated[list[Annotated[str, Len(1, 1000)]], Len(1, 1_000_000)]
+    size: Annotated[int, Interval(ge=1, le=8192)]
+    fit: Fit
+    crop_fit: Fit | None = None
+    eval_crop: Annotated[Finite, Interval(gt=0, le=1)]
+    eval_flip: bool
+    interpolation: Literal["bilinear", "bicubic"]
+    crop: Annotated[str, Len(1, 40)]
+    margin: Annotated[Finite, Ge(0)]
+    boxes: str = "truth"
+    min_score: Annotated[Finite, Interval(ge=0, le=1)] = 0.0
+    mean: Annotated[list[Finite], Len(3, 3)]
+    std: Annotated[list[Annotated[Finite, Gt(0)]], Len(3, 3)]
+    temperature: Annotated[Finite, Gt(0)] | None = None
+    trained_on: list[dict[str, Any]] | None = None
+
+
+def read_classifier(path: Path) -> dict[str, Any]:
+    """What a classifier's weights file says of itself: model, classes, size, crop, mean, std and more.
+
+    Raises UserError for a file that says nothing of the kind, or something that cannot be.
+    """
+    about = read_about(path)
+    if "classes" not in about or "model" not in about:
+        raise UserError(f"weights={path}: says nothing of its model; give a model.safetensors that fgvc classify wrote")
+    try:
+        Record.model_validate(about)
+    except ValidationError as error:
+        wrong = sorted(
+            {str(part) for first in error.errors() for part in first["loc"][:1]} & Record.__annotations__.keys()
+        )
+        raise UserError(
+            f"weights={path}: damaged metadata ({', '.join(wrong)}); give a file that fgvc classify wrote"
+        ) from None
+    return about
