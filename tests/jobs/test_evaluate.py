@@ -65,9 +65,13 @@ def test_images_seen_in_training_are_refused_or_marked(
 
 
 def test_an_evaluation_is_named_after_the_weights_run_and_the_split(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RUN", "runs/classify/dogs")
+    for file in ("here/birds.safetensors", "model.safetensors"):
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).touch()
     fold = ["split=held_out", "data.folds=5", "data.fold=2"]
     for words, folder in (
         (["weights=$RUN/model.safetensors"], "dogs-test"),
