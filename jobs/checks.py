@@ -33,7 +33,7 @@ def check_files(config: Any) -> None:
             )
     for key, path in (("model.weights", getattr(model, "weights", "")), ("weights", getattr(config, "weights", ""))):
         if path and path not in ("hub", "none") and "$" not in path and not expand(path, key).is_file():
-            raise UserError(f"{key}={path}: no such file; give a path to safetensors or pth")
+            raise UserError(f"{key}={path}: No such file or directory; give a path to safetensors or pth")
 
 
 def remarks(optim: OptimConfig, train: LoopConfig) -> list[str]:

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import yaml
 
-from jobs.checks import check_files
 from jobs.registry import command_module
 from shards.errors import UserError
 
@@ -45,7 +44,6 @@ def load_job(name: str, path: str | Path | None = None, overrides: list[str] | N
     config = load(module.Config, path, overrides)
     if hasattr(module, "check"):
         module.check(config)
-    check_files(config)
     return config
 
 

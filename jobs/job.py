@@ -16,7 +16,7 @@ import yaml
 from fgvc.runtime.interrupt import Interrupted, leave_at_once
 from fgvc.runtime.ranks import end_after_launcher, run_ranks
 from fgvc.runtime.tracking import wandb_mode
-from jobs.checks import remarks
+from jobs.checks import check_files, remarks
 from jobs.config import describe, load_job, locate, to_dict
 from jobs.debug import debug_words, fresh_folder
 from jobs.experiments.sweep_file import agent_words
@@ -58,6 +58,7 @@ def main(name: str, words: list[str]) -> int:
     if arguments.print_config or arguments.dry_run:
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
         return 0
+    check_files(config)
     if arguments.processes > 1 and "RANK" not in os.environ:
         return run_ranks([sys.executable, "-m", "jobs.cli", name, *words], arguments.processes)
     return _run(module, name, config, debug)

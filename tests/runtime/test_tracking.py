@@ -1,6 +1,7 @@
 """Tracking must not cost a run: W&B's service may end before the run does."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,9 @@ sys.exit(3)
 
 
 def test_a_run_outlives_wandbs_service(tmp_path: Path) -> None:
-    ended = subprocess.run([sys.executable, "-c", CODE, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    own = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # of a run in this process
+    command = [sys.executable, "-c", CODE, str(tmp_path)]
+    ended = subprocess.run(command, env=own, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 3, ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stderr.count("W&B stopped (") == 1
