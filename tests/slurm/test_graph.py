@@ -146,12 +146,15 @@ def test_comparison_as_an_array_then_only_its_failed_run(guide, fgvc, tmp_path: 
     assert "run bad-s0-f0 failed: fgvc classify: model.weights=missing.safetensors" in errors
     assert (tmp_path / "runs/compare/c/table.md").is_file()
     before = read_record(tmp_path / "runs/compare/c/classify/good-s0-f0")
+    nodes = f"nodename={','.join(node.name for node in testbed.nodes)}"
+    client(testbed, "scontrol", "update", nodes, "state=drain", "reason=test")  # the job stays in the queue
     output, _ = fgvc(*words, **testbed.env).communicate(timeout=60)
     assert "compare c: 1 of 2 runs submitted" in output
     assert read_record(tmp_path / "runs/compare/c/classify/good-s0-f0") == before
     process = fgvc(*words[:-2], **testbed.env)
     assert "1 runs are in the queue, such as job" in process.communicate(timeout=60)[1]
     client(testbed, "scancel", "--me")
+    client(testbed, "scontrol", "update", nodes, "state=resume")
 
 
 def test_mistakes_in_a_graph_are_named(tmp_path: Path) -> None:
