@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import chaos_kinds
 import pytest
 from chaos import interrupt, open_bench
 from chaos_kinds import Bench
+from cluster_commands import command, rows, wait_until
 from places import ROOT
 from same_run import same_end
 from small_runs import small_run
@@ -19,7 +19,7 @@ from small_runs import small_run
 from shards.manifest import Manifest
 from slurm.errors import SlurmError
 from slurm.testbed import daemons
-from slurm.testbed.cluster import Testbed, client, down, missing_packages, up
+from slurm.testbed.cluster import client, down, missing_packages, up
 
 pytestmark = pytest.mark.skipif(
     bool(missing_packages(accounting=False)),
@@ -33,16 +33,6 @@ def _allowed() -> None:
         daemons.unshare()
     except SlurmError as error:
         pytest.skip(str(error))
-
-
-def command(testbed: Testbed, folder: Path, *words: str, code: int = 0) -> str:
-    """The output of `fgvc WORDS` in that folder, on the test cluster."""
-    result = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *words], cwd=folder, capture_output=True, text=True,
-        env=os.environ | testbed.env | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert result.returncode == code, (result.stdout, result.stderr)
-    return result.stdout
 
 
 @pytest.mark.slow
@@ -130,14 +120,3 @@ def test_a_hand_written_batch_script_does_the_same(guide: Manifest, bench: Bench
     job = sbatch(*words, "optim.lr=1")
     wait_until(lambda: client(bench.testbed, "squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip() == "FAILED")
     assert "holds a run of another config: optim.lr (0.05 -> 1.0)" in (tmp_path / "log").read_text()
-
-
-def rows(metrics: Path) -> list[dict]:
-    return [json.loads(line) for line in metrics.read_text().splitlines()]
-
-
-def wait_until(ready: object, seconds: float = 400) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

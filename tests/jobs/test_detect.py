@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cluster_commands import command, rows, wait_until
 from interruptions import finish, kill_when, steps_done
 from made_trees import make_dogs
 from places import ROOT
@@ -173,8 +174,6 @@ def test_the_full_configs_train(name: str, guide: Manifest, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_cluster(guide: Manifest, tmp_path: Path) -> None:
     """Two ranks on two nodes, stopped by a signal on the way; then a batch script of one's own."""
-    from test_cluster_runs import ROOT, command, rows, wait_until
-
     from slurm.errors import SlurmError
     from slurm.testbed.cluster import client, down, missing_packages, up
 
