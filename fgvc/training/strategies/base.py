@@ -23,6 +23,10 @@ Tensors = dict[str, torch.Tensor]
 
 # What a run may ask for that not every strategy can do.
 FP16, COMPILE, TWO_NETWORKS, OBJECTIVE_PARAMETERS = "fp16", "compile", "two networks", "objective with parameters"
+DDP_ONLY = {
+    FP16: "train.precision=fp16 works with train.strategy=ddp only",
+    COMPILE: "train.compile=true works with train.strategy=ddp only",
+}
 
 
 class Strategy(ABC):

@@ -15,8 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from fgvc.runtime.distributed import world_size
 from fgvc.training.optim import create_optimizer
 from fgvc.training.strategies.base import (
-    COMPILE,
-    FP16,
+    DDP_ONLY,
     OBJECTIVE_PARAMETERS,
     TWO_NETWORKS,
     Strategy,
@@ -30,9 +29,7 @@ SMALLEST_UNIT = 1 << 16  # parameters; a gather for fewer costs more than it sav
 class FullyShard(Strategy):
     """A local part is this rank's shard of every parameter along its first dimension."""
 
-    cannot: ClassVar = {
-        FP16: "train.precision=fp16 works with train.strategy=ddp only",
-        COMPILE: "train.compile=true works with train.strategy=ddp only",
+    cannot: ClassVar = DDP_ONLY | {
         TWO_NETWORKS: "train.strategy=fsdp trains one network; take ddp for two",
         OBJECTIVE_PARAMETERS: "train.strategy=fsdp cannot train an objective's own parameters; take ddp",
     }

@@ -17,8 +17,7 @@ from torch import nn
 from fgvc.runtime.distributed import world_size
 from fgvc.training.optim import create_optimizer
 from fgvc.training.strategies.base import (
-    COMPILE,
-    FP16,
+    DDP_ONLY,
     OBJECTIVE_PARAMETERS,
     TWO_NETWORKS,
     Strategy,
@@ -64,9 +63,7 @@ class Zero(Strategy):
     parameter, padded to the same length on every rank.
     """
 
-    cannot: ClassVar = {
-        FP16: "train.precision=fp16 works with train.strategy=ddp only",
-        COMPILE: "train.compile=true works with train.strategy=ddp only",
+    cannot: ClassVar = DDP_ONLY | {
         TWO_NETWORKS: "train.strategy=zero1 to zero3 train one network; take ddp for two",
         OBJECTIVE_PARAMETERS: "train.strategy=zero1 to zero3 cannot train an objective's own parameters; take ddp",
     }
