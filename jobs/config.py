@@ -47,6 +47,11 @@ def load_job(name: str, path: str | Path | None = None, overrides: list[str] | N
     return config
 
 
+def trains(kind: type) -> bool:
+    """Whether runs of this config train on a part of the data and can measure on a fold held out of it."""
+    return {"evaluate_test", "data.folds", "train.batch"} <= {key for key, _ in walk(kind)}
+
+
 def from_dict(kind: type[C], values: dict[str, Any], where: str, given: Collection[str] = ()) -> C:
     """A validated `kind` from nested plain values. given: keys that the command line set, whatever `where` is.
 

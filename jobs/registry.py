@@ -62,6 +62,6 @@ def summary() -> str:
     lines, before = [], ""
     for entry in COMMANDS.values():
         group = "" if entry.group == before else entry.group
-        lines.append(f"  {group:9}fgvc {entry.usage:35}{entry.help}")
+        lines.append(f"  {group:9}fgvc {entry.usage:37}{entry.help}")
         before = entry.group
     return "\n".join(lines)

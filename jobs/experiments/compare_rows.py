@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt
 
 from fgvc.runtime.run_folder import refuse_another_config
-from jobs.config import flatten, from_dict, hashed, load, load_job, nearest, read_yaml, to_dict, walk
+from jobs.config import flatten, from_dict, hashed, load, load_job, nearest, read_yaml, to_dict, trains, walk
 from jobs.debug import debug_settings
 from jobs.experiments.sequence import Command
 from jobs.registry import JOBS, command_module
@@ -169,7 +169,7 @@ def _check_labels(rows: list[Row]) -> None:
 
 def _module(job: str) -> ModuleType:
     """The command of a job whose runs can be compared. Raises UserError for others."""
-    able = [name for name in JOBS if "evaluate_test" in (key for key, _ in walk(command_module(name).Config))]
+    able = [name for name in JOBS if trains(command_module(name).Config)]
     if job not in able:
         raise UserError(f"job={job}: cannot be compared{nearest(job, able)}; there are {', '.join(able)}")
     return command_module(job)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from fgvc.study.search import Method, Parameter
-from jobs.config import flatten, load, nearest, read_yaml, to_dict, walk
+from jobs.config import flatten, load, nearest, read_yaml, to_dict, trains, walk
 from jobs.experiments.sweep_space import is_number, read_parameters
 from jobs.registry import JOBS, command_module
 from shards.errors import UserError
@@ -215,7 +215,7 @@ def _check_trials(sweep: Sweep) -> None:
     kind, where = job_config(sweep.job), str(sweep.file)
     known = [key for key, _ in walk(kind)]
     fixed = {word.partition("=")[0]: word.partition("=")[2] for word in sweep.words}
-    if "evaluate_test" not in known:
+    if not trains(kind):
         raise UserError(f"{where}: command: fgvc {sweep.job} trains nothing; a sweep searches the settings of training")
     for parameter in sweep.parameters:
         if parameter.key in OWN:
