@@ -24,7 +24,7 @@ from shards.options import option
 from shards.paths import expand
 from shards.reading.config import DataConfig
 
-DEBUG = ["data.workers=0", "data.limit=64"]
+DEBUG = ["data.workers=0", "data.limit=64", "split=train", "seen=true"]  # no test split
 HEADLINE = Headline("top1", "top-1")
 
 
