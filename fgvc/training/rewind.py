@@ -1,7 +1,7 @@
 """What happens when training breaks: back to the last valid checkpoint, at a lower learning rate, a few times at most.
 
-A run of days should not end because of one bad batch, nor go on silently as if nothing had been: PaLM's authors went back
-about a hundred steps around each spike of the loss (https://arxiv.org/abs/2204.02311, section 5.1).
+A run of days should not end because of one bad batch, nor continue silently as if nothing had been. PaLM's authors went
+back about a hundred steps at each spike of the loss (https://arxiv.org/abs/2204.02311, section 5.1).
 """
 
 import json
