@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from fgvc.runtime.interrupt import Interrupted, leave_at_once
-from fgvc.runtime.run_folder import RESULT
 from fgvc.runtime.ranks import end_after_launcher, run_ranks
+from fgvc.runtime.run_folder import RESULT
 from fgvc.runtime.tracking import wandb_mode
 from jobs.checks import check_files, remarks
 from jobs.config import describe, load_job, locate, to_dict

@@ -63,7 +63,7 @@ class _Classify:
         self.workers = loader_workers(config.data, self.accelerator.num_processes)
         self.network = create_model(config.model, len(self.manifest.classes))
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
-        check_forward(self.network, config.model.name, self.size, self.eval_size)
+        check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
         self.mean, self.std = input_statistics(self.network, config.model)
         self.listed = read_listed(expand(config.exclude, "exclude"), self.manifest) if config.exclude else None
         self.temperature = temperature_from(config.train, self.manifest, config.model.name)

@@ -79,7 +79,13 @@ def test_the_kept_weights_are_those_of_the_best_epoch(guide: Manifest, calm: Pat
     assert result_of(tmp_path / "classify/ended")["test"] == result["test"]
 
 
-@pytest.mark.parametrize("moment", ["best is written, its checkpoint not", "stopped early, not measured"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "best is written, its checkpoint not",
+        pytest.param("stopped early, not measured", marks=pytest.mark.slow),
+    ],
+)
 def test_a_kill_changes_nothing(guide: Manifest, calm: Path, tmp_path: Path, moment: str) -> None:
     result, run = result_of(calm), tmp_path / "classify/killed"
     step, after = (result["kept"]["step"], "0") if moment.startswith("best") else (result["steps"], "1")
