@@ -104,8 +104,8 @@ def test_a_kill_changes_nothing(guide: Manifest, calm: Path, tmp_path: Path, mom
 
 
 def test_a_fold_beside_the_held_out_share_chose_nothing(guide: Manifest, tmp_path: Path) -> None:
-    words = ["data.holdout=0.25", "data.folds=4", "train.keep=best", "train.epochs=2", "evaluate_test=false"]
-    assert main(small_run(guide, tmp_path, "nested", *words)) == 0
+    words = ["data.holdout=0.25", "data.folds=4", "train.keep=best", "train.epochs=2", "data.crop=square"]
+    assert main(small_run(guide, tmp_path, "nested", *words, "evaluate_test=false")) == 0
     result = result_of(tmp_path / "classify/nested")
     assert result["kept"]["chosen_on"] == "a held-out share"
     assert (result["train_count"], result["val"]["count"]) == (45, 20)
