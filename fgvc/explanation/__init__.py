@@ -1,1 +1,1 @@
-"""What a classifier looks at: maps by many methods, how far each can be trusted, why this class and not that."""
+"""What a classifier looks at: maps, and how far each method can be trusted."""

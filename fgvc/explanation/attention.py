@@ -38,9 +38,8 @@ def attention_blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
         if hasattr(getattr(module, "attn", None), "attn_drop") and hasattr(module.attn, "fused_attn")
     ]
     if not found:
-        raise UserError(
-            f"methods: {type(network).__name__} has no attention of ViT's or Swin's kind for rollout and relevance"
-        )
+        kind = type(network).__name__
+        raise UserError(f"methods: {kind} has no attention of ViT's or Swin's kind, which rollout and relevance read")
     return found
 
 
@@ -84,7 +83,7 @@ def _unfused(network: nn.Module) -> Iterator[None]:
 
 
 def _propagated(subject: Subject, steps: list[tuple[nn.Module, Tensor]], average: bool) -> Tensor:
-    """Carry what tokens take from patches through the blocks; average: rows of (attention + identity) / 2, else added."""
+    """Carry what tokens take from patches through the blocks; average: (attention + identity) / 2, else added."""
     if getattr(steps[0][0], "window_size", None) is not None:
         return _through_windows(subject, steps, average)
     network: Any = subject.network

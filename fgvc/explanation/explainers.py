@@ -84,7 +84,7 @@ def runners_up(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def integrated_gradients(subject: Subject, inputs: Tensor, classes: Tensor) -> Tensor:
-    """From the image blurred beyond recognition: a black one is an image of its own, and dark parts would be nothing."""
+    """From the image blurred beyond recognition: from a black one, dark parts would be nothing."""
     from captum.attr import IntegratedGradients
 
     with torch.enable_grad():
@@ -104,13 +104,9 @@ def occlusion(subject: Subject, inputs: Tensor, classes: Tensor) -> Tensor:
     stride = max(1, subject.size // PATCHES)
     with torch.no_grad():
         found = Occlusion(subject.network).attribute(
-            inputs,
-            (3, 2 * stride, 2 * stride),
-            (3, stride, stride),
-            baselines=0,
-            target=classes,
+            inputs, (3, 2 * stride, 2 * stride), (3, stride, stride), baselines=0, target=classes,
             perturbations_per_eval=8,
-        )
+        )  # fmt: skip
     return found.sum(1).clamp_min(0).cpu()
 
 
@@ -135,9 +131,7 @@ def centre(size: int) -> Tensor:
 
 def check_maps(name: str, subject: Subject, maps: Tensor) -> None:
     """Raise UserError when all of a batch's maps are zero or one is not finite: a layer that does not explain."""
-    where = (
-        f"methods: {name}: the map of layer {subject.layers[0].name}" if name not in BASELINES else f"methods: {name}"
-    )
+    where = f"methods: {name}" + ("" if name in BASELINES else f": the map of layer {subject.layers[0].name}")
     if not maps.isfinite().all():
         raise UserError(f"{where} is not finite")
     if len(maps) and not maps.flatten(1).amax(1).gt(0).any():

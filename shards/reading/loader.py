@@ -114,6 +114,11 @@ def eval_loader(
     return _loader(samples, batches, workers, collate)
 
 
+def chunk_loader(chunks: Sequence[Sequence[int]], samples: Dataset, *, workers: int = 0) -> DataLoader:
+    """One batch a chunk of entries, in that order, for evaluation. Epoch is -1."""
+    return _loader(samples, [[(-1, int(entry)) for entry in chunk] for chunk in chunks], workers, collate)
+
+
 class _Drawn:
     """Batches that are drawn as they are needed, an epoch's order at a time: a hundred epochs of a large set as a list
     take minutes to draw and gigabytes to hold."""
