@@ -35,7 +35,7 @@ def attention_blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
     found = [
         (name, module)
         for name, module in network.named_modules()
-        if hasattr(getattr(module, "attn", None), "attn_drop") and hasattr(module.attn, "fused_attn")
+        if isinstance(getattr(getattr(module, "attn", None), "attn_drop", None), nn.Module)
     ]
     if not found:
         kind = type(network).__name__

@@ -17,7 +17,7 @@ from shards.errors import UserError
 
 Layout = tuple[int, int, bool]  # side of the grid, tokens before it, whether channels come last
 ToMap = Callable[[Tensor], Tensor]
-SHARE = 0.5  # of the positions must matter to the answer
+SHARE = 0.2  # of the positions must matter to the answer; an untrained strided shortcut reads a quarter of them
 INSIDE = ("attn", "mlp", "head", "fc", "classifier")  # parts of a block, and what comes after the last map
 
 
@@ -40,12 +40,9 @@ def target_layers(network: nn.Module, size: int) -> list[TargetLayer]:
     outputs = _outputs(network, size)
     score = outputs.pop("")[1].max()
     found: dict[int, TargetLayer] = {}
-    for name, (module, output) in reversed(outputs.items()):
-        layout = layout_of(output, size, getattr(network, "num_prefix_tokens", None))
-        if layout is None or layout[0] in found or isinstance(module, nn.Identity):
-            continue
-        # A shallower layer of the same network as the deepest found: what is finer than what is known already.
-        if found and layout[0] < max(found):
+    for name, layout in _candidates(network, outputs, size):
+        module, output = outputs[name]
+        if layout[0] in found or layout[0] < max(found, default=0):
             continue
         to_map = map_of(layout)
         gradient = torch.autograd.grad(score, output, retain_graph=True, allow_unused=True)[0]
@@ -58,6 +55,18 @@ def target_layers(network: nn.Module, size: int) -> list[TargetLayer]:
             "are gradients, occlusion, random and centre: methods='[gradients, occlusion]'"
         )
     return list(found.values())
+
+
+def _candidates(network: nn.Module, outputs: dict[str, Any], size: int) -> list[tuple[str, Layout]]:
+    """Layers with a map, the last first for the lowest resolution; of finer ones whole stages before their parts."""
+    prefix = getattr(network, "num_prefix_tokens", None)
+    found = []
+    for name, (module, output) in reversed(outputs.items()):
+        layout = layout_of(output, size, prefix)
+        if layout is not None and not isinstance(module, nn.Identity):
+            found.append((name, layout))
+    lowest = min((layout[0] for _, layout in found), default=0)
+    return sorted(found, key=lambda item: (item[1][0], item[0].count(".") if item[1][0] > lowest else 0))
 
 
 def layout_of(output: Tensor, size: int, prefix: int | None) -> Layout | None:
