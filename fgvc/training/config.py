@@ -59,6 +59,10 @@ class LoopConfig:
     )
     deterministic: bool = option(False, "same bits every time on the same hardware, ranks and threads; slower")
     checkpoint_minutes: Annotated[float, Ge(0)] = option(5.0, "save at every epoch's end and this often", False)
+    rewinds: Annotated[int, Ge(0)] = option(
+        3, "training that breaks (a loss that is not finite) returns to the last checkpoint at half the learning rate, "
+        "so often at most", False,
+    )  # fmt: skip
     checkpoint_keep: Annotated[int, Gt(1)] = option(2, "how many checkpoints to keep", False)
     checkpoint_keep_finished: bool = option(False, "keep them once the run is done, too", False)
     profile: Annotated[int, Ge(0)] = option(0, "trace this many steps with torch's profiler", False)

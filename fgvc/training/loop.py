@@ -15,9 +15,9 @@ from fgvc.runtime.progress import Progress
 from fgvc.runtime.tracking import Tracker
 from fgvc.training.config import LoopConfig
 from fgvc.training.learner import Learner
+from fgvc.training.rewind import Diverged
 from fgvc.training.schedule import Schedule
 from fgvc.training.utilization import Profiler, Utilization
-from shards.errors import UserError
 
 
 def fit(
@@ -26,7 +26,7 @@ def fit(
 ) -> None:  # fmt: skip
     """Train to the schedule's end. `evaluate` runs at every epoch's end; its figures join that step's record.
 
-    Raises Interrupted after saving when a signal asked to stop, UserError when a loss is no longer finite.
+    Raises Interrupted after saving when a signal asked to stop, Diverged when a loss is no longer finite.
     """
     progress = Progress(schedule.steps, learner.step, config.batch, "train", show=rank() == 0)
     utilization = Utilization(learner, config)
@@ -80,4 +80,4 @@ def _check_finite(figures: dict[str, float], step: int) -> None:
     for name, value in figures.items():
         if name.startswith("loss") and not math.isfinite(value):
             what = "the loss" if name == "loss" else name
-            raise UserError(f"{what} is {value} at step {step}; lower optim.lr or set optim.clip=1")
+            raise Diverged(f"{what} is {value} at step {step}")

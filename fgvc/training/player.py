@@ -46,7 +46,8 @@ class Player:
 
     def lr(self, step: int) -> float:
         """The learning rate of the step about to be made, after `step` others."""
-        return self.optim.lr * lr_factor(self.optim, step, self.schedule.per_epoch, self.config.epochs)
+        factor = lr_factor(self.optim, step, self.schedule.per_epoch, self.config.epochs)
+        return self.optim.lr * factor * self.schedule.lr_scale
 
     def make_step(self, step: int) -> None:
         """Step on the accumulated gradients, in step `step` of the run (from 0), and move the average."""
