@@ -16,7 +16,7 @@ class OptimConfig:
     lr: Annotated[float, Gt(0)] = option(0.01, "peak learning rate of the last backbone layer")
     head_multiplier: Annotated[float, Gt(0)] = option(10.0, "the classifier's learning rate is this times lr")
     layer_decay: Annotated[float, Gt(0), Le(1)] = option(1.0, "learning rate factor per layer towards the input")
-    weight_decay: Annotated[float, Ge(0)] = option(1e-4, "not applied to biases and norms")
+    weight_decay: Annotated[float, Ge(0)] = option(1e-4, "not applied to biases, norms, positions and tokens")
     momentum: Annotated[float, Ge(0), Lt(1)] = option(0.9, "SGD's")
     schedule: Literal["cosine", "step", "constant"] = option("cosine", "after the warm-up")
     warmup_epochs: Annotated[float, Ge(0)] = option(0.5, "linear rise from 0")
