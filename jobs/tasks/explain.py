@@ -112,7 +112,8 @@ def _explain(config: Config, opened: Opened, folder: RunFolder) -> Found:
     def examined(title: str, numbers: Sequence[int], names: list[str], size: int, perturbs: bool) -> Arrays:
         guide = opened.darkroom.guide if opened.darkroom else None
         examiner = Examiner(
-            subject, names, gallery.entries, gallery.placements, config.seed, config.box_threshold, perturbs, guide, oracle
+            subject, names, gallery.entries, gallery.placements, config.seed, config.box_threshold, perturbs, guide,
+            oracle,
         )  # fmt: skip
         work = in_chunks(chunks / title, numbers, size, gallery.load, examiner, seed=config.seed, title=title)
         if not work["finite"].all():
@@ -172,10 +173,8 @@ def _redraw(config: Config, opened: Opened, names: list[str], chunks: Any, found
     darkroom = opened.darkroom
     assert darkroom is not None
     methods = {name: explainer(name, opened.subject, config.seed) for name in names}
-    entries = opened.gallery.entries
-    measured = {
-        number: darkroom.guide.bird(entries[number]) for number in drawn(opened.numbers, config.birds, config.seed + 3)
-    }
+    few = drawn(opened.numbers, config.birds, config.seed + 3)
+    measured = {number: darkroom.guide.bird(opened.gallery.entries[number]) for number in few}
     aside = validation_birds(len(darkroom.guide.species), EACH)[: config.birds]
     chosen: dict[int, Bird] = {10**9 + place: bird for place, bird in enumerate(aside)}
 

@@ -79,11 +79,8 @@ def _stored(placed: Any, box: np.ndarray, entry: Any) -> list[float] | None:
     if box[2] <= box[0] or box[3] <= box[1]:
         return None
     x0, y0, x1, y1 = placed.back(tuple(float(value) for value in box[:4]))
-    xs, ys = (
-        (float(np.clip(x, 0, entry.width)) for x in (x0, x1)),
-        (float(np.clip(y, 0, entry.height)) for y in (y0, y1)),
-    )
-    (left, right), (top, bottom) = xs, ys
+    left, right = np.clip([x0, x1], 0, entry.width).tolist()
+    top, bottom = np.clip([y0, y1], 0, entry.height).tolist()
     return [round(value, 2) for value in (left, top, right, bottom)] if right > left and bottom > top else None
 
 
