@@ -15,6 +15,7 @@ from fgvc.classification.listed import read_listed
 from fgvc.classification.metrics import Predictions, summary
 from fgvc.classification.objective import classification
 from fgvc.classification.probe import probe_head
+from fgvc.classification.probe_guard import against_probe, keep_probe
 from fgvc.classification.results import save_results
 from fgvc.classification.seen import records_of_start, training_record
 from fgvc.models.export import export
@@ -70,6 +71,8 @@ class _Classify:
         config = self.config
         if found is None and "probe" in (config.train.method, config.train.head_start):
             self._probe()
+            if self.trains and config.train.guard and self.splits.held_out:
+                keep_probe(self.folder.path, self.predict(self.network, self.splits.held_out, "the probe, held out"))
         objective = classification(len(self.manifest.classes), config.train, config.seed, self.accelerator.device)
         return SupervisedLearner(
             self.network, self._normalised(self.network), objective, config.optim, config.train, schedule,
@@ -89,7 +92,7 @@ class _Classify:
         if not self.splits.held_out:
             return {}
         predictions = self.predict(learner.eval_network(), self.splits.held_out, "held out")
-        return {"val_top1": float(predictions.correct.mean())}
+        return {"val_top1": float(predictions.correct.mean())} | against_probe(self.folder.path, predictions)
 
     def measure(self, learner: SupervisedLearner) -> tuple[dict[str, Any], dict[str, Path]]:
         figures, pictures = measure_splits(self, learner.eval_network())
