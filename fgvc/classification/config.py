@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 
 from fgvc.training.config import LoopConfig
 from shards.options import option
@@ -19,6 +19,22 @@ class TrainConfig(LoopConfig):
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = option(0.1, "share of the target spread over all classes")
     mixup: Annotated[float, Ge(0)] = option(0.0, "alpha of mixup's Beta between neighbours of a batch (0: off)")
     cutmix: Annotated[float, Ge(0)] = option(0.0, "alpha of cutmix's Beta (0: off); with mixup: one or the other")
+    class_weights: Annotated[float, Ge(0), Le(1)] = option(
+        0.0,
+        "what images of rare classes count more in the loss: beta of Cui et al. 2019, such as 0.999 (0: all alike, 1: "
+        "one over the class's number of images)",
+    )
+    balanced_sampling: Annotated[float, Ge(0), Le(1)] = option(
+        0.0,
+        "finetune: draw rare classes more often and frequent ones less (0: every image once an epoch, 0.5: classes by "
+        "the square root of their images, 1: all classes alike)",
+    )
+    keep: Literal["last", "best"] = option(
+        "last", "finetune: weights to keep: the last epoch's | those of the epoch with the best top-1 on data.holdout"
+    )
+    patience: Annotated[int, Ge(0)] = option(
+        0, "keep=best: stop after so many epochs without a better one (0: train to the end)"
+    )
     temperature_from: str = option(
         "",
         "finetune: folder of a finished run of the same recipe with a held-out fold, whose held-out answers calibrate "
