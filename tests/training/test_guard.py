@@ -153,6 +153,7 @@ def plain(tmp_path: Path) -> Manifest:
     return read_manifest(tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_a_rate_far_too_high_is_caught_on_two_ranks_and_can_be_overridden(
     plain: Manifest, fgvc: Callable[..., Any], tmp_path: Path
 ) -> None:
