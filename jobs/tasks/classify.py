@@ -16,9 +16,12 @@ from fgvc.classification.listed import read_listed
 from fgvc.classification.metrics import Predictions, nll, summary
 from fgvc.classification.objective import classification
 from fgvc.classification.probe import probe_head
+from fgvc.classification.probe_guard import against_probe, keep_probe
 from fgvc.classification.results import save_results
 from fgvc.classification.seen import records_of_start, training_record
 from fgvc.models.export import export
+from fgvc.models.layers import checkpoint_gradients
+from fgvc.models.lora import add_lora, merge_lora
 from fgvc.models.normalised import Normalised
 from fgvc.models.timm import create_model, input_size, input_statistics
 from fgvc.training.best import BestEpoch
@@ -57,11 +60,13 @@ class _Classify:
     def __init__(self, opened: Opened) -> None:
         self.config, self.manifest, self.splits, self.folder, self.accelerator = opened
         config = self.config
-        self.images, self.trains = len(self.splits.train), config.train.method == "finetune"
+        self.images, self.trains = len(self.splits.train), config.train.method != "probe"
         self.measured = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
         self.crops = open_crops(self.manifest, self.splits, config.data)
         self.workers = loader_workers(config.data, self.accelerator.num_processes)
         self.network = create_model(config.model, len(self.manifest.classes))
+        if config.train.grad_checkpointing:
+            checkpoint_gradients(self.network)
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
         check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
         self.mean, self.std = input_statistics(self.network, config.model)
@@ -75,6 +80,10 @@ class _Classify:
         config = self.config
         if found is None and "probe" in (config.train.method, config.train.head_start):
             self._probe()
+            if self.trains and config.train.guard and self.splits.watched:
+                keep_probe(self.folder.path, self.predict(self.network, self.splits.watched, "the probe, held out"))
+        if config.train.method == "lora":
+            add_lora(self.network, config.train.lora_rank)
         objective = classification(
             len(self.manifest.classes), config.train, config.seed, self.accelerator.device, self.weights
         )  # fmt: skip
@@ -104,11 +113,12 @@ class _Classify:
         figures = {"val_top1": float(predictions.correct.mean()), "val_nll": nll(predictions)}
         if self.best is not None:
             self.best.add(learner.step, figures["val_top1"], network)
-        return figures
+        return figures | against_probe(self.folder.path, predictions)
 
     def measure(self, learner: SupervisedLearner) -> tuple[dict[str, Any], dict[str, Path]]:
         network = learner.eval_network()
         kept = self.best.restore(network, self.accelerator.device) if self.best is not None else {}
+        merge_lora(network)
         figures, pictures = measure_splits(self, network)
         if kept:
             figures["kept"] = kept | {"chosen_on": "a held-out share" if self.config.data.folds else "val"}
