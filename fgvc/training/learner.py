@@ -72,8 +72,9 @@ class SupervisedLearner:
         )  # fmt: skip
         self.step, self._forward_flops = 0, 0.0
         self._whole = whole if config.compile else None  # not compiled yet
+        self.memory: dict[str, Any] = {}  # plain values, the same on every rank, that checkpoints hold too
         if found is not None and state is not None:
-            self.step = state["step"]
+            self.step, self.memory = state["step"], state.get("memory", {})
             restore_rank(found, state, accelerator)
 
     @property
@@ -125,7 +126,7 @@ class SupervisedLearner:
         del held
 
     def state(self) -> dict[str, Any]:
-        return state_of(self.step, {"model": self.player}, self.accelerator)
+        return state_of(self.step, {"model": self.player}, self.accelerator, self.memory)
 
     def _compile(self, whole: nn.Module, batch: Any) -> None:
         """Compile the network before its first step. What counts operations keeps torch from compiling whatever it has

@@ -18,24 +18,27 @@ from fgvc.training.checkpoint import Writer
 from fgvc.training.config import LoopConfig
 from fgvc.training.learner import Learner
 from fgvc.training.memory import memory_is_named
+from fgvc.training.rewind import Diverged
 from fgvc.training.schedule import Schedule
 from fgvc.training.state import unchanged_draws
 from fgvc.training.utilization import Profiler, Utilization
 from shards.errors import UserError
 
 Evaluate = Callable[[], dict[str, float]]
+Watch = Callable[[int, dict[str, float]], None]
 
 
 def fit(
     learner: Learner, batches: Iterator[Any], config: LoopConfig, schedule: Schedule, folder: Path, tracker: Tracker,
-    evaluate: Evaluate | None = None,
+    evaluate: Evaluate | None = None, watch: Watch | None = None,
 ) -> None:  # fmt: skip
-    """Train to the schedule's end. `evaluate` runs at every epoch's end; its figures join that step's record.
+    """Train to the schedule's end. `evaluate` runs at every epoch's end; its figures join that step's record. `watch`
+    is given every step's figures, and may raise.
 
-    Raises Interrupted after saving when a signal asked to stop, UserError when a loss is no longer finite, the disk is
-    full, or the device has too little memory.
+    Raises Interrupted after saving when a signal asked to stop, Diverged when a loss is no longer finite, UserError
+    when the disk is full or the device has too little memory.
     """
-    loop = _Loop(learner, batches, config, schedule, folder, tracker, evaluate)
+    loop = _Loop(learner, batches, config, schedule, folder, tracker, evaluate, watch)
     with loop.interruption, Profiler(config, folder) as profiler, closing(loop.progress):
         try:
             loop.catch_up()
@@ -57,10 +60,10 @@ class _Loop:
 
     def __init__(
         self, learner: Learner, batches: Iterator[Any], config: LoopConfig, schedule: Schedule, folder: Path,
-        tracker: Tracker, evaluate: Evaluate | None,
+        tracker: Tracker, evaluate: Evaluate | None, watch: Watch | None,
     ) -> None:  # fmt: skip
         self.learner, self.batches, self.config, self.schedule = learner, batches, config, schedule
-        self.folder, self.tracker, self.evaluate = folder, tracker, evaluate
+        self.folder, self.tracker, self.evaluate, self.watch = folder, tracker, evaluate, watch
         self.progress = Progress(schedule.steps, learner.step, config.batch, "train", show=rank() == 0)
         self.utilization = Utilization(learner, config)
         self.writer = Writer(folder / "checkpoints", config.checkpoint_keep)
@@ -128,19 +131,25 @@ class _Loop:
         self._stop, self._clock = self._stop or signals > 0, self._clock or clocks > 0
         if written == world_size():
             self.writer.finish()
-        for name, value in figures.items():
-            if name.startswith("loss") and not math.isfinite(value):
-                self.writer.finish()
-                what = "the loss" if name == "loss" else name
-                raise UserError(f"{what} is {value} at step {made.step}; lower optim.lr or set optim.clip=1")
+        try:
+            _check_finite(figures, made.step)
+            if self.watch is not None:
+                self.watch(made.step, figures)
+        except UserError:  # on all ranks
+            self.writer.finish()
+            raise
         speed = self.progress.step({name: f"{value:.3f}" for name, value in figures.items()}, made.finished)
         values: dict[str, Any] = {"epoch": round(made.step / self.schedule.per_epoch, 4), "lr": made.lr}
         return values | figures | speed | self.utilization.figures(speed["images_per_second"])
 
     def _evaluated(self, step: int, values: dict[str, Any]) -> None:
         assert self.evaluate is not None
-        with unchanged_draws():  # a run that measures again, or not, draws the same afterwards
-            values = values | self.evaluate()
+        try:
+            with unchanged_draws():  # a run that measures again, or not, draws the same afterwards
+                values = values | self.evaluate()
+        except Diverged:  # what is measured shows that the step just saved is broken, too
+            self.writer.drop(step)
+            raise
         self._log(step, values)
         self.tracker.release()
 
@@ -151,3 +160,10 @@ class _Loop:
     def _stopped(self, when: str) -> str:
         name = self.interruption.signal_name or "a signal on another rank"
         return f"{self.folder}: stopped by {name} {when}; the same command resumes"
+
+
+def _check_finite(figures: dict[str, float], step: int) -> None:
+    for name, value in figures.items():
+        if name.startswith("loss") and not math.isfinite(value):
+            what = "the loss" if name == "loss" else name
+            raise Diverged(f"{what} is {value} at step {step}")

@@ -1,5 +1,6 @@
 """What a checkpoint of a run holds: every network's state, and each rank's random draws."""
 
+import copy
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +16,13 @@ from fgvc.training import checkpoint
 from fgvc.training.player import Player
 
 
-def state_of(step: int, players: Mapping[str, Player], accelerator: Accelerator) -> dict[str, Any]:
-    """This rank's parts of checkpoint `step` (file stem -> state), copied to the CPU. All ranks call it."""
+def state_of(
+    step: int, players: Mapping[str, Player], accelerator: Accelerator, memory: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """This rank's parts of checkpoint `step` (file stem -> state), copied to the CPU. All ranks call it.
+
+    memory: plain values, the same on every rank, that come back with it.
+    """
     networks = {name: player.state(keep=rank() == 0) for name, player in players.items()}
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     kind, keys, *place = np.random.get_state()
@@ -26,6 +32,7 @@ def state_of(step: int, players: Mapping[str, Player], accelerator: Accelerator)
     if rank() == 0:
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         parts["shared"] = {"networks": networks, "scaler": scaler, "step": step, "ranks": world_size()}
+        parts["shared"]["memory"] = copy.deepcopy(memory or {})  # a thread writes it
     if accelerator.device.type == "cuda":
         torch.cuda.synchronize(accelerator.device)  # the copies are under way
     return parts

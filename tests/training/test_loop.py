@@ -17,6 +17,7 @@ from fgvc.training import checkpoint, utilization
 from fgvc.training.checkpoint import Writer, latest_valid, load
 from fgvc.training.config import LoopConfig
 from fgvc.training.loop import Evaluate, fit
+from fgvc.training.rewind import Diverged
 from fgvc.training.schedule import Schedule
 from shards.errors import UserError
 
@@ -56,7 +57,7 @@ def test_figures_are_read_while_the_next_step_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [6, 12])  # read one step late; at an epoch's end
 def test_a_loss_that_is_not_finite_reaches_no_checkpoint(tmp_path: Path, bad: int) -> None:
     learner = Counting([1.0] * (bad - 1) + [math.nan] * 20)
-    with pytest.raises(UserError, match=rf"the loss is nan at step {bad}; lower optim.lr"):
+    with pytest.raises(Diverged, match=rf"the loss is nan at step {bad}; lower optim.lr"):
         train(tmp_path, learner, steps=24)
     assert learner.step == (7 if bad == 6 else 12)
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, bad))
@@ -94,6 +95,22 @@ def test_a_signal_at_an_epochs_end_saves_and_leaves_without_measuring(tmp_path: 
     assert rows(tmp_path)[11]["lr"] == 0.1
     train(tmp_path, Counting([1.5] * 24, 24), 24, evaluate)  # nothing is left to measure
     assert measured == [12, 24]
+
+
+def test_a_checkpoint_that_turns_out_broken_when_measured_is_no_longer_there(tmp_path: Path) -> None:
+    learner = Counting([1.0] * 48)
+
+    def evaluate() -> dict[str, float]:
+        if learner.step == 24:
+            raise Diverged("unlearnt")
+        return {}
+
+    with pytest.raises(Diverged):
+        train(tmp_path, learner, 48, evaluate)
+    assert latest_valid(tmp_path / "checkpoints") == tmp_path / "checkpoints/step-00000012"
+    learner = Counting([1.0] * 24, 12)
+    train(tmp_path, learner, 24, evaluate=lambda: {"val_top1": 0.5})
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 25))
 
 
 def test_checkpoints_by_epochs(tmp_path: Path) -> None:
