@@ -290,6 +290,8 @@ def main() -> int:
     options = parser.parse_args()
     began = time.monotonic()
     cases = [case for case in (TINY if options.tiny else CASES) if case.name.startswith(options.only)]
+    if options.tiny:
+        os.environ.setdefault("FGVC_COMPILE_BACKEND", "eager")  # inductor's minute on a CPU shows nothing more
     if options.strategy:
         by_strategy(options, cases)
         return 0
