@@ -58,7 +58,8 @@ class LoopConfig:
         False,
     )
     deterministic: bool = option(False, "same bits every time on the same hardware, ranks and threads; slower")
-    checkpoint_minutes: Annotated[float, Ge(0)] = option(5.0, "save at every epoch's end and this often", False)
+    checkpoint_minutes: Annotated[float, Ge(0)] = option(5.0, "save this often, too (0: after every step)", False)
+    checkpoint_epochs: Annotated[int, Gt(0)] = option(1, "save at the end of every so many epochs", False)
     checkpoint_keep: Annotated[int, Gt(1)] = option(2, "how many checkpoints to keep", False)
     checkpoint_keep_finished: bool = option(False, "keep them once the run is done, too", False)
     profile: Annotated[int, Ge(0)] = option(0, "trace this many steps with torch's profiler", False)

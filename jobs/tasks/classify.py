@@ -131,6 +131,7 @@ class _Classify:
                 self.manifest, indices, config.data, config.image, self.eval_size, view, 64, self.workers
             )  # fmt: skip
 
+        self.network.to(self.accelerator.device)
         found = probe_head(
             self.network, self._normalised(self.network), [partial(loader_of, view) for view in self.crops.train],
             self.accelerator.device, config.train.precision, train, self.folder.features, len(self.manifest.classes),
@@ -140,5 +141,6 @@ class _Classify:
             self.temperature = found
 
     def _normalised(self, network: nn.Module) -> Normalised:
-        """`network` as a model of uint8 images on this rank's device."""
-        return Normalised(network, self.mean, self.std, self.config.train.channels_last).to(self.accelerator.device)
+        """`network`, which stays where it is, as a model of uint8 images on this rank's device."""
+        device = self.accelerator.device
+        return Normalised(network, self.mean.to(device), self.std.to(device), self.config.train.channels_last)
