@@ -92,10 +92,8 @@ class _Classify:
             self.accelerator, found,
         )  # fmt: skip
         if config.train.keep == "best":
-            reach = config.train.checkpoint_keep * config.train.checkpoint_epochs
-            self.best = BestEpoch(
-                self.folder, schedule, "val_top1", patience=config.train.patience, checkpoints=reach
-            )  # fmt: skip
+            keep, patience = config.train.checkpoint_keep * config.train.checkpoint_epochs, config.train.patience
+            self.best = BestEpoch(self.folder, schedule, "val_top1", patience=patience, checkpoints=keep)
         return learner
 
     def batches(self, start_step: int, place: Place) -> Iterator[Any]:
