@@ -72,8 +72,8 @@ class Guide:
         return found
 
     def tells(self, a: int, b: int) -> list[str]:
-        """The parts that tell two species apart, of those that have a place."""
-        return [part for part in self.telling[f"{min(a, b)}-{max(a, b)}"] if part in BIRD_PARTS]
+        """The parts that tell two species apart, of those that have a place; none of a species and itself."""
+        return [] if a == b else [part for part in self.telling[f"{min(a, b)}-{max(a, b)}"] if part in BIRD_PARTS]
 
     def sufficient(self, label: int) -> list[frozenset[str]]:
         """As `sufficient_parts`."""
