@@ -2,12 +2,12 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from fgvc.explanation.config import BASELINES
+from fgvc.explanation.examination import Found
 from fgvc.explanation.funnybirds import QUESTIONS, SHARES, best_share, completeness_of
 from fgvc.explanation.scores import max_box_accuracy
 from fgvc.runtime.chunks import Arrays
@@ -98,23 +98,11 @@ def best_of(figures: dict[str, dict[str, Any]], scores: Sequence[str] = LARGER) 
     return best
 
 
-@dataclass
-class Found:
-    """Rows of images: of all and the fast methods; of few and all methods; of randomised weights; of redrawn birds."""
-
-    methods: list[str]
-    rows: Arrays
-    few: Arrays = field(default_factory=dict)
-    sanity: Arrays = field(default_factory=dict)
-    validation: Arrays = field(default_factory=dict)
-    birds: Arrays = field(default_factory=dict)
-
-
 def figures_of(found: Found, classes: Sequence[str]) -> dict[str, Any]:
     """What result.json holds of a split."""
     methods: dict[str, dict[str, Any]] = {}
     for name in found.methods:
-        row = method_figures(found.rows if f"{name}/pointing" in found.rows else found.few, name)
+        row = method_figures(found.of(name), name)
         for score in PERTURBED:
             if f"{name}/{score}" in found.few:
                 row |= _named(score, with_interval(found.few[f"{name}/{score}"]))

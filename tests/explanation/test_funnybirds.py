@@ -62,9 +62,8 @@ def test_a_guide_redraws_its_shards_byte_for_byte(guide: Manifest, tmp_path: Pat
     for index in (0, 5, 99):
         stored = decode(Reader(guide).read(index))
         assert torch.equal(found.image(found.bird(guide.entries[index])), stored)
-    build_from(
-        "field_guide", "-", tmp_path / "x", ["species=3", "train_per_class=1", "test_per_class=1", "size=48", "seed=7"]
-    )
+    options = ["species=3", "train_per_class=1", "test_per_class=1", "size=48", "seed=7"]
+    build_from("field_guide", "-", tmp_path / "x", options)
     other = open_guide(read_manifest(tmp_path / "x"))
     assert other is not None
     assert (other.seed, other.size, len(other.species)) == (7, 48, 3)
