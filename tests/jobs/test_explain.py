@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +123,7 @@ def test_killed_and_resumed_it_is_the_same(
 
 @pytest.mark.slow
 def test_two_ranks_with_workers_equal_one(
-    explained: Path, weights: Path, guide: Manifest, tmp_path: Path, fgvc
+    explained: Path, weights: Path, guide: Manifest, tmp_path: Path, fgvc: Callable[..., subprocess.Popen]
 ) -> None:
     words = [*(word for word in SMALL if word != "data.workers=0"), "data.workers=1", "--processes", "2"]
     run = fgvc(
