@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from planted import planted_guide
 from safetensors.torch import load_file
 from small_runs import small_run
 
@@ -17,8 +18,9 @@ from fgvc.models.export import export, read_about
 from jobs.cli import main
 from jobs.registry import command_module
 from shards.boxes_layer import read_layer
-from shards.manifest import Manifest
+from shards.manifest import Manifest, read_manifest
 from shards.reading.reader import Reader
+from shards.sources.field_guide.source import Options
 
 SMALL = [
     "images=12", "slow_images=2", "sanity_images=2", "birds=4", "contrasts=2", "data.workers=0", "track.wandb=disabled",
@@ -99,6 +101,14 @@ def test_what_a_run_leaves(explained: Path, guide: Manifest) -> None:
     assert "least on the object" in report
 
 
+class Killed(BaseException):
+    """As a kill: nothing catches it."""
+
+
+def killed(*_: object) -> None:
+    raise Killed
+
+
 def test_killed_and_resumed_it_is_the_same(
     explained: Path, weights: Path, guide: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,8 +116,8 @@ def test_killed_and_resumed_it_is_the_same(
     from fgvc.explanation import examination
 
     with monkeypatch.context() as patch:
-        patch.setattr(examination, "sanity", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(examination, "sanity", killed)
+        with pytest.raises(Killed):
             explain(weights, guide, tmp_path, "name=one", "methods=[cam, layercam, occlusion]", "boxes_by=cam")
     folder = tmp_path / "explain/one"
     assert (folder / "chunks/maps/000000.npz").is_file()
@@ -225,3 +235,18 @@ def test_the_closest_calls_of_two_named_classes(weights: Path, guide: Manifest, 
     drawn = {path.stem for path in (tmp_path / "explain/pair/contrasts").glob("*.png")}
     assert drawn
     assert drawn <= (either or {line["key"] for line in lines})
+
+
+@pytest.mark.slow
+def test_a_planted_shortcut_is_exposed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A class that is told by a coloured corner has the least of its maps on the bird, and is named."""
+    planted_guide(tmp_path / "planted", 1, Options(species=4, train_per_class=20, test_per_class=7, size=64))
+    guide = read_manifest(tmp_path / "planted")
+    squash = ["image.size=64", "image.fit=squash", "image.eval_fit=squash", "train.epochs=6", "train.mixup=0"]
+    assert main(small_run(guide, tmp_path, "short", *squash)) == 0
+    quick = ["methods=[cam]", "slow_images=0", "sanity_images=0", "images=0"]
+    assert explain(tmp_path / "classify/short/model.safetensors", guide, tmp_path, "name=short", *quick) == 0
+    found = result_of(tmp_path / "explain/short")["test"]
+    assert next(iter(found["energy_by_class"])) == guide.classes[1]
+    assert "oracle" not in found["methods"]  # these are not the field guide's own pictures
+    assert f"least on the object: {guide.classes[1]}" in capsys.readouterr().out
