@@ -22,6 +22,7 @@ from shards.sources.field_guide.source import scene_of
 from shards.sources.field_guide.species import Traits, catalogue
 
 SEEDS = 32  # of the drawing, which the manifest does not record, that are tried
+REMEMBERED = 64  # birds, of a megabyte or two each: every map of one asks for the same pictures
 SIBLINGS = 2  # species that so many parts or fewer tell apart can be explained rightly or wrongly
 
 
@@ -122,6 +123,7 @@ class Darkroom:
     def __init__(self, guide: Guide, subject: Subject, image: ImageConfig) -> None:
         self.guide, self.subject, self.config = guide, subject, image
         self._transform = eval_transform(image, subject.size)
+        self._scored: dict[Bird, Scored] = {}
 
     def placement(self, bird: Bird) -> Placement:
         scene = self.guide.scene(bird)
@@ -137,6 +139,13 @@ class Darkroom:
 
     def score(self, bird: Bird) -> Scored:
         """A bird with what the classifier says without each of its parts and of the things around it."""
+        if bird not in self._scored:
+            if len(self._scored) >= REMEMBERED:
+                self._scored.clear()
+            self._scored[bird] = self._score(bird)
+        return self._scored[bird]
+
+    def _score(self, bird: Bird) -> Scored:
         placed = self.placement(bird)
         masks = {name: placed.mask(mask) for name, mask in self.guide.regions(bird).items()}
         masks = {name: mask for name, mask in masks.items() if mask.any()}
