@@ -18,9 +18,10 @@ from typing import Any
 
 from fgvc.classification.config import TrainConfig
 from fgvc.models.config import ModelConfig
+from fgvc.robustness.config import DefenceConfig
 from fgvc.runtime.config import TrackConfig
 from fgvc.training.config import OptimConfig
-from jobs.checks import check_mixing
+from jobs.checks import check_defence, check_mixing
 from jobs.headline import Headline, calibration, look_at, without_listed
 from shards.options import option
 from shards.reading.config import DataConfig, ImageConfig
@@ -48,12 +49,14 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    defence: DefenceConfig = field(default_factory=DefenceConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
 
 
 def check(config: Config) -> None:
     """Raise UserError for settings that no data could make right."""
     check_mixing(config.train)
+    check_defence(config.defence, config.train)
 
 
 def report(result: dict[str, Any], folder: Path) -> str:
@@ -63,6 +66,12 @@ def report(result: dict[str, Any], folder: Path) -> str:
         f"{figures['count']} images{without_listed(figures)}"
         for split, figures in result.items()
         if split in ("val", "test")
+    ]
+    lines += [
+        f"at step {back['at_step']} training had overfitted to its attack: {back['train_own_attack']:.0%} of training "
+        f"images withstood that, {back['train_pgd']:.0%} PGD; back to step {back['back_to_step']}, attacks of "
+        f"{back['steps_from_here']} steps from there"
+        for back in result.get("defence", {}).get("stepped_back", [])
     ]
     crops = result.get("crops", {}).items()
     missing = {split: counts["without_box"] for split, counts in crops if counts["without_box"]}

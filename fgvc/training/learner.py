@@ -72,7 +72,7 @@ class SupervisedLearner:
             network, self._step, optim, config, schedule, accelerator,
             state["networks"]["model"] if state else None, ema=config.ema,
         )  # fmt: skip
-        self.step, self._forward_flops = 0, 0.0
+        self.step, self._flops = 0, 0.0
         self._whole = whole if config.compile else None  # not compiled yet
         if found is not None and state is not None:
             self.step = state["step"]
@@ -84,8 +84,7 @@ class SupervisedLearner:
 
     @property
     def flops(self) -> float:
-        """The backward pass counts as twice the forward."""
-        return 3 * self._forward_flops * self.config.accumulation
+        return self._flops * self.config.accumulation
 
     def learn(self, micro_batches: list[Any]) -> dict[str, torch.Tensor]:
         if self._whole is not None:
@@ -111,6 +110,12 @@ class SupervisedLearner:
             network.pretrained_cfg = settings | {"classifier": settings["classifier"][:-1]}
         return network
 
+    def go_back(self, found: Path) -> None:
+        """Take over a checkpoint's weights, average and optimizer state, but not its step. Under ddp only."""
+        state = load_state(found)
+        assert state is not None
+        self.player.go_back(state["networks"]["model"])
+
     def save(self, folder: Path) -> None:
         save_state(folder, self.step, {"model": self.player}, self.accelerator, self.config.checkpoint_keep)
 
@@ -122,19 +127,19 @@ class SupervisedLearner:
             objective(whole, copy.copy(batch))
         np.random.set_state(draws[0])
         random.setstate(draws[1])
-        self._forward_flops = counter.total
+        self._flops = counter.with_backward
         whole.compile(backend=os.environ.get("FGVC_COMPILE_BACKEND", "inductor"))
         self._whole = None
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """Rank 0 counts the floating-point operations of its first forward pass (a multiply-add counts two)."""
-        if self._forward_flops or rank() != 0:
+        if self._flops or rank() != 0:
             yield
             return
         with FlopCounter() as counter:
             yield
-        self._forward_flops = counter.total
+        self._flops = counter.with_backward
 
 
 class Means:

@@ -39,10 +39,19 @@ class Player:
         self.average = Average(self.strategy.local(), ema) if ema else None
         self.moves = 0  # steps of this player, which may be more or fewer than the run's
         if state is not None:
-            self.moves = state["moves"]
-            self.strategy.load_optimizer_state(state["optimizer"])
-            if self.average is not None:
-                self.average.load(self.strategy.part(state["average"]))
+            self._take_over(state)
+
+    def go_back(self, state: dict[str, Any]) -> None:
+        """Take over a state of `self.state` in the middle of a run. Under ddp, where every rank holds all weights."""
+        self.network.load_state_dict(state["weights"])
+        self._take_over(state)
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        """All of a state but the weights."""
+        self.moves = state["moves"]
+        self.strategy.load_optimizer_state(state["optimizer"])
+        if self.average is not None:
+            self.average.load(self.strategy.part(state["average"]))
 
     def lr(self, step: int) -> float:
         """The learning rate of the step about to be made, after `step` others."""

@@ -20,15 +20,18 @@ from fgvc.classification.seen import records_of_start, training_record
 from fgvc.models.export import export
 from fgvc.models.normalised import Normalised
 from fgvc.models.timm import create_model, input_size, input_statistics
+from fgvc.robustness.watch import Watch
 from fgvc.training.curves import Panel
-from fgvc.training.learner import SupervisedLearner
+from fgvc.training.learner import Objective, SupervisedLearner
 from fgvc.training.schedule import Schedule
 from jobs.classify import Config
 from jobs.inputs import boxes_hashes, check_forward, file_hash, loader_workers
+from jobs.tasks.defence import open_objective, training_figures
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
 from shards.paths import expand
 from shards.reading.loader import Place, Samples, train_loader
+from shards.reading.splits import limited
 from shards.reading.transforms import train_transform
 from shards.reading.views import View, open_crops
 
@@ -42,6 +45,8 @@ def _inputs(config: Config) -> dict[str, str]:
     inputs = {"weights": file_hash(config.model.weights, "model.weights")} | boxes_hashes(config.data)
     if config.exclude:
         inputs["exclude"] = file_hash(config.exclude, "exclude")
+    if config.defence.teacher:
+        inputs["teacher"] = file_hash(config.defence.teacher, "defence.teacher")
     if run := config.train.temperature_from:
         inputs["temperature_from"] = file_hash(str(held_out_answers(run)), "train.temperature_from")
     return inputs
@@ -50,7 +55,7 @@ def _inputs(config: Config) -> dict[str, str]:
 class _Classify:
     """One run, opened (a Task and a SplitTask of jobs/tasks/training.py)."""
 
-    panels: Sequence[Panel] = (Panel("loss", ["loss"]), Panel("top-1", ["top1"], ["top1"]))
+    panels: Sequence[Panel] = (Panel("loss", ["loss"]), Panel("top-1", ["top1", "robust_top1"], ["top1", "robust"]))
 
     def __init__(self, opened: Opened) -> None:
         self.config, self.manifest, self.splits, self.folder, self.accelerator = opened
@@ -65,14 +70,14 @@ class _Classify:
         self.mean, self.std = input_statistics(self.network, config.model)
         self.listed = read_listed(expand(config.exclude, "exclude"), self.manifest) if config.exclude else None
         self.temperature = temperature_from(config.train, self.manifest, config.model.name)
+        self.watch: Watch | None = None
 
     def learner(self, schedule: Schedule, found: Path | None) -> SupervisedLearner:
         config = self.config
         if found is None and "probe" in (config.train.method, config.train.head_start):
             self._probe()
-        objective = classification(len(self.manifest.classes), config.train, config.seed, self.accelerator.device)
         return SupervisedLearner(
-            self.network, self._normalised(self.network), objective, config.optim, config.train, schedule,
+            self.network, self._normalised(self.network), self._objective(), config.optim, config.train, schedule,
             self.accelerator, found,
         )  # fmt: skip
 
@@ -86,13 +91,18 @@ class _Classify:
         )  # fmt: skip
 
     def held_out(self, learner: SupervisedLearner, epoch: int) -> dict[str, float]:
-        if not self.splits.held_out:
-            return {}
-        predictions = self.predict(learner.eval_network(), self.splits.held_out, "held out")
-        return {"val_top1": float(predictions.correct.mean())}
+        figures = {}
+        if self.splits.held_out:
+            predictions = self.predict(learner.eval_network(), self.splits.held_out, "held out")
+            figures["val_top1"] = float(predictions.correct.mean())
+        if self.watch is not None:
+            figures |= self.watch.after_epoch(learner, epoch, last=epoch == self.config.train.epochs)
+        return figures
 
     def measure(self, learner: SupervisedLearner) -> tuple[dict[str, Any], dict[str, Path]]:
         figures, pictures = measure_splits(self, learner.eval_network())
+        if self.watch is not None:
+            figures["defence"] = training_figures(self.config.defence, self.folder.metrics)
         return figures | ({"crops": self.crops.counts} if self.crops.counts else {}), pictures
 
     def predict(self, network: nn.Module, indices: list[int], title: str) -> Predictions:
@@ -119,6 +129,26 @@ class _Classify:
             self.manifest, record, image, data, self.mean, self.std, self.eval_size, self.temperature, trained_on
         )
         export(self.folder.weights, network.state_dict(), facts)
+
+    def _objective(self) -> Objective:
+        """What is learnt; with a defence, `watch` measures how it does."""
+        config, classes, device = self.config, len(self.manifest.classes), self.accelerator.device
+        if config.defence.method == "none":
+            return classification(classes, config.train, config.seed, device)
+
+        def sample_of(indices: list[int], view: View) -> DataLoader:
+            chosen = limited(indices, config.defence.check_images)
+            return split_loader(
+                self.manifest, chosen, config.data, config.image, self.eval_size, view, 64, self.workers
+            )  # fmt: skip
+
+        objective, held_out = open_objective(config, self.manifest, self.size, device), self.splits.held_out
+        self.watch = Watch(
+            config.defence, objective, config.seed, self.folder.checkpoints / "before_overfitting",
+            sample_of(self.splits.train, self.crops.train[0]),
+            sample_of(held_out, self.crops.test[0]) if held_out else None, self._normalised,
+        )  # fmt: skip
+        return objective
 
     def _probe(self) -> None:
         """Put a probe's head on the network: features of the training images are computed once, then solved for."""

@@ -8,7 +8,7 @@ import numpy as np
 from shards.errors import UserError
 from shards.manifest import Manifest
 
-EPOCH, TRANSFORM, MIX, FOLD, VIEW = range(5)  # streams of random numbers, so that no two uses share one
+EPOCH, TRANSFORM, MIX, FOLD, VIEW, START, NOISE = range(7)  # streams of random numbers, so that no two uses share one
 
 
 def random_stream(seed: int, *path: int) -> np.random.Generator:
