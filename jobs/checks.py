@@ -10,6 +10,7 @@ from fgvc.training.config import LoopConfig, OptimConfig
 from shards.errors import UserError
 from shards.manifest import MANIFEST
 from shards.paths import expand
+from shards.reading.config import DataConfig
 
 
 def check_mixing(train: TrainConfig) -> None:
@@ -34,6 +35,21 @@ def check_defence(defence: DefenceConfig, train: TrainConfig) -> None:
         raise UserError(f"defence.teacher={defence.teacher}: only defence.method=distillation has one")
     if defence.method in ("fgsm", "pgd", "trades") and train.precision == "fp16":
         raise UserError(f"{name}: gradients by pixels vanish in fp16; set train.precision=bf16 or fp32")
+
+
+def check_choices(train: TrainConfig, data: DataConfig) -> None:
+    """Raise UserError for ways to choose an epoch or to balance classes that contradict each other."""
+    if train.keep == "best" and train.method == "probe":
+        raise UserError("train.keep=best: a probe has no epochs to choose from; leave it out")
+    if train.keep == "best" and not data.holdout:
+        fold = "; data.folds is kept for measuring what was chosen" if data.folds else ""
+        raise UserError(f"train.keep=best: chosen on what? hold out a part of train: data.holdout=0.1{fold}")
+    if train.patience and train.keep != "best":
+        raise UserError(f"train.patience={train.patience}: waits for a better epoch; it goes with train.keep=best")
+    if train.balanced_sampling and train.method == "probe":
+        raise UserError("train.balanced_sampling: a probe fits all images at once; set train.class_weights=1 instead")
+    if train.balanced_sampling and train.class_weights:
+        raise UserError("train.balanced_sampling and train.class_weights both make up for rare classes; set one")
 
 
 def check_files(config: Any) -> None:

@@ -6,6 +6,7 @@
     fgvc classify configs/classify/field_guide.yaml --on h100 nodes=2   on Slurm, 2 nodes (docs/slurm.md)
     fgvc classify CONFIG optim.lr=0.02 train.epochs=20 name=longer      any setting as key=value
     fgvc classify CONFIG data.folds=5 data.fold=0 evaluate_test=false   choose settings by a held-out fold
+    fgvc classify CONFIG data.holdout=0.1 train.keep=best train.patience=5      stop early, keep the best epoch
 
 The run folder is <runs_dir>/classify/<name>/. Started again after a kill, the same command resumes from the last
 checkpoint; when the run is done it prints the result. To read: result.json, metrics.jsonl, model.safetensors,
@@ -21,7 +22,7 @@ from fgvc.models.config import ModelConfig
 from fgvc.robustness.config import DefenceConfig
 from fgvc.runtime.config import TrackConfig
 from fgvc.training.config import OptimConfig
-from jobs.checks import check_defence, check_mixing
+from jobs.checks import check_choices, check_defence, check_mixing
 from jobs.headline import Headline, calibration, look_at, without_listed
 from shards.options import option
 from shards.reading.config import DataConfig, ImageConfig
@@ -56,6 +57,7 @@ class Config:
 def check(config: Config) -> None:
     """Raise UserError for settings that no data could make right."""
     check_mixing(config.train)
+    check_choices(config.train, config.data)
     check_defence(config.defence, config.train)
 
 
@@ -67,12 +69,12 @@ def report(result: dict[str, Any], folder: Path) -> str:
         for split, figures in result.items()
         if split in ("val", "test")
     ]
-    lines += [
-        f"at step {back['at_step']} training had overfitted to its attack: {back['train_own_attack']:.0%} of training "
-        f"images withstood that, {back['train_pgd']:.0%} PGD; back to step {back['back_to_step']}, attacks of "
-        f"{back['steps_from_here']} steps from there"
-        for back in result.get("defence", {}).get("stepped_back", [])
-    ]
+    if robust := result.get("defence", {}).get("val_robust"):
+        lines.append(f"val: {robust:.2%} under PGD in training's last check; fgvc attack attacks in earnest")
+    lines += [f"{back['reason']}: went back to step {back['step']}" for back in result.get("rewinds", [])]
+    if kept := result.get("kept"):
+        flattered = ", whose figures it flatters" if kept["chosen_on"] == "val" else ""
+        lines.append(f"kept epoch {kept['epoch']} of {kept['of']}, the best on {kept['chosen_on']}{flattered}")
     crops = result.get("crops", {}).items()
     missing = {split: counts["without_box"] for split, counts in crops if counts["without_box"]}
     if missing:

@@ -22,7 +22,7 @@ from jobs.headline import Headline, calibration, look_at, without_listed
 from jobs.measured import MeasureConfig, check_weights, name_after_weights
 from shards.options import option
 
-DEBUG = ["data.workers=0", "data.limit=64"]
+DEBUG = ["data.workers=0", "data.limit=64", "split=train", "seen=true"]  # no test split
 HEADLINE = Headline("top1", "top-1")
 
 

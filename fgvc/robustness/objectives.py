@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fgvc.classification.balance import image_weights
 from fgvc.classification.config import TrainConfig
 from fgvc.classification.mixing import mix, soft_targets
 from fgvc.models.layers import eval_mode
@@ -33,14 +34,15 @@ Answer = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 def defended(
     defence: DefenceConfig, train: TrainConfig, classes: int, seed: int, device: torch.device,
-    teacher: nn.Module | None = None,
+    weights: torch.Tensor | None = None, teacher: nn.Module | None = None,
 ) -> Objective:  # fmt: skip
     """(model of images in [0, 255], Batch) -> (mean loss, figures): the `Objective` of any method but none.
 
-    teacher: distillation's, a model of uint8 images. Mixing and label smoothing go with every method; attacks then
-    raise the loss against the mixed, smoothed targets.
+    weights: (classes,), what an image of each class counts (None: all alike). teacher: distillation's, a model of uint8
+    images. Mixing and label smoothing go with every method; attacks then raise the loss against the mixed, smoothed
+    targets.
     """
-    inputs = Inputs(train, classes, seed, device)
+    inputs = Inputs(train, classes, seed, device, None if weights is None else weights.to(device))
     if defence.method == "noise":
         return Noise(inputs, defence.noise)
     if defence.method == "distillation":
@@ -52,12 +54,13 @@ def defended(
 
 @dataclass(frozen=True)
 class Inputs:
-    """What all of them begin with: the batch on the device, mixed, with soft targets; and its samples' seeds."""
+    """What all of them share: the batch on the device, mixed, with soft targets; its samples' seeds; the mean loss."""
 
     train: TrainConfig
     classes: int
     seed: int
     device: torch.device
+    weights: torch.Tensor | None
 
     def of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, 3, H, W) uint8 images and (N, classes) targets."""
@@ -70,26 +73,29 @@ class Inputs:
         pairs = zip(batch.epochs.tolist(), batch.entries.tolist(), strict=True)
         return [(self.seed, stream, epoch, entry) for epoch, entry in pairs]
 
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The mean cross-entropy, in which images count as their classes do."""
+        losses = functional.cross_entropy(logits, targets, reduction="none")
+        if self.weights is not None:
+            losses = losses * image_weights(targets, self.weights, self.train.label_smoothing)
+        return losses.mean()
 
-class AdversarialTraining(nn.Module):
+
+class AdversarialTraining:
     """Only attacked images are learnt: of several steps (PGD; Madry et al. 2018, https://arxiv.org/abs/1706.06083), or
     of one from a random start, 1.25 epsilon long (Wong et al. 2020, https://arxiv.org/abs/2001.03994)."""
 
-    steps: torch.Tensor  # a buffer, so that checkpoints keep what `Watch` changes
-
     def __init__(self, inputs: Inputs, defence: DefenceConfig) -> None:
-        super().__init__()
         self.inputs, self.defence = inputs, defence
-        self.register_buffer("steps", torch.tensor(1 if defence.method == "fgsm" else defence.steps))
 
-    def forward(self, model: nn.Module, batch: Batch) -> Answer:
+    def __call__(self, model: nn.Module, batch: Batch) -> Answer:
         images, targets = self.inputs.of(batch)
         attacked = attack(
-            model, images, cross_entropy_with(targets), self.defence, int(self.steps), int(batch.epochs[0]),
+            model, images, cross_entropy_with(targets), self.defence, int(batch.epochs[0]),
             self.inputs.seeds(START, batch),
         )  # fmt: skip
         logits = of_pixels(model)(attacked).float()
-        return functional.cross_entropy(logits, targets), {"robust_top1": _top1(logits, batch)}
+        return self.inputs.loss(logits, targets), {"robust_top1": _top1(logits, batch)}
 
 
 class Trades:
@@ -105,12 +111,12 @@ class Trades:
             believed = model(images).float().softmax(1)
         # Where the clean answers stand still, their cross-entropy and their divergence have the same gradient.
         attacked = attack(
-            model, images, cross_entropy_with(believed), self.defence, self.defence.steps, int(batch.epochs[0]),
+            model, images, cross_entropy_with(believed), self.defence, int(batch.epochs[0]),
             self.inputs.seeds(START, batch),
         )  # fmt: skip
         clean, moved = model(images).float(), of_pixels(model)(attacked).float()
         apart = functional.kl_div(moved.log_softmax(1), clean.softmax(1), reduction="batchmean")
-        loss = functional.cross_entropy(clean, targets) + self.defence.beta * apart
+        loss = self.inputs.loss(clean, targets) + self.defence.beta * apart
         return loss, {"top1": _top1(clean, batch), "robust_top1": _top1(moved, batch)}
 
 
@@ -132,7 +138,7 @@ class Distillation(nn.Module):
             with no_backward_follows(), torch.no_grad():
                 targets = (self.teacher(images).float() / self.temperature).softmax(1)
         logits = model(images).float()
-        return functional.cross_entropy(logits / self.temperature, targets), {"top1": _top1(logits, batch)}
+        return self.inputs.loss(logits / self.temperature, targets), {"top1": _top1(logits, batch)}
 
 
 class Noise:
@@ -147,19 +153,18 @@ class Noise:
         drawn = [random_stream(*seed).standard_normal(shape, np.float32) for seed in self.inputs.seeds(NOISE, batch)]
         noise = torch.from_numpy(np.stack(drawn)).to(self.inputs.device)
         logits = of_pixels(model)((images / 255 + self.deviation * noise).clamp(0, 1)).float()
-        return functional.cross_entropy(logits, targets), {"top1": _top1(logits, batch)}
+        return self.inputs.loss(logits, targets), {"top1": _top1(logits, batch)}
 
 
 def attack(
-    model: nn.Module, images: torch.Tensor, loss: Loss, defence: DefenceConfig, steps: int, epoch: int,
-    seeds: list[tuple[int, ...]],
-) -> torch.Tensor:  # fmt: skip
+    model: nn.Module, images: torch.Tensor, loss: Loss, defence: DefenceConfig, epoch: int, seeds: list[tuple[int, ...]]
+) -> torch.Tensor:
     """(N, 3, H, W) uint8 images as training meets them in an epoch: attacked from a random start, in [0, 1]."""
     pixels, epsilon = images / 255, epsilon_at(defence, epoch)
-    length = step_length(defence, steps, epsilon)
+    steps, length = attack_steps(defence)
     with no_backward_follows(), eval_mode(model):
         start = random_start(pixels, epsilon, "linf", seeds)
-        return pgd(of_pixels(model), pixels, loss, epsilon, steps=steps, step_size=length, start=start)
+        return pgd(of_pixels(model), pixels, loss, epsilon, steps=steps, step_size=length * epsilon, start=start)
 
 
 def epsilon_at(defence: DefenceConfig, epoch: int) -> float:
@@ -168,9 +173,10 @@ def epsilon_at(defence: DefenceConfig, epoch: int) -> float:
     return whole * min(1.0, (epoch + 1) / defence.ramp_epochs) if defence.ramp_epochs else whole
 
 
-def step_length(defence: DefenceConfig, steps: int, epsilon: float) -> float:
-    """How far each of an attack's steps goes: as asked for, or by the papers' rule."""
-    return epsilon * (defence.step or (1.25 if steps == 1 else 2.5 / steps))
+def attack_steps(defence: DefenceConfig) -> tuple[int, float]:
+    """How many steps the attack of training has, and how long one is as a share of epsilon."""
+    steps = 1 if defence.method == "fgsm" else defence.steps
+    return steps, defence.step or (1.25 if steps == 1 else 2.5 / steps)
 
 
 def of_pixels(model: nn.Module) -> Model:

@@ -10,7 +10,7 @@ from fgvc.runtime.distributed import sync_buffers
 from fgvc.training.average import Average
 from fgvc.training.config import LoopConfig, OptimConfig
 from fgvc.training.eval_copy import EvalCopy
-from fgvc.training.schedule import Schedule, lr_factor, set_lr
+from fgvc.training.schedule import Schedule, lr_factor, peak_lr, set_lr
 from fgvc.training.strategies.create import create_strategy
 
 
@@ -39,23 +39,15 @@ class Player:
         self.average = Average(self.strategy.local(), ema) if ema else None
         self.moves = 0  # steps of this player, which may be more or fewer than the run's
         if state is not None:
-            self._take_over(state)
-
-    def go_back(self, state: dict[str, Any]) -> None:
-        """Take over a state of `self.state` in the middle of a run. Under ddp, where every rank holds all weights."""
-        self.network.load_state_dict(state["weights"])
-        self._take_over(state)
-
-    def _take_over(self, state: dict[str, Any]) -> None:
-        """All of a state but the weights."""
-        self.moves = state["moves"]
-        self.strategy.load_optimizer_state(state["optimizer"])
-        if self.average is not None:
-            self.average.load(self.strategy.part(state["average"]))
+            self.moves = state["moves"]
+            self.strategy.load_optimizer_state(state["optimizer"])
+            if self.average is not None:
+                self.average.load(self.strategy.part(state["average"]))
 
     def lr(self, step: int) -> float:
         """The learning rate of the step about to be made, after `step` others."""
-        return self.optim.lr * lr_factor(self.optim, step, self.schedule.per_epoch, self.config.epochs)
+        factor = lr_factor(self.optim, step, self.schedule.per_epoch, self.config.epochs)
+        return peak_lr(self.optim, self.config.batch) * factor * self.schedule.lr_scale
 
     def make_step(self, step: int) -> None:
         """Step on the accumulated gradients, in step `step` of the run (from 0), and move the average."""

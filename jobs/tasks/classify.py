@@ -9,24 +9,30 @@ import numpy as np
 from torch import nn
 from torch.utils.data import DataLoader
 
+from fgvc.classification.balance import class_weights
 from fgvc.classification.calibration import calibration_folds, held_out_answers, temperature_from
 from fgvc.classification.evaluation import about, evaluate_split, image_sizes, split_loader
 from fgvc.classification.listed import read_listed
-from fgvc.classification.metrics import Predictions, summary
+from fgvc.classification.metrics import Predictions, nll, summary
 from fgvc.classification.objective import classification
 from fgvc.classification.probe import probe_head
+from fgvc.classification.probe_guard import against_probe, keep_probe
 from fgvc.classification.results import save_results
 from fgvc.classification.seen import records_of_start, training_record
 from fgvc.models.export import export
+from fgvc.models.layers import checkpoint_gradients
+from fgvc.models.lora import add_lora, merge_lora
 from fgvc.models.normalised import Normalised
 from fgvc.models.timm import create_model, input_size, input_statistics
-from fgvc.robustness.watch import Watch
+from fgvc.robustness.watch import Watch, strengthened
+from fgvc.training.best import BestEpoch
 from fgvc.training.curves import Panel
 from fgvc.training.learner import Objective, SupervisedLearner
+from fgvc.training.rewind import Rewinds
 from fgvc.training.schedule import Schedule
 from jobs.classify import Config
 from jobs.inputs import boxes_hashes, check_forward, file_hash, loader_workers
-from jobs.tasks.defence import open_objective, training_figures
+from jobs.tasks.defence import defence_figures, open_objective
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
 from shards.paths import expand
@@ -55,31 +61,48 @@ def _inputs(config: Config) -> dict[str, str]:
 class _Classify:
     """One run, opened (a Task and a SplitTask of jobs/tasks/training.py)."""
 
-    panels: Sequence[Panel] = (Panel("loss", ["loss"]), Panel("top-1", ["top1", "robust_top1"], ["top1", "robust"]))
+    panels: Sequence[Panel] = (
+        Panel("loss", ["loss"], ["nll"]),
+        Panel("top-1", ["top1", "robust_top1"], ["top1", "robust"]),
+    )
 
     def __init__(self, opened: Opened) -> None:
         self.config, self.manifest, self.splits, self.folder, self.accelerator = opened
         config = self.config
-        self.images, self.trains = len(self.splits.train), config.train.method == "finetune"
+        self.images, self.trains = len(self.splits.train), config.train.method != "probe"
         self.measured = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
         self.crops = open_crops(self.manifest, self.splits, config.data)
         self.workers = loader_workers(config.data, self.accelerator.num_processes)
         self.network = create_model(config.model, len(self.manifest.classes))
+        if config.train.grad_checkpointing:
+            checkpoint_gradients(self.network)
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
-        check_forward(self.network, config.model.name, self.size, self.eval_size)
+        check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
         self.mean, self.std = input_statistics(self.network, config.model)
         self.listed = read_listed(expand(config.exclude, "exclude"), self.manifest) if config.exclude else None
         self.temperature = temperature_from(config.train, self.manifest, config.model.name)
+        labels = np.array([self.manifest.entries[index].label for index in self.splits.train])
+        self.weights = class_weights(labels, len(self.manifest.classes), config.train.class_weights)
+        self.best: BestEpoch | None = None
         self.watch: Watch | None = None
 
     def learner(self, schedule: Schedule, found: Path | None) -> SupervisedLearner:
         config = self.config
         if found is None and "probe" in (config.train.method, config.train.head_start):
             self._probe()
-        return SupervisedLearner(
+            if self.trains and config.train.guard and self.splits.watched:
+                keep_probe(self.folder.path, self.predict(self.network, self.splits.watched, "the probe, held out"))
+        if config.train.method == "lora":
+            add_lora(self.network, config.train.lora_rank)
+        learner = SupervisedLearner(
             self.network, self._normalised(self.network), self._objective(), config.optim, config.train, schedule,
             self.accelerator, found,
         )  # fmt: skip
+        if config.train.keep == "best":
+            keep, patience = config.train.checkpoint_keep, config.train.patience
+            figure = "val_top1" if self.watch is None else "val_robust"
+            self.best = BestEpoch(self.folder, schedule, figure, patience=patience, checkpoints=keep)
+        return learner
 
     def batches(self, start_step: int, place: Place) -> Iterator[Any]:
         config, transform = self.config, train_transform(self.config.image, self.size)
@@ -87,22 +110,30 @@ class _Classify:
         return train_loader(
             self.manifest, self.splits.train, samples, seed=config.seed, batch=config.train.batch,
             epochs=config.train.epochs, window=config.data.window, start_step=start_step, place=place,
-            workers=self.workers,
+            workers=self.workers, balance=config.train.balanced_sampling,
         )  # fmt: skip
 
     def held_out(self, learner: SupervisedLearner, epoch: int) -> dict[str, float]:
-        figures = {}
-        if self.splits.held_out:
-            predictions = self.predict(learner.eval_network(), self.splits.held_out, "held out")
-            figures["val_top1"] = float(predictions.correct.mean())
-        if self.watch is not None:
-            figures |= self.watch.after_epoch(learner, epoch, last=epoch == self.config.train.epochs)
-        return figures
+        last = epoch == self.config.train.epochs
+        figures = {} if self.watch is None else self.watch.after_epoch(learner, epoch, last)
+        if not self.splits.watched:
+            return figures
+        network = learner.eval_network()
+        predictions = self.predict(network, self.splits.watched, "held out")
+        figures |= {"val_top1": float(predictions.correct.mean()), "val_nll": nll(predictions)}
+        if self.best is not None and self.best.figure in figures:
+            self.best.add(learner.step, figures[self.best.figure], network)
+        return figures | against_probe(self.folder.path, predictions)
 
     def measure(self, learner: SupervisedLearner) -> tuple[dict[str, Any], dict[str, Path]]:
-        figures, pictures = measure_splits(self, learner.eval_network())
+        network = learner.eval_network()
+        kept = self.best.restore(network, self.accelerator.device) if self.best is not None else {}
+        merge_lora(network)
+        figures, pictures = measure_splits(self, network)
         if self.watch is not None:
-            figures["defence"] = training_figures(self.config.defence, self.folder.metrics)
+            figures["defence"] = defence_figures(self.config.defence, self.folder.metrics)
+        if kept:
+            figures["kept"] = kept | {"chosen_on": "a held-out share" if self.config.data.folds else "val"}
         return figures | ({"crops": self.crops.counts} if self.crops.counts else {}), pictures
 
     def predict(self, network: nn.Module, indices: list[int], title: str) -> Predictions:
@@ -132,9 +163,9 @@ class _Classify:
 
     def _objective(self) -> Objective:
         """What is learnt; with a defence, `watch` measures how it does."""
-        config, classes, device = self.config, len(self.manifest.classes), self.accelerator.device
+        config, device = self.config, self.accelerator.device
         if config.defence.method == "none":
-            return classification(classes, config.train, config.seed, device)
+            return classification(len(self.manifest.classes), config.train, config.seed, device, self.weights)
 
         def sample_of(indices: list[int], view: View) -> DataLoader:
             chosen = limited(indices, config.defence.check_images)
@@ -142,13 +173,13 @@ class _Classify:
                 self.manifest, chosen, config.data, config.image, self.eval_size, view, 64, self.workers
             )  # fmt: skip
 
-        objective, held_out = open_objective(config, self.manifest, self.size, device), self.splits.held_out
+        defence = strengthened(config.defence, Rewinds(self.folder.path).made)
+        held_out = sample_of(self.splits.watched, self.crops.test[0]) if self.splits.watched else None
         self.watch = Watch(
-            config.defence, objective, config.seed, self.folder.checkpoints / "before_overfitting",
-            sample_of(self.splits.train, self.crops.train[0]),
-            sample_of(held_out, self.crops.test[0]) if held_out else None, self._normalised,
+            defence, config.seed, self.folder.checkpoints, sample_of(self.splits.train, self.crops.train[0]), held_out,
+            self._normalised,
         )  # fmt: skip
-        return objective
+        return open_objective(config, defence, self.manifest, self.size, device, self.weights)
 
     def _probe(self) -> None:
         """Put a probe's head on the network: features of the training images are computed once, then solved for."""
@@ -164,7 +195,7 @@ class _Classify:
         found = probe_head(
             self.network, self._normalised(self.network), [partial(loader_of, view) for view in self.crops.train],
             self.accelerator.device, config.train.precision, train, self.folder.features, len(self.manifest.classes),
-            config.train.probe_penalty, folds, config.image.eval_flip,
+            config.train.probe_penalty, folds, config.image.eval_flip, self.weights,
         )  # fmt: skip
         if not self.trains:
             self.temperature = found

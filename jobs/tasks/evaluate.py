@@ -16,7 +16,7 @@ from fgvc.runtime.distributed import rank
 from fgvc.runtime.run_folder import finish
 from fgvc.training.strategies.create import create_accelerator
 from jobs.evaluate import Config, check
-from jobs.inputs import file_hash, loader_workers, open_job
+from jobs.inputs import check_forward, file_hash, loader_workers, open_job
 from jobs.tasks.measured import Measured, open_measured
 from shards.paths import expand
 from shards.reading.views import View
@@ -50,6 +50,8 @@ def _predictions(
 ) -> Predictions:  # fmt: skip
     """Rebuild the model as the file says and run it over the images."""
     model, about = load_classifier(expand(config.weights, "weights"))
+    if config.size:
+        check_forward(model.model, about["model"]["name"], config.size, key="size", advice="choose another size")
     image = replace(
         measured.image, eval_crop=config.eval_crop or about["eval_crop"],
         eval_flip=about["eval_flip"] if config.flip is None else config.flip,

@@ -23,6 +23,11 @@ class DataConfig:
     test_split: str = option("test", "split to test on, once, at the end")
     folds: Annotated[int, Ge(0)] = option(0, "hold out one of this many stratified folds of train (0: train on all)")
     fold: Annotated[int, Ge(0)] = option(0, "which fold is held out, from 0")
+    holdout: Annotated[float, Ge(0), Le(0.5)] = option(
+        0.0,
+        "hold out this share of what is trained on, stratified, to watch training by (0: nothing); with folds a share "
+        "of the other folds",
+    )
     crop: Crop = option(
         "whole",
         "part of the image to use: all | the box | a square on the box | the box on black, not enlarged | two views: "

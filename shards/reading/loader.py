@@ -83,17 +83,19 @@ def train_loader(
     start_step: int = 0,
     place: Place = Place(),
     workers: int = 0,
+    balance: float = 0.0,
     collate: Callable[[list], Any] = collate,
 ) -> Iterator[Any]:
     """This rank's micro-batches of every step from `start_step` to the end of the last epoch, `place.accumulation` of
     them a step.
 
     samples: maps (epoch, entry) to a sample, random only by `transform_seed(seed, epoch, entry)`.
+    balance: how far rare classes are drawn as often as others (shards/reading/balance.py).
     collate: a list of such samples -> a batch.
     """
 
     def micro_batches() -> Iterator[list[tuple[int, int]]]:
-        for whole in global_batches(manifest, indices, seed, batch, epochs, window, start_step):
+        for whole in global_batches(manifest, indices, seed, batch, epochs, window, start_step, balance):
             yield from rank_batches(whole, place.rank, place.ranks, place.accumulation)
 
     return iter(_loader(samples, _Drawn(micro_batches), workers, collate))

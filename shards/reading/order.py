@@ -2,13 +2,16 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 import numpy as np
 
 from shards.errors import UserError
 from shards.manifest import Manifest
+from shards.reading.balance import balanced_draws, numbered
 
-EPOCH, TRANSFORM, MIX, FOLD, VIEW, START, NOISE = range(7)  # streams of random numbers, so that no two uses share one
+# Streams of random numbers, so that no two uses share one.
+EPOCH, TRANSFORM, MIX, FOLD, VIEW, BALANCE, NOISE, START = range(8)
 
 
 def random_stream(seed: int, *path: int) -> np.random.Generator:
@@ -57,7 +60,33 @@ def folds_of(manifest: Manifest, indices: Sequence[int], folds: int, seed: int =
 
     Raises UserError when a class has fewer different images than there are folds.
     """
-    fold = np.zeros(len(indices), dtype=np.int64)
+    place, different = _dealt(manifest, indices, seed)
+    for label, count in different.items():
+        if count < folds:
+            raise UserError(
+                f"{manifest.folder}: class '{manifest.classes[label]}' has {count} different training images, "
+                f"too few for data.folds={folds}; use fewer folds"
+            )
+    return place % folds
+
+
+def held_out_of(manifest: Manifest, indices: Sequence[int], share: float, seed: int = 0) -> np.ndarray:
+    """Which entries of `indices` are held out, (len(indices),) bool: `share` of them (up to a half), stratified by
+    class, a function of keys and `seed` alone. Images with the same bytes stay together.
+
+    Of every 1 / share images of a class one is held out, so that a rare class may have none; its only image never is.
+    """
+    place, different = _dealt(manifest, indices, seed)
+    exact = Fraction(str(share))
+    chosen = (place + 1) * exact.numerator // exact.denominator > place * exact.numerator // exact.denominator
+    alone = {label for label, count in different.items() if count < 2}
+    return chosen & np.array([manifest.entries[index].label not in alone for index in indices], dtype=bool)
+
+
+def _dealt(manifest: Manifest, indices: Sequence[int], seed: int) -> tuple[np.ndarray, dict[int, int]]:
+    """Every entry's place, (len(indices),) int64, where the images are dealt out class by class, each class shuffled;
+    images with the same bytes share one. And by label the number of places, those of its different images."""
+    place = np.zeros(len(indices), dtype=np.int64)
     leader = _leaders(manifest, indices)
     of_class: dict[int, list[int]] = {}
     for position, index in enumerate(indices):
@@ -66,25 +95,20 @@ def folds_of(manifest: Manifest, indices: Sequence[int], folds: int, seed: int =
             positions.append(position)
     start = 0
     for label, positions in sorted(of_class.items()):
-        if len(positions) < folds:
-            raise UserError(
-                f"{manifest.folder}: class '{manifest.classes[label]}' has {len(positions)} different training images, "
-                f"too few for data.folds={folds}; use fewer folds"
-            )
         positions.sort(key=lambda position: manifest.entries[indices[position]].key)
         random_stream(seed, FOLD, label).shuffle(positions)
-        # Every class starts where the one before it ended, so that the folds are of equal size too.
-        fold[positions] = (start + np.arange(len(positions))) % folds
+        # Every class starts where the one before it ended, so that parts of the whole are of equal size too.
+        place[positions] = start + np.arange(len(positions))
         start += len(positions)
-    fold_of = dict(zip(indices, fold.tolist(), strict=True))
+    place_of = dict(zip(indices, place.tolist(), strict=True))
     for position, index in enumerate(indices):
         if index in leader:
-            fold[position] = fold_of[leader[index]]
-    return fold
+            place[position] = place_of[leader[index]]
+    return place, {label: len(positions) for label, positions in sorted(of_class.items())}
 
 
 def _leaders(manifest: Manifest, indices: Sequence[int]) -> dict[int, int]:
-    """Entry -> the entry with the same bytes whose fold it shares, for all but one entry of each group."""
+    """Entry -> the entry with the same bytes whose place it shares, for all but one entry of each group."""
     chosen = set(indices)
     leader: dict[int, int] = {}
     for group in manifest.duplicates:
@@ -93,17 +117,31 @@ def _leaders(manifest: Manifest, indices: Sequence[int]) -> dict[int, int]:
     return leader
 
 
+def _epoch_draws(
+    manifest: Manifest, indices: Sequence[int], seed: int, epoch: int, window: int, balance: float
+) -> list[tuple[int, int]]:
+    """(epoch, entry) in the order of one epoch; of an entry that is drawn again, the number that `numbered` gives."""
+    if not balance:
+        return [(epoch, int(entry)) for entry in epoch_order(manifest, indices, seed, epoch, window)]
+    labels = np.array([manifest.entries[index].label for index in indices])
+    drawn = balanced_draws(np.asarray(indices), labels, random_stream(seed, BALANCE, epoch), balance)
+    order = epoch_order(manifest, drawn.tolist(), seed, epoch, window)
+    return list(zip(numbered(order, epoch).tolist(), order.tolist(), strict=True))
+
+
 def global_batches(
-    manifest: Manifest, indices: Sequence[int], seed: int, batch: int, epochs: int, window: int, start_step: int = 0
-) -> Iterator[list[tuple[int, int]]]:
+    manifest: Manifest, indices: Sequence[int], seed: int, batch: int, epochs: int, window: int, start_step: int = 0,
+    balance: float = 0.0,
+) -> Iterator[list[tuple[int, int]]]:  # fmt: skip
     """Every global batch from `start_step` on: lists of `batch` (epoch, entry); an epoch's incomplete last batch is
-    left out (the next epoch's order differs, so no sample is left out for good)."""
+    left out (the next epoch's order differs, so no sample is left out for good). balance: of `balanced_draws` (0: every
+    entry once an epoch)."""
     per_epoch = len(indices) // batch
     for epoch in range(start_step // per_epoch, epochs):
-        order = epoch_order(manifest, indices, seed, epoch, window)
+        order = _epoch_draws(manifest, indices, seed, epoch, window, balance)
         first = start_step - epoch * per_epoch if epoch == start_step // per_epoch else 0
         for step in range(first, per_epoch):
-            yield [(epoch, int(entry)) for entry in order[step * batch : (step + 1) * batch]]
+            yield order[step * batch : (step + 1) * batch]
 
 
 def rank_batches(

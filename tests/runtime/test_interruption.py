@@ -77,8 +77,10 @@ def test_sigterm_saves_and_the_same_command_goes_on(guide: Manifest, fgvc: Start
     output, _ = finish(fgvc(*words))
     assert "top-1" in output
     assert [row["step"] for row in history(runs / "classify/stopped")] == list(range(1, 31))
-    again, _ = finish(fgvc(*words))  # done already: the same figures, nothing trained
-    assert again == output
+    again, _ = finish(fgvc(*words))  # done already: the same figures, nothing trained, and that is said
+    said, _, rest = again.partition("\n")
+    assert rest == output
+    assert "stopped: this run was done at 20" in said
 
 
 def test_damaged_checkpoint_is_passed_over(guide: Manifest, fgvc: Start, tmp_path: Path, calm: Path) -> None:
