@@ -53,6 +53,16 @@ def trains(kind: type) -> bool:
     return {"evaluate_test", "data.folds", "train.batch"} <= {key for key, _ in walk(kind)}
 
 
+def measures(kind: type) -> bool:
+    """Whether runs of this config measure a weights file on images that are drawn by seed, such as fgvc attack."""
+    return {"weights", "split", "seed", "images", "data.folds"} <= {key for key, _ in walk(kind)}
+
+
+def held_out_only(kind: type) -> dict[str, str]:
+    """The settings that keep a run of this config from the test split."""
+    return {"evaluate_test": "false"} if trains(kind) else {"split": "held_out"}
+
+
 def from_dict(kind: type[C], values: dict[str, Any], where: str, given: Collection[str] = ()) -> C:
     """A validated `kind` from nested plain values. given: keys that the command line set, whatever `where` is.
 

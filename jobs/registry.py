@@ -25,6 +25,7 @@ COMMANDS = {
     "classify": Entry("train", "classify CONFIG", "fine-tune a classifier, measure it once on the test split", True),
     "detect": Entry("train", "detect CONFIG", "train a detector on shards with boxes", True),
     "crop": Entry("train", "crop CONFIG", "find the object in every image: a boxes layer to crop by", True),
+    "attack": Entry("measure", "attack CONFIG", "accuracy under attack, and whether it can be believed", True),
     "evaluate": Entry("measure", "evaluate CONFIG", "trained weights on any shards", True),
     "explain": Entry("measure", "explain CONFIG", "what a classifier looks at, scored; why this class, not that", True),
     "compare": Entry("measure", "compare CONFIG...", "several configs x seeds x folds, with paired intervals"),

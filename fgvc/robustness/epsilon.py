@@ -15,12 +15,12 @@ def read_epsilon(value: float | str, norm: Literal["linf", "l2"] = "linf", key: 
     Raises UserError, naming the setting `key`, for what is no number, and for sizes out of range: above 1 in the
     largest change of a pixel (linf), above 100 in Euclidean length (l2).
     """
-    text = str(value).strip()
+    text = value.strip() if isinstance(value, str) else f"{value:g}"
     try:
         if not re.fullmatch(r"[0-9.]+(e[+-]?[0-9]+)?( */ *[0-9.]+)?", text):
             raise ValueError
         above, _, below = text.partition("/")
-        size = float(Fraction(above.strip()) / Fraction(below.strip() or "1"))
+        size = value if isinstance(value, float) else float(Fraction(above.strip()) / Fraction(below.strip() or "1"))
     except (ValueError, ZeroDivisionError):
         raise UserError(f"{key}={text}: expected a number or a fraction, such as 0.0157 or 4/255") from None
     if norm == "linf" and size > 1:
