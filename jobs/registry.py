@@ -25,6 +25,8 @@ COMMANDS = {
     "classify": Entry("train", "classify CONFIG", "fine-tune a classifier, measure it once on the test split", True),
     "detect": Entry("train", "detect CONFIG", "train a detector on shards with boxes", True),
     "crop": Entry("train", "crop CONFIG", "find the object in every image: a boxes layer to crop by", True),
+    "gan": Entry("train", "gan CONFIG", "train a generator of images like those in shards", True),
+    "synthesize": Entry("measure", "synthesize CONFIG", "images by a trained generator, as shards to train with", True),
     "evaluate": Entry("measure", "evaluate CONFIG", "trained weights on any shards", True),
     "compare": Entry("measure", "compare CONFIG...", "several configs x seeds x folds, with paired intervals"),
     "sweep": Entry("measure", "sweep FILE", "hyperparameter search, from a W&B sweep file"),
