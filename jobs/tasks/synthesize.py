@@ -65,8 +65,8 @@ def run(config: Config) -> dict[str, Any]:
         chosen = choose(found, config.per_class, config.min_confidence if config.classifier else 0.0, config.copies)
         if not chosen.places:
             raise UserError(
-                f"all {chosen.looked_at} candidates were dropped: {chosen.unsure} as unsure, {chosen.copies} as copies; "
-                "lower min_confidence, or train the generator longer"
+                f"all {chosen.looked_at} candidates were dropped: {chosen.unsure} as unsure, {chosen.copies} as "
+                "copies; lower min_confidence, or train the generator longer"
             )
         figures = _figures(found, chosen, manifest, config.per_class) | {"out": str(out)}
         if rank() == 0:
