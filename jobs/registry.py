@@ -28,6 +28,7 @@ COMMANDS = {
     "gan": Entry("train", "gan CONFIG", "train a generator of images like those in shards", True),
     "synthesize": Entry("measure", "synthesize CONFIG", "images by a trained generator, as shards to train with", True),
     "evaluate": Entry("measure", "evaluate CONFIG", "trained weights on any shards", True),
+    "explain": Entry("measure", "explain CONFIG", "what a classifier looks at, scored; why this class, not that", True),
     "compare": Entry("measure", "compare CONFIG...", "several configs x seeds x folds, with paired intervals"),
     "sweep": Entry("measure", "sweep FILE", "hyperparameter search, from a W&B sweep file"),
     "configs": Entry("look up", "configs [COMMAND]", "the configs that come with fgvc, and what each needs"),

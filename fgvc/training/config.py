@@ -14,6 +14,10 @@ class OptimConfig:
 
     method: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum | AdamW")
     lr: Annotated[float, Gt(0)] = option(0.01, "peak learning rate of the last backbone layer")
+    lr_batch: Annotated[int, Ge(0)] = option(
+        0, "the train.batch that lr is meant for: lr follows another one, sgd's in proportion, adamw's by the square "
+        "root (0: lr as it stands)",
+    )  # fmt: skip
     head_multiplier: Annotated[float, Gt(0)] = option(10.0, "the classifier's learning rate is this times lr")
     layer_decay: Annotated[float, Gt(0), Le(1)] = option(1.0, "learning rate factor per layer towards the input")
     weight_decay: Annotated[float, Ge(0)] = option(1e-4, "not applied to biases, norms, positions and tokens")
@@ -46,6 +50,10 @@ class LoopConfig:
     freeze_bn: Literal["none", "statistics", "all"] = option("none", "keep BatchNorm's statistics | scale and bias too")
     freeze_layers: Annotated[int, Ge(0)] = option(0, "leave the first so many layers (stem, stages) as they are")
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "of the forward pass")
+    grad_checkpointing: bool = option(
+        False, "keep only every block's input for the backward pass: the same results, a third slower, far less memory",
+        False,
+    )  # fmt: skip
     channels_last: bool = option(True, "memory layout of convolutions", affects_result=False)
     compile: bool = option(False, "torch.compile the model", affects_result=False)
     strategy: Literal["ddp", "fsdp", "zero1", "zero2", "zero3"] = option(
@@ -62,6 +70,10 @@ class LoopConfig:
     rewinds: Annotated[int, Ge(0)] = option(
         3, "training that breaks (a loss that is not finite) returns to the last checkpoint at half the learning rate, "
         "so often at most", False,
+    )  # fmt: skip
+    guard: bool = option(
+        True, "a loss that leaps counts as breaking; training accuracy that falls by 5 points, or held-out accuracy 5 "
+        "points below the probe that the run began with (p < 0.001, twice running), ends the run", False,
     )  # fmt: skip
     checkpoint_keep: Annotated[int, Gt(1)] = option(2, "how many checkpoints to keep", False)
     checkpoint_keep_finished: bool = option(False, "keep them once the run is done, too", False)

@@ -74,8 +74,9 @@ class SupervisedLearner:
         )  # fmt: skip
         self.step, self._forward_flops = 0, 0.0
         self._whole = whole if config.compile else None  # not compiled yet
+        self.memory: dict[str, Any] = {}  # plain values, the same on every rank, that checkpoints hold too
         if found is not None and state is not None:
-            self.step = state["step"]
+            self.step, self.memory = state["step"], state.get("memory", {})
             restore_rank(found, state, accelerator)
 
     @property
@@ -112,7 +113,8 @@ class SupervisedLearner:
         return network
 
     def save(self, folder: Path) -> None:
-        save_state(folder, self.step, {"model": self.player}, self.accelerator, self.config.checkpoint_keep)
+        keep = self.config.checkpoint_keep
+        save_state(folder, self.step, {"model": self.player}, self.accelerator, keep, self.memory)
 
     def _compile(self, whole: nn.Module, batch: Any) -> None:
         """Compile the network before its first step. What counts operations keeps torch from compiling whatever it has

@@ -23,8 +23,10 @@ from fgvc.training.utilization import Profiler, Utilization
 def fit(
     learner: Learner, batches: Iterator[Any], config: LoopConfig, schedule: Schedule, folder: Path, tracker: Tracker,
     evaluate: Callable[[], dict[str, float]] | None = None,
+    watch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> None:  # fmt: skip
-    """Train to the schedule's end. `evaluate` runs at every epoch's end; its figures join that step's record.
+    """Train to the schedule's end. `evaluate` runs at every epoch's end; its figures join that step's record. `watch`
+    is given every step's figures, and may raise.
 
     Raises Interrupted after saving when a signal asked to stop, Diverged when a loss is no longer finite.
     """
@@ -42,6 +44,8 @@ def fit(
             due = rank() == 0 and time.monotonic() - saved > config.checkpoint_minutes * 60
             figures, signals, clocks = _over_ranks(means, bool(interruption.signal_name), due)
             _check_finite(figures, learner.step)
+            if watch is not None:
+                watch(learner.step, figures)
             speed = progress.step({name: f"{value:.3f}" for name, value in figures.items()})
             epoch_ends, paused = learner.step % schedule.per_epoch == 0, time.perf_counter()
             values: dict[str, Any] = {"epoch": round(learner.step / schedule.per_epoch, 4), "lr": lr}

@@ -10,7 +10,7 @@ from fgvc.runtime.distributed import sync_buffers
 from fgvc.training.average import Average
 from fgvc.training.config import LoopConfig, OptimConfig
 from fgvc.training.eval_copy import EvalCopy
-from fgvc.training.schedule import Schedule, lr_factor, set_lr
+from fgvc.training.schedule import Schedule, lr_factor, peak_lr, set_lr
 from fgvc.training.strategies.create import create_strategy
 
 
@@ -47,7 +47,7 @@ class Player:
     def lr(self, step: int) -> float:
         """The learning rate of the step about to be made, after `step` others."""
         factor = lr_factor(self.optim, step, self.schedule.per_epoch, self.config.epochs)
-        return self.optim.lr * factor * self.schedule.lr_scale
+        return peak_lr(self.optim, self.config.batch) * factor * self.schedule.lr_scale
 
     def make_step(self, step: int) -> None:
         """Step on the accumulated gradients, in step `step` of the run (from 0), and move the average."""

@@ -6,10 +6,14 @@ back about a hundred steps at each spike of the loss (https://arxiv.org/abs/2204
 
 import json
 import logging
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from fgvc.runtime.distributed import broadcast_object, rank
+from fgvc.training.checkpoint import latest_valid, load
 from shards.errors import UserError
 from shards.files import write_json
 
@@ -36,6 +40,18 @@ class Rewind:
     reason: str
     step: int
     lr_scale: float
+
+
+def drop_broken(folder: Path) -> None:
+    """Delete the newest checkpoints as long as their weights are not finite: one may have been written after the very
+    step that broke them, whose own loss was still a number. Rank 0 calls it."""
+    while (newest := latest_valid(folder)) is not None:
+        networks = load(newest, "shared").get("networks", {}).values()
+        weights = [one for network in networks for one in network["weights"].values() if one.is_floating_point()]
+        if all(bool(torch.isfinite(one).all()) for one in weights):
+            return
+        log.warning("%s: holds weights that are not finite; using the one before it", newest)
+        shutil.rmtree(newest)
 
 
 class Rewinds:

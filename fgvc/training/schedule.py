@@ -47,6 +47,15 @@ def lr_factor(config: OptimConfig, step: int, steps_per_epoch: int, epochs: int)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def peak_lr(config: OptimConfig, batch: int) -> float:
+    """The rate after the warm-up, at a global batch. SGD: in proportion (https://arxiv.org/abs/1706.02677); AdamW: by
+    the square root (https://arxiv.org/abs/2205.10287)."""
+    if not config.lr_batch:
+        return config.lr
+    times = batch / config.lr_batch
+    return config.lr * (times if config.method == "sgd" else math.sqrt(times))
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set every group's rate to lr times its scale."""
     for group in optimizer.param_groups:

@@ -14,8 +14,14 @@ from fgvc.training import checkpoint
 from fgvc.training.player import Player
 
 
-def save_state(folder: Path, step: int, players: Mapping[str, Player], accelerator: Accelerator, keep: int) -> None:
-    """Write checkpoint `step` into `folder` and keep the newest `keep` of them. All ranks call it."""
+def save_state(
+    folder: Path, step: int, players: Mapping[str, Player], accelerator: Accelerator, keep: int,
+    memory: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Write checkpoint `step` into `folder` and keep the newest `keep` of them. All ranks call it.
+
+    memory: plain values, the same on every rank, that come back with it.
+    """
     networks = {name: player.state(keep=rank() == 0) for name, player in players.items()}
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     kind, keys, *place = np.random.get_state()
@@ -25,6 +31,7 @@ def save_state(folder: Path, step: int, players: Mapping[str, Player], accelerat
     if rank() == 0:
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         parts["shared"] = {"networks": networks, "scaler": scaler, "step": step, "ranks": world_size()}
+        parts["shared"]["memory"] = memory or {}
     checkpoint.save(folder, step, parts, keep)
 
 

@@ -16,9 +16,12 @@ from fgvc.classification.listed import read_listed
 from fgvc.classification.metrics import Predictions, nll, summary
 from fgvc.classification.objective import classification
 from fgvc.classification.probe import probe_head
+from fgvc.classification.probe_guard import against_probe, keep_probe
 from fgvc.classification.results import save_results
 from fgvc.classification.seen import records_of_start, training_record
 from fgvc.models.export import export
+from fgvc.models.layers import checkpoint_gradients
+from fgvc.models.lora import add_lora, merge_lora
 from fgvc.models.normalised import Normalised
 from fgvc.models.timm import create_model, input_size, input_statistics
 from fgvc.training.best import BestEpoch
@@ -27,8 +30,10 @@ from fgvc.training.learner import SupervisedLearner
 from fgvc.training.schedule import Schedule
 from jobs.classify import Config
 from jobs.inputs import boxes_hashes, check_forward, file_hash, loader_workers
+from jobs.tasks.synthetic import open_synthetic
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
+from shards.manifest import read_manifest
 from shards.paths import expand
 from shards.reading.loader import Place, Samples, train_loader
 from shards.reading.transforms import train_transform
@@ -44,6 +49,8 @@ def _inputs(config: Config) -> dict[str, str]:
     inputs = {"weights": file_hash(config.model.weights, "model.weights")} | boxes_hashes(config.data)
     if config.exclude:
         inputs["exclude"] = file_hash(config.exclude, "exclude")
+    if config.synthetic.shards:
+        inputs["synthetic"] = read_manifest(expand(config.synthetic.shards, "synthetic.shards")).fingerprint
     if run := config.train.temperature_from:
         inputs["temperature_from"] = file_hash(str(held_out_answers(run)), "train.temperature_from")
     return inputs
@@ -57,11 +64,13 @@ class _Classify:
     def __init__(self, opened: Opened) -> None:
         self.config, self.manifest, self.splits, self.folder, self.accelerator = opened
         config = self.config
-        self.images, self.trains = len(self.splits.train), config.train.method == "finetune"
+        self.images, self.trains = len(self.splits.train), config.train.method != "probe"
         self.measured = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
         self.crops = open_crops(self.manifest, self.splits, config.data)
         self.workers = loader_workers(config.data, self.accelerator.num_processes)
         self.network = create_model(config.model, len(self.manifest.classes))
+        if config.train.grad_checkpointing:
+            checkpoint_gradients(self.network)
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
         check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
         self.mean, self.std = input_statistics(self.network, config.model)
@@ -70,11 +79,17 @@ class _Classify:
         labels = np.array([self.manifest.entries[index].label for index in self.splits.train])
         self.weights = class_weights(labels, len(self.manifest.classes), config.train.class_weights)
         self.best: BestEpoch | None = None
+        kept_out = [*self.splits.watched, *self.splits.held_out, *self.splits.test]
+        self.synthetic = open_synthetic(config.synthetic, self.manifest, self.splits.train, kept_out, config.seed)
 
     def learner(self, schedule: Schedule, found: Path | None) -> SupervisedLearner:
         config = self.config
         if found is None and "probe" in (config.train.method, config.train.head_start):
             self._probe()
+            if self.trains and config.train.guard and self.splits.watched:
+                keep_probe(self.folder.path, self.predict(self.network, self.splits.watched, "the probe, held out"))
+        if config.train.method == "lora":
+            add_lora(self.network, config.train.lora_rank)
         objective = classification(
             len(self.manifest.classes), config.train, config.seed, self.accelerator.device, self.weights
         )  # fmt: skip
@@ -89,11 +104,14 @@ class _Classify:
 
     def batches(self, start_step: int, place: Place) -> Iterator[Any]:
         config, transform = self.config, train_transform(self.config.image, self.size)
-        samples = Samples(self.manifest, transform, self.crops.train, cache=config.data.cache, seed=config.seed)
+        samples: Any = Samples(self.manifest, transform, self.crops.train, cache=config.data.cache, seed=config.seed)
+        blend = None
+        if self.synthetic is not None:
+            samples, blend = self.synthetic.samples(samples, transform, config.data.cache), self.synthetic.blend
         return train_loader(
             self.manifest, self.splits.train, samples, seed=config.seed, batch=config.train.batch,
             epochs=config.train.epochs, window=config.data.window, start_step=start_step, place=place,
-            workers=self.workers, balance=config.train.balanced_sampling,
+            workers=self.workers, balance=config.train.balanced_sampling, blend=blend,
         )  # fmt: skip
 
     def held_out(self, learner: SupervisedLearner, epoch: int) -> dict[str, float]:
@@ -104,11 +122,12 @@ class _Classify:
         figures = {"val_top1": float(predictions.correct.mean()), "val_nll": nll(predictions)}
         if self.best is not None:
             self.best.add(learner.step, figures["val_top1"], network)
-        return figures
+        return figures | against_probe(self.folder.path, predictions)
 
     def measure(self, learner: SupervisedLearner) -> tuple[dict[str, Any], dict[str, Path]]:
         network = learner.eval_network()
         kept = self.best.restore(network, self.accelerator.device) if self.best is not None else {}
+        merge_lora(network)
         figures, pictures = measure_splits(self, network)
         if kept:
             figures["kept"] = kept | {"chosen_on": "a held-out share" if self.config.data.folds else "val"}
@@ -134,6 +153,7 @@ class _Classify:
         model, image, data = self.config.model, self.config.image, self.config.data
         record = {"name": model.name, "kwargs": model.kwargs, "caffe_stride": model.caffe_stride}
         trained_on = [training_record(self.manifest, data, self.splits.train), *records_of_start(model.weights)]
+        trained_on += self.synthetic.trained_on if self.synthetic is not None else []
         facts = about(
             self.manifest, record, image, data, self.mean, self.std, self.eval_size, self.temperature, trained_on
         )

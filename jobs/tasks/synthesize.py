@@ -143,6 +143,7 @@ def _training_data(config: Config, records: list[dict[str, Any]], manifest: Mani
         raise UserError(f"weights={config.weights}: trained on crops by a boxes layer; give data.boxes=FILE")
     return replace(
         config.data, train_split=trained["split"], folds=trained["folds"], fold=trained["fold"], limit=trained["limit"],
+        holdout=trained.get("holdout", 0.0),
         crop=crop["crop"], margin=crop["margin"], min_score=crop["min_score"],
     )  # fmt: skip
 

@@ -17,9 +17,10 @@ from fgvc.runtime.tracking import Tracker
 from fgvc.study.headline import write_headline
 from fgvc.training.checkpoint import latest_valid, step_of
 from fgvc.training.curves import Panel, plot_training_curves
-from fgvc.training.learner import Learner
+from fgvc.training.guard import Guard
+from fgvc.training.learner import Learner, SupervisedLearner
 from fgvc.training.loop import fit
-from fgvc.training.rewind import Diverged, Rewind, Rewinds
+from fgvc.training.rewind import Diverged, Rewind, Rewinds, drop_broken
 from fgvc.training.schedule import Schedule
 from fgvc.training.strategies.create import check_strategy, create_accelerator
 from jobs.config import to_dict
@@ -104,6 +105,8 @@ def _train(job: str, make: Callable[[Opened], Task], opened: Opened) -> dict[str
             figures = _attempt(job, make(opened), opened, found, rewinds.lr_scale, news)
             return figures | ({"rewinds": rewinds.record} if rewinds.made else {})
         except Diverged as error:
+            if rank() == 0:
+                drop_broken(opened.folder.checkpoints)
             found = broadcast_object(latest_valid(opened.folder.checkpoints) if rank() == 0 else None)
             news = rewinds.add(error, step_of(found) if found else 0, config.train.rewinds)
         gc.collect()  # the broken networks
@@ -131,13 +134,21 @@ def _attempt(
         if task.trains:
             batches = task.batches(learner.step, Place(rank(), world_size(), config.train.accumulation))
 
+            guard = None
+            if config.train.guard and isinstance(learner, SupervisedLearner):
+                guard = Guard(learner, config.train, config.optim, schedule, folder.metrics)
+
             def evaluate() -> dict[str, float]:
                 epoch = learner.step // schedule.per_epoch
                 if isinstance(task, Draws):
                     tracker.pictures(learner.step, task.pictures(learner, epoch))
-                return task.held_out(learner, epoch)
+                figures = task.held_out(learner, epoch)
+                if guard is not None:
+                    guard.evaluated(learner.step, figures)
+                return figures
 
-            fit(learner, batches, config.train, schedule, folder.path, tracker, evaluate)
+            watch = guard.step if guard is not None else None
+            fit(learner, batches, config.train, schedule, folder.path, tracker, evaluate, watch)
         figures, pictures = task.measure(learner)
         if rank() == 0:
             if not task.trains:

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.reading.config import SyntheticConfig
-from shards.reading.order import random_stream
 from shards.reading.loader import Samples
+from shards.reading.order import random_stream
 
 SYNTHETIC = 100  # stream of random numbers (shards/reading/order.py has the others)
 OTHER_SEED = 1 << 40  # added to the seed of their transforms: entry 7 of these is not entry 7 of the real ones
