@@ -164,8 +164,8 @@ class _Gan:
 
     def _pairs(self, images: Any, made: Any, real: Any, chosen: list[int]) -> Path:
         """The generated images that are nearest to a training image, above it."""
-        found = nearest(made, real)
-        closest = found.distance.argsort()[:PAIRS]
+        found = nearest(made, real, len(chosen))
+        closest = found.ratio.argsort()[:PAIRS]
         samples = Samples(self.manifest, eval_image(self.config.image, self.model.size), [self.view])
         theirs = [samples[-1, chosen[found.index[i] % len(chosen)]][0] for i in closest]
         theirs = [one.flip(2) if found.index[i] >= len(chosen) else one for one, i in zip(theirs, closest, strict=True)]

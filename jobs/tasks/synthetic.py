@@ -47,7 +47,7 @@ def open_synthetic(
     seen = seen_images({"trained_on": records}, real, kept_out)
     if seen is None and kept_out:
         raise UserError(
-            f"synthetic.shards={config.shards}: which of the images of {real.folder} they were made from is not known "
+            f"synthetic.shards={config.shards}: which images of {real.folder} they were made from is unknown "
             "(other shards, or a classifier without a record chose them); make them again from these"
         )
     if seen:

@@ -79,11 +79,17 @@ def test_nearest_training_images_and_copies_in_either_direction() -> None:
     training = cloud(0, 500)
     mirrored = cloud(7, 500)
     both = np.concatenate([training, mirrored])
-    found = nearest(training[[3, 8]] + 1e-4, both)
-    assert found.index.tolist() == [3, 8]
-    found = nearest(training, both, leave_out_self=True)
-    assert not (found.index % 500 == np.arange(500)).any()
+    found = nearest(np.stack([training[3], mirrored[8]]) + 1e-4, both, 500)
+    assert found.index.tolist() == [3, 508]
+    assert (found.ratio < 0.01).all()
+    apart = np.linalg.norm(training[7] - both, axis=1).reshape(2, 500).min(0)
+    apart[7] = np.inf
+    found = nearest(training, both, 500, leave_out_self=True)
+    assert found.index[7] % 500 == apart.argmin()
+    assert found.ratio[7] == pytest.approx(apart.min() / np.sort(apart)[:50].mean(), rel=1e-3)
     noise = np.random.default_rng(1).normal(0, 0.01, both.shape).astype(np.float32)
     planted = (both + noise)[::2]  # of images and of mirror images
     assert memorised(planted, both, 500).mean() >= 0.99
     assert memorised(cloud(3, 2000), both, 500).mean() < 0.05, "new images of the same kind are none"
+    blurred = cloud(3, 100) * 0.1  # in the middle of all: nearer to any image than images are to one another
+    assert not memorised(blurred, both, 500).any()
