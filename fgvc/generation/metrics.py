@@ -113,6 +113,5 @@ def copy_limit(training: np.ndarray, rows: int, share: float = 0.01) -> float:
 
 def memorised(generated: np.ndarray, training: np.ndarray, rows: int) -> np.ndarray:
     """(N,) bool: which images are copies of training images (after Carlini et al., 2023,
-    https://arxiv.org/abs/2301.13188, who relate distances to those of the neighbours). Of new real images about one in a
-    hundred is."""
+    https://arxiv.org/abs/2301.13188, who relate distances to the neighbours'). Of new real images about 1 % are."""
     return nearest(generated, training, rows).ratio < copy_limit(training, rows)

@@ -51,8 +51,8 @@ def make_candidates(
     quality: int, judge: Judge | None, features: nn.Module, training: np.ndarray, rows: int,
     limit: float,
 ) -> Candidates:  # fmt: skip
-    """`per_class` candidates of every class that a maker has, class by class. training, rows: features of the `rows` images
-    that the makers were trained on, as of `nearest`; limit: the ratio below which an image is a copy."""
+    """`per_class` candidates of every class that a maker has, class by class. training: features of the
+    `rows` images that the makers were trained on, as of `nearest`; limit: the ratio below which an image is a copy."""
     maker_of = {label: maker for maker in makers for label in maker.labels}
     places = [(label, number) for label in range(classes) if label in maker_of for number in range(per_class)]
 
