@@ -15,6 +15,7 @@ between two halves of the real images), grid.png, interpolations.png, nearest.pn
 model.safetensors (the generator, and all that fgvc synthesize needs).
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from fgvc.runtime.config import TrackConfig
 from fgvc.training.config import PlayerOptimConfig
 from jobs.headline import Headline, look_at
 from shards.errors import UserError
+from shards.manifest import read_manifest
 from shards.options import option
+from shards.paths import expand
 from shards.reading.config import DataConfig
 
 DEBUG = [
@@ -69,6 +72,20 @@ def check(config: Config) -> None:
         raise UserError("model.mean, model.std: three numbers each, for red, green and blue; std above 0")
     if config.data.crop.startswith("whole+"):
         raise UserError(f"data.crop={config.data.crop}: one view of an image; take whole, box or square")
+
+
+def parts(config: Config) -> list[list[str]]:
+    """With per_class, the words of every class's run. Raises UserError where the shards are not there yet."""
+    if not config.per_class or config.only:
+        return []
+    if not config.data.shards:
+        raise UserError("data.shards is not set")
+    classes = read_manifest(expand(config.data.shards, "data.shards")).classes
+    names = [re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:40] for name in classes]
+    return [
+        [f"only={name}", f"name={config.name}-{number:03d}-{short}"]
+        for number, (name, short) in enumerate(zip(classes, names, strict=True))
+    ]
 
 
 def report(result: dict[str, Any], folder: Path) -> str:

@@ -60,6 +60,11 @@ def default_name(job: str, path: Path | None, config: Any) -> str:
     return make(config) if make else job
 
 
+def parts_of(module: ModuleType, config: Any) -> list[list[str]]:
+    """The runs that a command stands for where it stands for several (fgvc gan per_class=true): more words of each."""
+    return module.parts(config) if hasattr(module, "parts") else []
+
+
 def summary() -> str:
     """A line a command, in groups."""
     lines, before = [], ""

@@ -52,8 +52,8 @@ def open_synthetic(
         )
     if seen:
         raise UserError(
-            f"synthetic.shards={config.shards}: made from {seen} of the {len(set(kept_out))} images that this run holds "
-            "out; train the generator (and the classifier that chooses) with the same data.folds and data.fold"
+            f"synthetic.shards={config.shards}: made from {seen} of the {len(set(kept_out))} images that this run "
+            "holds out; train the generator (and the classifier that chooses) with this data.folds and data.fold"
         )
     blend = open_blend(config, manifest, real, train, seed)
     return Synthetic(manifest, blend.blend, len(real.entries), seed, list(records or []))
