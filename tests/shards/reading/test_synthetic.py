@@ -18,7 +18,7 @@ from shards.reading.transforms import train_transform
 def blends(ratio: float, weights: np.ndarray | None = None, steps: int = 60, batch: int = 10) -> list[list[int]]:
     """The synthetic entries of every step; 100 real images, 12 synthetic ones of three classes."""
     blend = Blend(100, np.arange(12) % 3, ratio / (1 + ratio), weights, 0)
-    real = [[(0, step * batch + place) for place in range(batch)] for step in range(steps)]
+    real = [[(0, (step * batch + place) % 100) for place in range(batch)] for step in range(steps)]
     found = [blend.blend(row, step) for step, row in enumerate(real)]
     for before, after in zip(real, found, strict=True):
         assert all(ours == theirs or ours[1] >= 100 for theirs, ours in zip(before, after, strict=True))
