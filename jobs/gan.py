@@ -20,9 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fgvc.generation.config import GanImageConfig, GanModelConfig, GanTrainConfig, MeasureConfig
+from fgvc.generation.config import GanImageConfig, GanModelConfig, GanOptimConfig, GanTrainConfig, MeasureConfig
 from fgvc.runtime.config import TrackConfig
-from fgvc.training.config import PlayerOptimConfig
 from jobs.headline import Headline, look_at
 from shards.errors import UserError
 from shards.manifest import read_manifest
@@ -34,16 +33,6 @@ DEBUG = [
     "data.workers=0", "data.limit=64", "train.max_steps=20", "measure.images=32", "track.wandb=disabled",
 ]  # fmt: skip
 HEADLINE = Headline("frechet", "FD", goal="minimize", form="{:.1f}", per_image=False)
-
-
-@dataclass
-class GanOptimConfig(PlayerOptimConfig):
-    """One player's optimizer."""
-
-    lr: float = option(2e-4, "learning rate")
-    weight_decay: float = option(0.0, "not applied to biases and norms")
-    schedule: Any = option("constant", "after the warm-up: cosine | step | constant")
-    warmup_epochs: float = option(0.0, "linear rise from 0")
 
 
 @dataclass

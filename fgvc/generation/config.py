@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from fgvc.training.config import LoopConfig
+from fgvc.training.config import LoopConfig, PlayerOptimConfig
 from shards.options import option
 
 
@@ -42,6 +42,16 @@ class GanImageConfig:
     )
     flip: Annotated[float, Ge(0), Le(1)] = option(0.5, "probability of a left-right flip")
     interpolation: Literal["bilinear", "bicubic"] = option("bilinear", "of every resize")
+
+
+@dataclass
+class GanOptimConfig(PlayerOptimConfig):
+    """One player's optimizer."""
+
+    lr: Annotated[float, Gt(0)] = option(2e-4, "learning rate")
+    weight_decay: Annotated[float, Ge(0)] = option(0.0, "not applied to biases and norms")
+    schedule: Literal["cosine", "step", "constant"] = option("constant", "after the warm-up")
+    warmup_epochs: Annotated[float, Ge(0)] = option(0.0, "linear rise from 0")
 
 
 @dataclass

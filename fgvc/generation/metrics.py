@@ -47,17 +47,22 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
     return float(apart @ apart + np.trace(one.covariance) + np.trace(other.covariance) - 2 * cross)
 
 
+def check_count(images: int, split: str = "") -> None:
+    """Raise UserError for too few images to compare."""
+    if images <= NEIGHBOURS:
+        raise UserError(
+            f"{images} image(s){f' of split {split}' if split else ''} to compare with: precision and recall need more "
+            f"than {NEIGHBOURS}; raise measure.images, or give more images"
+        )
+
+
 def compare(generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
     """frechet; kid (unbiased, of subsets; Binkowski et al., 2018); precision and recall (Kynkaanniemi et al., 2019).
 
     Raises UserError for too few images.
     """
     fewest = min(len(generated), len(real))
-    if fewest <= NEIGHBOURS:
-        raise UserError(
-            f"{len(generated)} generated and {len(real)} real images: precision and recall need more than {NEIGHBOURS} "
-            "of each; raise measure.images, or measure a larger split"
-        )
+    check_count(fewest)
     ours, theirs = (torch.from_numpy(np.ascontiguousarray(one, np.float32)) for one in (generated, real))
     subset = min(KID_SUBSET, fewest)
     kid = kid_features_to_metric(

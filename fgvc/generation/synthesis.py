@@ -32,7 +32,7 @@ class Maker:
         device = next(self.network.parameters()).device
         keys = [(SYNTHESIS, label, number) for number, label in zip(numbers, labels, strict=True)]
         latents = normals(seed, keys, self.model.latent, truncation).to(device)
-        known = [label if self.model.conditional else 0 for label in labels]
+        known = [self.labels.index(label) for label in labels]  # its own number of the class
         return to_bytes(self.network(latents, torch.tensor(known, device=device)), self.model)
 
 

@@ -15,11 +15,11 @@ from fgvc.generation.collapse import collapsed
 from fgvc.generation.features import create_features, feature_title
 from fgvc.generation.game import Game
 from fgvc.generation.measure import eval_image, generated_features, real_features, real_key, training_image
-from fgvc.generation.metrics import compare, floor, memorised, nearest
+from fgvc.generation.metrics import check_count, compare, floor, memorised, nearest
 from fgvc.generation.networks.create import create_networks
 from fgvc.generation.pictures import draw_grid, draw_interpolations, draw_pairs
 from fgvc.generation.record import write_generator
-from fgvc.runtime.distributed import broadcast_object, rank
+from fgvc.runtime.distributed import barrier, broadcast_object, rank
 from fgvc.training.adversarial import AdversarialLearner, PlayerSetup
 from fgvc.training.curves import Panel
 from fgvc.training.schedule import Schedule
@@ -66,6 +66,8 @@ class _Gan:
         config, self.device = self.config, self.accelerator.device
         sets = {"train": splits.train, "val": splits.held_out, "test": splits.test if config.evaluate_test else []}
         self.sets = {name: self._of_class(indices) for name, indices in sets.items() if indices}
+        for name, indices in self.sets.items():
+            check_count(min(len(indices), config.measure.images), name)
         self.train, self.all_train = self.sets["train"], splits.train
         self.images, self.classes = len(self.train), 1 if config.only else len(self.manifest.classes)
         self.model = replace(config.model, conditional=config.model.conditional and not config.only)
@@ -131,8 +133,7 @@ class _Gan:
         features = create_features(config.measure).to(self.device)
         for split, indices in self.sets.items():
             chosen = limited(indices, config.measure.images)
-            train = split == "train" and whole
-            real = self._real(features, chosen, split, train)
+            real = self._real(features, chosen, split)
             labels = [self.manifest.entries[index].label for index in chosen]
             folder = self.folder.features / f"generated-{split}-{step}"
             made, images = generated_features(
@@ -141,17 +142,20 @@ class _Gan:
             )  # fmt: skip
             found: dict[str, Any] = compare(made, real[: len(chosen)])
             found |= {"count": len(chosen), "features": config.measure.features, "title": feature_title(config.measure)}
-            if train:
+            if split == "train" and whole:
                 found["floor"] = floor(real[: len(chosen)], config.seed)
                 found["memorised"] = float(memorised(made, real, len(chosen)).mean())
                 if rank() == 0:
                     pictures["nearest"] = self._pairs(images, made, real, chosen)
             figures[split] = found
+            barrier()  # all have read it
             if rank() == 0:
                 shutil.rmtree(folder, ignore_errors=True)
         return figures, pictures
 
-    def _real(self, features: Any, chosen: list[int], split: str, mirrored: bool) -> Any:
+    def _real(self, features: Any, chosen: list[int], split: str) -> Any:
+        """Of training images their mirror images' features, too: a copy of one is no new image."""
+        mirrored = split == "train"
         config, weights = self.config, file_hash(self.config.measure.weights, "measure.weights")
         key = real_key(
             self.manifest, chosen, self.view, config.image, self.model.size, config.measure, weights, mirrored

@@ -128,7 +128,7 @@ Words = Callable[[Manifest], list[str]]
     [
         (["only=species"], "only=species: no such class"),
         (["only=CLASS0", "data.limit=4", "train.batch=16"], "train.batch=16 is more than the "),
-        (["measure.images=2"], "2 generated and 2 real images: precision and recall need more than 3"),
+        (["measure.images=2"], "2 image(s) of split train to compare with: precision and recall need more than 3"),
         (["model.std=[0.5, 0.5, 0]"], "std above 0"),
         (["train.strategy=zero1"], "train.strategy=zero1 to zero3 train one network"),
         (["measure.features=inception", "measure.weights=LITE0"], "not readable as tensors"),

@@ -69,7 +69,7 @@ def test_two_halves_of_real_images_are_nearly_the_same_and_others_are_not() -> N
 
 
 def test_too_few_images_are_named() -> None:
-    with pytest.raises(UserError, match="3 generated and 40 real images: precision and recall need more than 3"):
+    with pytest.raises(UserError, match=r"3 image\(s\) to compare with: precision and recall need more than 3"):
         compare(cloud(1, 3), cloud(2, 40))
     with pytest.raises(UserError, match=r"1 image\(s\): a Frechet distance needs at least 2"):
         Gaussian.of(cloud(1, 1))

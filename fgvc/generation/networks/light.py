@@ -36,7 +36,7 @@ class Generator(nn.Module):
         self.excite = nn.ModuleDict(
             {
                 str(low): nn.Sequential(
-                    nn.AdaptiveAvgPool2d(4), spectral(nn.Conv2d(channels[low], channels[high], 4)), nn.SiLU(),
+                    nn.AvgPool2d(low // 4), spectral(nn.Conv2d(channels[low], channels[high], 4)), nn.SiLU(),
                     spectral(nn.Conv2d(channels[high], channels[high], 1)), nn.Sigmoid(),
                 )
                 for low, high in EXCITES.items() if high in channels
