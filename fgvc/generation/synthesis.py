@@ -11,7 +11,7 @@ from torch import nn
 
 from fgvc.generation.config import GanModelConfig
 from fgvc.generation.draws import normals
-from fgvc.generation.metrics import nearest
+from fgvc.generation.metrics import memorised, nearest
 from fgvc.generation.record import to_bytes
 from fgvc.runtime.chunks import in_chunks
 
@@ -49,10 +49,9 @@ class Candidates:
 def make_candidates(
     folder: Path, makers: Sequence[Maker], classes: int, per_class: int, chunk: int, *, seed: int, truncation: float,
     quality: int, judge: Judge | None, features: nn.Module, training: np.ndarray, rows: int,
-    limit: float,
 ) -> Candidates:  # fmt: skip
     """`per_class` candidates of every class that a maker has, class by class. training: features of the
-    `rows` images that the makers were trained on, as of `nearest`; limit: the ratio below which an image is a copy."""
+    `rows` images that the makers were trained on, as of `nearest`."""
     maker_of = {label: maker for maker in makers for label in maker.labels}
     places = [(label, number) for label in range(classes) if label in maker_of for number in range(per_class)]
 
@@ -64,9 +63,9 @@ def make_candidates(
             parts.append(maker_of[label].make(seed, numbers, [label] * len(numbers), truncation))
         images = torch.cat(parts)
         sure = judge(images, torch.tensor(labels, device=images.device)) if judge else torch.ones(len(images))
-        ratio = nearest(features(images).cpu().numpy(), training, rows).ratio
+        copy = memorised(nearest(features(images).cpu().numpy(), training, rows))
         encoded = [_encode(image, quality) for image in images.cpu()]
-        return {"jpeg": np.array(encoded), "confidence": sure.cpu().numpy(), "copy": ratio < limit}
+        return {"jpeg": np.array(encoded), "confidence": sure.cpu().numpy(), "copy": copy}
 
     with torch.inference_mode():
         found = in_chunks(folder, range(len(places)), chunk, iter, work, seed=seed, title="candidates")

@@ -144,7 +144,9 @@ class _Gan:
             found |= {"count": len(chosen), "features": config.measure.features, "title": feature_title(config.measure)}
             if split == "train" and whole:
                 found["floor"] = floor(real[: len(chosen)], config.seed)
-                found["memorised"] = float(memorised(made, real, len(chosen)).mean())
+                found["memorised"] = float(memorised(nearest(made, real, len(chosen))).mean())
+                among = nearest(real[: len(chosen)], real, len(chosen), leave_out_self=True)
+                found["memorised_floor"] = float(memorised(among).mean())
                 if rank() == 0:
                     pictures["nearest"] = self._pairs(images, made, real, chosen)
             figures[split] = found

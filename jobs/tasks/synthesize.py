@@ -15,7 +15,6 @@ from torchvision.utils import make_grid, save_image
 from fgvc.generation.config import GanImageConfig
 from fgvc.generation.features import create_features
 from fgvc.generation.measure import real_features
-from fgvc.generation.metrics import copy_limit
 from fgvc.generation.record import read_generator
 from fgvc.generation.synthesis import Candidates, Chosen, Maker, choose, make_candidates
 from fgvc.models.timm import load_classifier
@@ -93,7 +92,7 @@ def _candidates(
         folder.path / "candidates", makers, len(manifest.classes), round(config.per_class * config.candidates),
         config.measure.batch, seed=config.seed, truncation=config.truncation, quality=config.quality,
         judge=_judge(config, manifest, accelerator.device) if config.classifier else None, features=features,
-        training=training, rows=len(train), limit=copy_limit(training, len(train)),
+        training=training, rows=len(train),
     )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def test_a_step_that_is_not_a_number_costs_an_epoch_at_most(
         return (loss * math.nan if len(calls) == 8 else loss), figures
 
     monkeypatch.setattr(Game, "generator", broken)
-    assert main(gan_words(guide, tmp_path, "broken")) == 0
+    assert main(gan_words(guide, tmp_path, "broken", "train.checkpoint_minutes=5")) == 0
     rows = [json.loads(line) for line in (tmp_path / "gan/broken/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10]
     assert rows[5]["rewind"] == "loss_generator is nan at step 8"
