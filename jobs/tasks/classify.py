@@ -33,8 +33,10 @@ from fgvc.training.schedule import Schedule
 from jobs.classify import Config
 from jobs.inputs import boxes_hashes, check_forward, file_hash, loader_workers
 from jobs.tasks.defence import defence_figures, open_objective
+from jobs.tasks.synthetic import open_synthetic
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
+from shards.manifest import read_manifest
 from shards.paths import expand
 from shards.reading.loader import Place, Samples, train_loader
 from shards.reading.splits import limited
@@ -53,6 +55,8 @@ def _inputs(config: Config) -> dict[str, str]:
         inputs["exclude"] = file_hash(config.exclude, "exclude")
     if config.defence.teacher:
         inputs["teacher"] = file_hash(config.defence.teacher, "defence.teacher")
+    if config.synthetic.shards:
+        inputs["synthetic"] = read_manifest(expand(config.synthetic.shards, "synthetic.shards")).fingerprint
     if run := config.train.temperature_from:
         inputs["temperature_from"] = file_hash(str(held_out_answers(run)), "train.temperature_from")
     return inputs
@@ -85,6 +89,8 @@ class _Classify:
         self.weights = class_weights(labels, len(self.manifest.classes), config.train.class_weights)
         self.best: BestEpoch | None = None
         self.watch: Watch | None = None
+        kept_out = [*self.splits.watched, *self.splits.held_out, *self.splits.test]
+        self.synthetic = open_synthetic(config.synthetic, self.manifest, self.splits.train, kept_out, config.seed)
 
     def learner(self, schedule: Schedule, found: Path | None) -> SupervisedLearner:
         config = self.config
@@ -106,11 +112,14 @@ class _Classify:
 
     def batches(self, start_step: int, place: Place) -> Iterator[Any]:
         config, transform = self.config, train_transform(self.config.image, self.size)
-        samples = Samples(self.manifest, transform, self.crops.train, cache=config.data.cache, seed=config.seed)
+        samples: Any = Samples(self.manifest, transform, self.crops.train, cache=config.data.cache, seed=config.seed)
+        blend = None
+        if self.synthetic is not None:
+            samples, blend = self.synthetic.samples(samples, transform, config.data.cache), self.synthetic.blend
         return train_loader(
             self.manifest, self.splits.train, samples, seed=config.seed, batch=config.train.batch,
             epochs=config.train.epochs, window=config.data.window, start_step=start_step, place=place,
-            workers=self.workers, balance=config.train.balanced_sampling,
+            workers=self.workers, balance=config.train.balanced_sampling, blend=blend,
         )  # fmt: skip
 
     def held_out(self, learner: SupervisedLearner, epoch: int) -> dict[str, float]:
@@ -156,6 +165,7 @@ class _Classify:
         model, image, data = self.config.model, self.config.image, self.config.data
         record = {"name": model.name, "kwargs": model.kwargs, "caffe_stride": model.caffe_stride}
         trained_on = [training_record(self.manifest, data, self.splits.train), *records_of_start(model.weights)]
+        trained_on += self.synthetic.trained_on if self.synthetic is not None else []
         facts = about(
             self.manifest, record, image, data, self.mean, self.std, self.eval_size, self.temperature, trained_on
         )
