@@ -26,6 +26,7 @@ COMMANDS = {
     "detect": Entry("train", "detect CONFIG", "train a detector on shards with boxes", True),
     "crop": Entry("train", "crop CONFIG", "find the object in every image: a boxes layer to crop by", True),
     "evaluate": Entry("measure", "evaluate CONFIG", "trained weights on any shards", True),
+    "explain": Entry("measure", "explain CONFIG", "what a classifier looks at, scored; why this class, not that", True),
     "compare": Entry("measure", "compare CONFIG...", "several configs x seeds x folds, with paired intervals"),
     "sweep": Entry("measure", "sweep FILE", "hyperparameter search, from a W&B sweep file"),
     "configs": Entry("look up", "configs [COMMAND]", "the configs that come with fgvc, and what each needs"),

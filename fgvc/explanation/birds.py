@@ -56,10 +56,14 @@ class Guide:
         picture = paint_without(self.species[bird.label], self.scene(bird), without)
         return decode(encode(picture))
 
+    def part_regions(self, bird: Bird) -> dict[str, np.ndarray]:
+        """Visible part -> (H, W) bool."""
+        return regions(self.species[bird.label], self.scene(bird))
+
     def regions(self, bird: Bird) -> dict[str, np.ndarray]:
         """Visible part or thing around the bird -> (H, W) bool; a thing is where the picture changes without it."""
         traits, scene = self.species[bird.label], self.scene(bird)
-        found = regions(traits, scene)
+        found = self.part_regions(bird)
         whole = paint_without(traits, scene, ())
         for name in things(traits, scene):
             changed = np.abs(paint_without(traits, scene, [name]).astype(int) - whole).max(2) > 8

@@ -18,7 +18,7 @@ ATTENTION = {
 OTHERS = {
     "cam": "CAM: the head applied at every position of the last map (Zhou et al. 2016)",
     "contrast": "what speaks for the class and against the runner-up: signed LayerCAM of the two logits' difference",
-    "gradients": "integrated gradients from a blurred image, summed over colours (Sundararajan et al. 2017)",
+    "gradients": "integrated gradients from a blurred image (Sundararajan et al. 2017); slow",
     "occlusion": "the fall of the score when a patch is grey, patch by patch (Zeiler and Fergus 2014); slow",
 }
 BASELINES = {
@@ -27,5 +27,20 @@ BASELINES = {
     "oracle": "field guide only: what re-rendering the bird without each part shows",
 }
 METHODS = {**OTHERS, **CAMS, **ATTENTION, **BASELINES}
-SLOW = ("scorecam", "ablationcam", "occlusion")
+SLOW = ("scorecam", "ablationcam", "occlusion", "gradients")
 ALWAYS = ("random", "centre")  # in every table; `oracle` joins them where the data set can re-render its images
+SHOWN = (  # columns of a table, in order
+    "pointing", "energy", "max_box_acc", "max_box_acc_v2", "telling", "insertion", "deletion", "road", "sanity",
+    "funnybirds", "completeness", "correctness", "contrastivity", "seconds",
+)  # fmt: skip
+
+
+def text_table(figures: dict[str, dict[str, float]]) -> str:
+    """A line a method, a column a score that any of them has."""
+    shown = [score for score in SHOWN if any(score in row for row in figures.values())]
+    wide = {score: max(7, len(score)) for score in shown}
+    lines = [f"{'':11}" + " ".join(f"{score:>{wide[score]}}" for score in shown)]
+    for name, row in figures.items():
+        cells = (f"{row[score]:>{wide[score]}.3f}" if score in row else " " * wide[score] for score in shown)
+        lines.append(f"{name:11}" + " ".join(cells))
+    return "\n".join(line.rstrip() for line in lines)

@@ -47,7 +47,8 @@ def _applies(name: str, subject: Subject) -> bool:
 def _maps(name: str, subject: Subject, inputs: Tensor, classes: Tensor, entries: list[int], seed: int) -> Tensor:
     inputs, classes = inputs.to(subject.device), classes.to(subject.device)
     if name == "random":
-        return torch.stack([noise(seed, entry, subject.size) for entry in entries])
+        seeds = zip(entries, classes.tolist(), strict=True)
+        return torch.stack([noise((seed, entry, label), subject.size) for entry, label in seeds])
     if name == "centre":
         return centre(subject.size).expand(len(entries), -1, -1)
     if name == "cam":
@@ -116,9 +117,9 @@ def blurred(inputs: Tensor) -> Tensor:
     return gaussian_blur(inputs, [side // 8 * 2 + 1] * 2, [side / 12] * 2)
 
 
-def noise(seed: int, entry: int, size: int) -> Tensor:
-    """(size, size) smooth noise in 0 to 1, the same for the same seed and image."""
-    grid = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, entry)))).random((1, NOISE, NOISE))
+def noise(seed: tuple[int, ...], size: int) -> Tensor:
+    """(size, size) smooth noise in 0 to 1, the same for the same seed."""
+    grid = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed))).random((1, NOISE, NOISE))
     return enlarge(torch.from_numpy(grid), size)[0]
 
 

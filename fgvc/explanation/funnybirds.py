@@ -10,20 +10,25 @@ Two things differ from the original. The share is chosen on birds drawn for that
 perfect where two parts are each enough.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from scipy.stats import spearmanr
 
-from fgvc.explanation.birds import SIBLINGS, Darkroom, Scored
+from fgvc.explanation.birds import SIBLINGS, Bird, Darkroom, Scored, oracle_map
+from fgvc.explanation.explainers import Explainer
+from fgvc.runtime.chunks import Arrays
 from shards.sources.field_guide.parts import BIRD_PARTS
 
 SHARES = np.linspace(0.01, 0.5, 25)  # of a map's sum, from which a part is called important
 IRRELEVANT = 0.05  # a part without which the logit falls by less than this share of it
 CHECKS = ("csdc", "pc", "dc", "distractors")
+QUESTIONS = ("completeness", "correctness", "contrastivity")
 Maps = dict[int, np.ndarray]  # class -> (S, S) map
 
 
@@ -78,6 +83,11 @@ class Protocol:
         """Parts and things without which the logit does not fall, or by less than a twentieth."""
         least = abs(float(self.scored.logits[self.label])) * IRRELEVANT
         return {name for name, fall in self.scored.falls(self.label).items() if fall < least}
+
+    def asked(self, maps: Maps) -> tuple[np.ndarray, float, float]:
+        """Completeness, correctness and contrastivity of a method's maps, by class."""
+        own = maps[self.label]
+        return self.completeness(own), self.correctness(own), self.contrastivity(maps)
 
     def completeness(self, map_: np.ndarray) -> np.ndarray:
         """(checks, shares) in 0 to 1: csdc, pc, dc, distractors at every share; NaN where nothing is irrelevant."""
@@ -140,3 +150,35 @@ def completeness_of(checks: np.ndarray) -> np.ndarray:
     """(shares,) from (N, checks, shares): the mean of the three checks' mean and the distractors'."""
     means = np.nanmean(checks, axis=0)
     return (means[:3].mean(0) + means[3]) / 2
+
+
+def protocol_rows(
+    darkroom: Darkroom, methods: dict[str, Explainer], birds: Sequence[Bird], numbers: Sequence[int]
+) -> Arrays:  # fmt: skip
+    """The protocol on some birds, a row a bird: completeness (checks, shares), correctness and contrastivity of every
+    method and of the oracle, background independence of the classifier. NaN for birds that it does not recognise.
+
+    numbers: the birds' own, from which `random` draws.
+    """
+    rows: dict[str, list[Any]] = {}
+    for bird, number in zip(birds, numbers, strict=True):
+        protocol = Protocol(darkroom, darkroom.score(bird))
+        right = protocol.predicted == protocol.label
+        pair = protocol.pair if right else None
+        classes = [protocol.label, *((pair.a, pair.b) if pair else ())]
+        row: dict[str, Any] = {"right": float(right), "background": np.nan}
+        if right:
+            row["background"] = background_independence(protocol.scored, protocol.label)
+        inputs = darkroom.subject.normalise(protocol.scored.image[None]).expand(len(classes), -1, -1, -1)
+        for name in [*methods, "oracle"]:
+            found = np.full((len(CHECKS), len(SHARES)), np.nan), np.nan, np.nan
+            if right and name == "oracle":
+                maps = [oracle_map(protocol.scored, label) for label in classes]
+                found = protocol.asked({label: map_.numpy() for label, map_ in zip(classes, maps, strict=True)})
+            elif right:
+                made = methods[name](inputs, torch.tensor(classes), [number] * len(classes))
+                found = protocol.asked({label: map_.numpy() for label, map_ in zip(classes, made, strict=True)})
+            row |= {f"{name}/{key}": value for key, value in zip(QUESTIONS, found, strict=True)}
+        for key, value in row.items():
+            rows.setdefault(key, []).append(value)
+    return {key: np.array(values) for key, values in rows.items()}

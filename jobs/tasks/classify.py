@@ -92,8 +92,10 @@ class _Classify:
             self.accelerator, found,
         )  # fmt: skip
         if config.train.keep == "best":
-            keep, patience = config.train.checkpoint_keep, config.train.patience
-            self.best = BestEpoch(self.folder, schedule, "val_top1", patience=patience, checkpoints=keep)
+            reach = config.train.checkpoint_keep * config.train.checkpoint_epochs
+            self.best = BestEpoch(
+                self.folder, schedule, "val_top1", patience=config.train.patience, checkpoints=reach
+            )  # fmt: skip
         return learner
 
     def batches(self, start_step: int, place: Place) -> Iterator[Any]:
@@ -160,6 +162,7 @@ class _Classify:
                 self.manifest, indices, config.data, config.image, self.eval_size, view, 64, self.workers
             )  # fmt: skip
 
+        self.network.to(self.accelerator.device)
         found = probe_head(
             self.network, self._normalised(self.network), [partial(loader_of, view) for view in self.crops.train],
             self.accelerator.device, config.train.precision, train, self.folder.features, len(self.manifest.classes),
@@ -169,5 +172,6 @@ class _Classify:
             self.temperature = found
 
     def _normalised(self, network: nn.Module) -> Normalised:
-        """`network` as a model of uint8 images on this rank's device."""
-        return Normalised(network, self.mean, self.std, self.config.train.channels_last).to(self.accelerator.device)
+        """`network`, which stays where it is, as a model of uint8 images on this rank's device."""
+        device = self.accelerator.device
+        return Normalised(network, self.mean.to(device), self.std.to(device), self.config.train.channels_last)

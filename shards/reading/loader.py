@@ -90,7 +90,7 @@ def train_loader(
     them a step.
 
     samples: maps (epoch, entry) to a sample, random only by `transform_seed(seed, epoch, entry)`.
-    balance: how far rare classes are drawn as often as others (shards/reading/order.py: balanced_draws).
+    balance: how far rare classes are drawn as often as others (shards/reading/balance.py).
     collate: a list of such samples -> a batch.
     """
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from shards.errors import UserError
 from shards.manifest import Manifest
+from shards.reading.balance import balanced_draws, numbered
 
 EPOCH, TRANSFORM, MIX, FOLD, VIEW, BALANCE = range(6)  # streams of random numbers, so that no two uses share one
-AGAIN = 1 << 32  # more than any run has epochs
 
 
 def random_stream(seed: int, *path: int) -> np.random.Generator:
@@ -116,43 +116,16 @@ def _leaders(manifest: Manifest, indices: Sequence[int]) -> dict[int, int]:
     return leader
 
 
-def balanced_draws(manifest: Manifest, indices: Sequence[int], seed: int, epoch: int, balance: float) -> list[int]:
-    """The entries of one epoch that draws classes by n ** (1 - balance), n being a class's images among `indices`: as
-    many as `indices`, some several times, others not (https://arxiv.org/abs/1910.09217, section 4.1: balance 0 is its
-    q = 1, as they come; 0.5 the square root; 1 every class alike).
-
-    Within a class no image is drawn more than once more often than another. Where an expected number of draws is not
-    whole, chance decides, so that over the epochs every class gets its share.
-    """
-    random = random_stream(seed, BALANCE, epoch)
-    of_class: dict[int, list[int]] = {}
-    for index in indices:
-        of_class.setdefault(manifest.entries[index].label, []).append(index)
-    classes = [np.array(entries) for _, entries in sorted(of_class.items())]
-    weights = np.array([len(entries) for entries in classes], dtype=float) ** (1 - balance)
-    ends = np.floor(np.cumsum(weights) / weights.sum() * len(indices) + random.random()).astype(int)
-    ends[-1] = len(indices)  # a sum of floats may fall short of it
-    drawn = []
-    for entries, count in zip(classes, np.diff(ends, prepend=0), strict=True):
-        random.shuffle(entries)
-        drawn += np.resize(entries, count).tolist()
-    return drawn
-
-
 def _epoch_draws(
     manifest: Manifest, indices: Sequence[int], seed: int, epoch: int, window: int, balance: float
 ) -> list[tuple[int, int]]:
-    """(draw, entry) in the order of one epoch. An entry's second draw of an epoch is numbered as if it were of an epoch
-    far away, so that it gets transforms of its own."""
+    """(epoch, entry) in the order of one epoch; of an entry that is drawn again, the number that `numbered` gives."""
     if not balance:
         return [(epoch, int(entry)) for entry in epoch_order(manifest, indices, seed, epoch, window)]
-    times: dict[int, int] = {}
-    draws = []
-    for entry in epoch_order(manifest, balanced_draws(manifest, indices, seed, epoch, balance), seed, epoch, window):
-        before = times.get(int(entry), 0)
-        draws.append((epoch + before * AGAIN, int(entry)))
-        times[int(entry)] = before + 1
-    return draws
+    labels = np.array([manifest.entries[index].label for index in indices])
+    drawn = balanced_draws(np.asarray(indices), labels, random_stream(seed, BALANCE, epoch), balance)
+    order = epoch_order(manifest, drawn.tolist(), seed, epoch, window)
+    return list(zip(numbered(order, epoch).tolist(), order.tolist(), strict=True))
 
 
 def global_batches(
@@ -160,8 +133,8 @@ def global_batches(
     balance: float = 0.0,
 ) -> Iterator[list[tuple[int, int]]]:  # fmt: skip
     """Every global batch from `start_step` on: lists of `batch` (epoch, entry); an epoch's incomplete last batch is
-    left out (the next epoch's order differs, so no sample is left out for good). balance: as `balanced_draws` has it;
-    an entry that is drawn again in an epoch comes with epoch + `AGAIN`, + 2 `AGAIN` and so on."""
+    left out (the next epoch's order differs, so no sample is left out for good). balance: of `balanced_draws` (0: every
+    entry once an epoch)."""
     per_epoch = len(indices) // batch
     for epoch in range(start_step // per_epoch, epochs):
         order = _epoch_draws(manifest, indices, seed, epoch, window, balance)

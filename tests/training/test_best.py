@@ -28,18 +28,19 @@ CHOOSES = [
     "train.deterministic=true", "data.holdout=0.2", "data.workers=2", "train.keep=best", "train.patience=2",
     "train.epochs=12", "seed=1", "optim.lr=0.02",
 ]  # fmt: skip
-# `fgvc WORDS`, ended by SIGKILL when the checkpoint of step KILL is about to be written, or once it is (AFTER=1).
+# `fgvc WORDS`, ended by SIGKILL when the checkpoint of step KILL is about to become valid, or once it is (AFTER=1).
 DEADLY = """
 import os, signal, sys
 from fgvc.training import checkpoint
-save = checkpoint.save
-def deadly(folder, step, *rest):
-    if step == int(os.environ["KILL"]) and os.environ["AFTER"] == "0":
+finish = checkpoint.Writer.finish
+def deadly(writer):
+    there = writer._thread is not None and checkpoint.step_of(writer._final) == int(os.environ["KILL"])
+    if there and os.environ["AFTER"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
-    save(folder, step, *rest)
-    if step == int(os.environ["KILL"]):
+    finish(writer)
+    if there:
         os.kill(os.getpid(), signal.SIGKILL)
-checkpoint.save = deadly
+checkpoint.Writer.finish = deadly
 from jobs.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -82,7 +83,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(guide: Manifest, calm: Pat
 @pytest.mark.parametrize(
     "moment",
     [
-        "best is written, its checkpoint not",
+        "best is written, its checkpoint not valid",
         pytest.param("stopped early, not measured", marks=pytest.mark.slow),
     ],
 )

@@ -18,10 +18,11 @@ from shards.building.build import build
 from shards.building.config import BuildOptions
 from shards.errors import UserError
 from shards.manifest import Manifest, read_manifest
+from shards.reading.balance import AGAIN, balanced_draws, numbered
 from shards.reading.config import DataConfig, ImageConfig
 from shards.reading.decode import decode
 from shards.reading.loader import Place, Samples, eval_loader, train_loader
-from shards.reading.order import balanced_draws, epoch_order, folds_of, global_batches, held_out_of
+from shards.reading.order import epoch_order, folds_of, global_batches, held_out_of, random_stream
 from shards.reading.reader import Reader
 from shards.reading.splits import open_splits
 from shards.reading.transforms import eval_transform, train_transform
@@ -81,8 +82,12 @@ def test_balanced_sampling_draws_classes_as_asked(guide: Manifest) -> None:
     indices = unlike_classes(guide)
     labels = np.array([entry.label for entry in guide.entries])
 
+    def draws(balance: float, seed: int, epoch: int, chosen: list[int]) -> list[int]:
+        random = random_stream(seed, epoch)
+        return balanced_draws(np.array(chosen), labels[chosen], random, balance).tolist()
+
     def counts(balance: float, epoch: int, chosen: list[int] = indices) -> list[int]:
-        drawn = balanced_draws(guide, chosen, seed=3, epoch=epoch, balance=balance)
+        drawn = draws(balance, 3, epoch, chosen)
         assert len(drawn) == len(chosen)
         assert set(drawn) <= set(chosen)
         times = Counter(drawn)
@@ -98,10 +103,9 @@ def test_balanced_sampling_draws_classes_as_asked(guide: Manifest) -> None:
     assert halves.mean(axis=0) == pytest.approx([14.475, 9.710, 4.578, 3.237], abs=0.1)
     plain = unlike_classes(guide, (16, 8, 4, 4))
     assert counts(1e-12, 0, plain) == [16, 8, 4, 4]  # no balance: every image once
-    drawn = [balanced_draws(guide, indices, seed, epoch, 1) for seed, epoch in ((3, 0), (3, 1), (4, 0))]
-    assert drawn[0] == balanced_draws(guide, indices, 3, 0, 1)
-    assert drawn[0] != drawn[1]
-    assert drawn[0] != drawn[2]
+    assert draws(1, 3, 0, indices) == draws(1, 3, 0, indices) != draws(1, 3, 1, indices)
+    order = np.array([7, 3, 7, 9, 3, 7, 1])
+    assert numbered(order, 5).tolist() == [5, 5, 5 + AGAIN, 5, 5 + AGAIN, 5 + 2 * AGAIN, 5]
 
 
 def test_ranks_workers_and_resume_change_nothing_about_balanced_sampling(guide: Manifest) -> None:
