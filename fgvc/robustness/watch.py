@@ -22,7 +22,7 @@ from fgvc.robustness.config import DefenceConfig
 from fgvc.robustness.epsilon import read_epsilon
 from fgvc.robustness.objectives import attack_steps, epsilon_at, of_pixels
 from fgvc.runtime.distributed import barrier, rank, sum_over_ranks
-from fgvc.training.checkpoint import latest_valid, step_of
+from fgvc.training.checkpoint import latest_valid, save, step_of
 from fgvc.training.learner import SupervisedLearner
 from fgvc.training.rewind import Diverged, Rewind
 from shards.reading.order import START
@@ -89,7 +89,7 @@ class Watch:
                 f"{self.defence.check_steps}, after epoch {epoch}",
                 "set defence.method=pgd or a smaller defence.step",
             )
-        learner.save(self.good)
+        save(self.good, learner.step, learner.state())
         return {"train_own_attack": own, "train_pgd": several, "attack_steps": float(steps)}
 
     def _robust(
