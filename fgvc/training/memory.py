@@ -58,10 +58,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def largest_that_fits(rehearse: Callable[[int], None], most: int) -> int:
     """The first of `most`, its half, its quarter, ... images with which `rehearse` has memory enough; 0 if none."""
+    gc.collect()  # what hangs on the failed pass
     count = most
     while count:
         count -= count % 2 if count > 1 else 0  # mixing pairs images
-        free_memory()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         try:
             rehearse(count)
             return count
@@ -72,12 +74,6 @@ def largest_that_fits(rehearse: Callable[[int], None], most: int) -> int:
                 raise
         count //= 2
     return 0
-
-
-def free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def first_of(batch: Any, images: int, count: int) -> Any:
