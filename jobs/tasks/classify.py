@@ -99,7 +99,7 @@ class _Classify:
             self.accelerator, found,
         )  # fmt: skip
         if config.train.keep == "best":
-            keep, patience = config.train.checkpoint_keep, config.train.patience
+            keep, patience = config.train.checkpoint_keep * config.train.checkpoint_epochs, config.train.patience
             figure = "val_top1" if self.watch is None else "val_robust"
             self.best = BestEpoch(self.folder, schedule, figure, patience=patience, checkpoints=keep)
         return learner
@@ -192,6 +192,7 @@ class _Classify:
                 self.manifest, indices, config.data, config.image, self.eval_size, view, 64, self.workers
             )  # fmt: skip
 
+        self.network.to(self.accelerator.device)
         found = probe_head(
             self.network, self._normalised(self.network), [partial(loader_of, view) for view in self.crops.train],
             self.accelerator.device, config.train.precision, train, self.folder.features, len(self.manifest.classes),
@@ -201,5 +202,6 @@ class _Classify:
             self.temperature = found
 
     def _normalised(self, network: nn.Module) -> Normalised:
-        """`network` as a model of uint8 images on this rank's device."""
-        return Normalised(network, self.mean, self.std, self.config.train.channels_last).to(self.accelerator.device)
+        """`network`, which stays where it is, as a model of uint8 images on this rank's device."""
+        device = self.accelerator.device
+        return Normalised(network, self.mean.to(device), self.std.to(device), self.config.train.channels_last)
