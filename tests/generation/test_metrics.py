@@ -64,9 +64,9 @@ def test_kid_is_the_unbiased_polynomial_estimate() -> None:
 
 def test_two_halves_of_real_images_are_nearly_the_same_and_others_are_not() -> None:
     real = cloud(0, 1600)
-    assert floor(real) < 0.1
+    assert floor(real) < 0.2
     halves = compare(real[::2], real[1::2])
-    assert halves["frechet"] < 0.1
+    assert halves["frechet"] < 0.2
     assert abs(halves["kid"]) < 0.02
     assert halves["precision"] > 0.8
     assert halves["recall"] > 0.8
