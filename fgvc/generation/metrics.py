@@ -113,7 +113,7 @@ def nearest(features: np.ndarray, training: np.ndarray, rows: int, *, leave_out_
 
 
 def memorised(found: Nearest) -> np.ndarray:
-    """(N,) bool: which are copies of training images: nearer to one than half of what its neighbours are (Carlini et
-    al., 2023, https://arxiv.org/abs/2301.13188, section 4.2). An absolute distance would take blurred
+    """(N,) bool: which images are copies of training images: nearer to one than half of what its neighbours are
+    (Carlini et al., 2023, https://arxiv.org/abs/2301.13188, section 4.2). An absolute distance would take blurred
     images, which are near to all, for copies."""
     return found.ratio < COPY

@@ -86,7 +86,7 @@ class _Detect:
     def predict(self, network: nn.Module, indices: list[int], title: str) -> dict[int, Detections]:
         config, device = self.config, self.accelerator.device
         return detect(
-            Detector(network, config.train.channels_last).to(device), self.manifest, indices, config.data,
+            Detector(network, config.train.channels_last), self.manifest, indices, config.data,
             replace(config.image, size=self.size, eval_size=0), device=device, precision=config.train.precision,
             workers=self.workers, title=title,
         )  # fmt: skip
