@@ -25,6 +25,7 @@ COMMANDS = {
     "classify": Entry("train", "classify CONFIG", "fine-tune a classifier, measure it once on the test split", True),
     "detect": Entry("train", "detect CONFIG", "train a detector on shards with boxes", True),
     "crop": Entry("train", "crop CONFIG", "find the object in every image: a boxes layer to crop by", True),
+    "find-lr": Entry("train", "find-lr CONFIG", "a learning rate for a classifier's config, by a range test"),
     "evaluate": Entry("measure", "evaluate CONFIG", "trained weights on any shards", True),
     "explain": Entry("measure", "explain CONFIG", "what a classifier looks at, scored; why this class, not that", True),
     "compare": Entry("measure", "compare CONFIG...", "several configs x seeds x folds, with paired intervals"),
@@ -42,7 +43,7 @@ JOBS = tuple(name for name, entry in COMMANDS.items() if entry.job)
 
 def command_module(name: str) -> ModuleType:
     """The module of a command."""
-    return importlib.import_module(f"jobs.{name}")
+    return importlib.import_module(f"jobs.{name.replace('-', '_')}")
 
 
 def task_module(name: str) -> ModuleType:

@@ -40,7 +40,7 @@ from shards.reading.views import View, open_crops
 
 def run(config: Config) -> dict[str, Any]:
     """Train, measure, export; what result.json holds. Raises UserError for a user's mistake."""
-    return train("classify", config, _inputs, _Classify)
+    return train("classify", config, _inputs, Classify)
 
 
 def _inputs(config: Config) -> dict[str, str]:
@@ -52,7 +52,7 @@ def _inputs(config: Config) -> dict[str, str]:
     return inputs
 
 
-class _Classify:
+class Classify:
     """One run, opened (a Task and a SplitTask of jobs/tasks/training.py)."""
 
     panels: Sequence[Panel] = (Panel("loss", ["loss"], ["nll"]), Panel("top-1", ["top1"], ["top1"]))
@@ -68,7 +68,7 @@ class _Classify:
         if config.train.grad_checkpointing:
             checkpoint_gradients(self.network)
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
-        check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
+        self.flops = check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
         self.mean, self.std = input_statistics(self.network, config.model)
         self.listed = read_listed(expand(config.exclude, "exclude"), self.manifest) if config.exclude else None
         self.temperature = temperature_from(config.train, self.manifest, config.model.name)
@@ -122,6 +122,7 @@ class _Classify:
         kept = self.best.restore(network, self.accelerator.device) if self.best is not None else {}
         merge_lora(network)
         figures, pictures = measure_splits(self, network)
+        figures["gflops"] = round(self.flops / 1e9, 3)
         if kept:
             figures["kept"] = kept | {"chosen_on": "a held-out share" if self.config.data.folds else "val"}
         return figures | ({"crops": self.crops.counts} if self.crops.counts else {}), pictures
