@@ -15,7 +15,7 @@ from fgvc.explanation.birds import SIBLINGS, Guide
 from fgvc.explanation.explainers import Explainer, check_maps, explainer, runners_up
 from fgvc.explanation.geometry import Placement
 from fgvc.explanation.perturbation import insertion_deletion, road
-from fgvc.explanation.scores import box_of, energy_in, ious_of, mask_of, points_at
+from fgvc.explanation.scores import THRESHOLDS, box_of, energy_in, ious_of, mask_of, points_at
 from fgvc.explanation.subject import Subject
 from fgvc.runtime.chunks import Arrays
 from shards.manifest import Entry
@@ -95,7 +95,7 @@ class Examiner:
         return {
             "pointing": float(points_at(map_, truth.mask)) if known else np.nan,
             "energy": energy_in(map_, truth.mask) if known else np.nan,
-            "ious": ious_of(map_, truth.boxes) if known else np.full(20, np.nan),
+            "ious": ious_of(map_, truth.boxes) if known else np.full(len(THRESHOLDS), np.nan),
             "telling": np.nan if telling is None else float(points_at(map_, telling)),
             "box": np.array([*(box or (0, 0, 0, 0)), min(max(float(inside), 0.0), 1.0)]),
             "empty": float(map_.max() <= 0),

@@ -1,5 +1,7 @@
 """Counting floating-point operations by torch's own formulas, gradients of gradients included."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,9 +19,23 @@ FORMULAS: dict[Any, Any] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
 }
 
+_final = 0  # how many `no_backward_follows` are entered
+
+
+@contextmanager
+def no_backward_follows() -> Iterator[None]:
+    """For a part of a forward pass that nothing is learnt through, such as an attack: it is not run backward later."""
+    global _final
+    _final += 1
+    try:
+        yield
+    finally:
+        _final -= 1
+
 
 class FlopCounter(TorchDispatchMode):
-    """While entered, `total` adds up the operations of all that runs (a multiply-add counts two).
+    """While entered, `total` adds up the operations of all that runs (a multiply-add counts two), and `final` those of
+    them inside `no_backward_follows`.
 
     As torch.utils.flop_counter.FlopCounterMode counts, without its hooks on modules, under which torch.autograd.grad
     fails.
@@ -27,7 +43,12 @@ class FlopCounter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0.0
+        self.total = self.final = 0.0
+
+    @property
+    def with_backward(self) -> float:
+        """The operations of these and of the backward pass that is to follow, which counts as twice the forward."""
+        return 3 * (self.total - self.final) + self.final
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -38,5 +59,7 @@ class FlopCounter(TorchDispatchMode):
                     return result
         result = func(*args, **kwargs)
         if func._overloadpacket in FORMULAS:
-            self.total += FORMULAS[func._overloadpacket](*args, **kwargs, out_val=result)
+            operations = FORMULAS[func._overloadpacket](*args, **kwargs, out_val=result)
+            self.total += operations
+            self.final += operations if _final else 0
         return result

@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from accelerate import Accelerator
@@ -59,6 +59,14 @@ class Task(Protocol):
 
     def measure(self, learner: Any) -> tuple[dict[str, Any], dict[str, Path]]:
         """Write weights and results into the run folder; what result.json holds of them, and pictures by name."""
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """A task that has something to look at while it trains."""
+
+    def pictures(self, learner: Any, epoch: int) -> dict[str, Path]:
+        """Pictures by name, drawn after an epoch; none where none are due. All ranks call it."""
 
 
 def run(
@@ -131,7 +139,10 @@ def _attempt(
                 guard = Guard(learner, config.train, config.optim, schedule, folder.metrics)
 
             def evaluate() -> dict[str, float]:
-                figures = task.held_out(learner, learner.step // schedule.per_epoch)
+                epoch = learner.step // schedule.per_epoch
+                if isinstance(task, Draws):
+                    tracker.pictures(learner.step, task.pictures(learner, epoch))
+                figures = task.held_out(learner, epoch)
                 if guard is not None:
                     guard.evaluated(learner.step, figures)
                 return figures
