@@ -74,6 +74,8 @@ class Classify:
         self.config, self.manifest, self.splits, self.folder, self.accelerator = opened
         config = self.config
         self.images, self.trains = len(self.splits.train), config.train.method != "probe"
+        # What a defence trains on grows harder as it goes, and clean accuracy is its price.
+        self.guarded = config.train.guard and config.defence.method == "none"
         self.measured = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
         self.crops = open_crops(self.manifest, self.splits, config.data)
         self.workers = loader_workers(config.data, self.accelerator.num_processes)
@@ -96,7 +98,7 @@ class Classify:
         config = self.config
         if found is None and "probe" in (config.train.method, config.train.head_start):
             self._probe()
-            if self.trains and config.train.guard and self.splits.watched:
+            if self.trains and self.guarded and self.splits.watched:
                 keep_probe(self.folder.path, self.predict(self.network, self.splits.watched, "the probe, held out"))
         if config.train.method == "lora":
             add_lora(self.network, config.train.lora_rank)
