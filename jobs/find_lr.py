@@ -17,7 +17,7 @@ from annotated_types import Ge
 
 from jobs.checks import check_files
 from jobs.config import describe, load, load_job, locate
-from jobs.registry import default_name
+from jobs.registry import default_name, task_module
 from jobs.words import parse
 from shards.errors import UserError
 from shards.options import option
@@ -43,9 +43,7 @@ def main(words: list[str]) -> int:
         print(f"{config.name}: {tried.steps} steps, rates {tried.low:g} to {tried.high:g}")
         return 0
     check_files(config)
-    from jobs.tasks.find_lr import run  # loads torch
-
-    print(run(config, tried))
+    print(task_module("find_lr").run(config, tried))
     return 0
 
 
