@@ -137,7 +137,7 @@ def _attempt(
             batches = task.batches(learner.step, Place(rank(), world_size(), config.train.accumulation))
 
             guard = None
-            if config.train.guard and isinstance(learner, SupervisedLearner):
+            if getattr(task, "guarded", config.train.guard) and isinstance(learner, SupervisedLearner):
                 guard = Guard(learner, config.train, config.optim, schedule, folder.metrics)
 
             def evaluate() -> dict[str, float]:
