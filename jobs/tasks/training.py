@@ -108,7 +108,7 @@ def _train(job: str, make: Callable[[Opened], Task], opened: Opened) -> dict[str
             return figures | ({"rewinds": rewinds.record} if rewinds.made else {})
         except Diverged as error:
             if rank() == 0:
-                drop_broken(opened.folder.checkpoints, error.since)
+                drop_broken(opened.folder.checkpoints)
             found = broadcast_object(latest_valid(opened.folder.checkpoints) if rank() == 0 else None)
             news = rewinds.add(error, step_of(found) if found else 0, config.train.rewinds)
         gc.collect()  # the broken networks
