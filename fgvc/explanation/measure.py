@@ -68,6 +68,7 @@ class Examiner:
             seconds = (time.perf_counter() - began) / len(entries)
             if rows["finite"].all():
                 check_maps(name, self.subject, maps)
+            maps = maps.nan_to_num()  # of images whose logits are not finite, which end the run when all are done
             scored = [self._scored(map_, truth) for map_, truth in zip(maps.numpy(), truths, strict=True)]
             found = {key: np.array([row[key] for row in scored]) for key in scored[0]}
             found |= {"seconds": np.full(len(entries), seconds), "map": _kept(maps)}
