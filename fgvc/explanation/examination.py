@@ -28,8 +28,8 @@ ASIDE = 10**9  # their numbers begin here
 
 @dataclass
 class Found:
-    """Rows of images: of all and the fast methods; of few and all methods; of randomised weights; of redrawn birds; boxes
-    of all images of the shards."""
+    """Rows of images: of all and the fast methods; of few and all methods; of randomised weights; boxes of all images
+    of the shards; of redrawn birds."""
 
     methods: list[str]
     rows: Arrays
@@ -73,17 +73,15 @@ class Examination:
         return rows
 
     def boxes(self, gallery: Gallery, method: str) -> Arrays:
-        """The box that is cut from the map of every image of a gallery: entries (N,), box (N, 5), the last its score."""
+        """Boxes cut from the maps of all images of a gallery: entries (N,), box (N, 5), the last its score."""
         explain = explainer(method, self.subject, self.seed)
 
         def work(batch: Any) -> Arrays:
             inputs, entries = self.subject.normalise(batch.images), batch.entries.tolist()
             maps = explain(inputs, self.subject.logits(inputs).argmax(1), entries)
             check_maps(method, self.subject, maps)
-            return {
-                "entries": np.array(entries),
-                "box": np.stack([scored_box(map_, self.threshold) for map_ in maps.numpy()]),
-            }
+            boxes = [scored_box(map_, self.threshold) for map_ in maps.numpy()]
+            return {"entries": np.array(entries), "box": np.stack(boxes)}
 
         numbers = list(gallery.entries)
         return in_chunks(
