@@ -9,7 +9,9 @@ import yaml
 from jobs.cli import main
 from jobs.config import SHIPPED
 
-RECIPES = sorted([*SHIPPED.glob("classify/*.yaml"), *SHIPPED.glob("origin/*.yaml")])
+RECIPES = sorted(
+    [*SHIPPED.glob("classify/*.yaml"), *SHIPPED.glob("origin/resnet*.yaml"), *SHIPPED.glob("origin/vit*.yaml")]
+)
 VITS = [path for path in RECIPES if any(kind in path.stem for kind in ("vit", "dinov2", "convnext"))]
 
 
