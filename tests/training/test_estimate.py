@@ -1,9 +1,11 @@
 """The estimate against tensors that are there: a real learner's, and those that a real forward pass saves."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from fgvc.classification.config import TrainConfig
 from fgvc.models.config import ModelConfig
@@ -24,6 +26,14 @@ CASES = [
     ("test_vit", {"method": "lora", "lora_rank": 4}, OptimConfig(method="adamw")),
     ("test_resnet", {"ema": 0.9}, OptimConfig(method="sgd")),
 ]
+
+
+@pytest.fixture(autouse=True)
+def any_precision() -> Iterator[None]:
+    """accelerate keeps a process to its first precision."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def bytes_of(tensors: Any) -> int:
