@@ -62,7 +62,7 @@ def check_files(config: Any) -> None:
                 f"{folder}: no {MANIFEST} there; build the shards with: fgvc shards build SOURCE ROOT {folder}"
             )
     for key, path in (("model.weights", getattr(model, "weights", "")), ("weights", getattr(config, "weights", ""))):
-        if path and path not in ("hub", "none") and "$" not in path and not expand(path, key).is_file():
+        if path and path not in ("hub", "none") and not {"$", "*"} & set(path) and not expand(path, key).is_file():
             raise UserError(f"{key}={path}: No such file or directory; give a path to safetensors or pth")
 
 

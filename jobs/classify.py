@@ -24,8 +24,9 @@ from fgvc.runtime.config import TrackConfig
 from fgvc.training.config import OptimConfig
 from jobs.checks import check_choices, check_defence, check_mixing
 from jobs.headline import Headline, calibration, look_at, without_listed
+from shards.errors import UserError
 from shards.options import option
-from shards.reading.config import DataConfig, ImageConfig
+from shards.reading.config import DataConfig, ImageConfig, SyntheticConfig
 
 DEBUG = [
     "data.workers=0", "data.limit=64", "data.folds=5", "data.fold=0", "evaluate_test=false", "train.max_steps=20",
@@ -46,6 +47,7 @@ class Config:
         "", "file of keys or file names, one a line: figures without these images are given too", False
     )
     data: DataConfig = field(default_factory=DataConfig)
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -59,6 +61,8 @@ def check(config: Config) -> None:
     check_mixing(config.train)
     check_choices(config.train, config.data)
     check_defence(config.defence, config.train)
+    if config.synthetic.shards and config.train.method == "probe":
+        raise UserError("synthetic.shards: a probe reads every real image once; take another train.method")
 
 
 def report(result: dict[str, Any], folder: Path) -> str:

@@ -33,8 +33,10 @@ from fgvc.training.schedule import Schedule
 from jobs.classify import Config
 from jobs.inputs import boxes_hashes, check_forward, file_hash, loader_workers
 from jobs.tasks.defence import defence_figures, open_objective
+from jobs.tasks.synthetic import open_synthetic
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
+from shards.manifest import read_manifest
 from shards.paths import expand
 from shards.reading.loader import Place, Samples, train_loader
 from shards.reading.splits import limited
@@ -44,7 +46,7 @@ from shards.reading.views import View, open_crops
 
 def run(config: Config) -> dict[str, Any]:
     """Train, measure, export; what result.json holds. Raises UserError for a user's mistake."""
-    return train("classify", config, _inputs, _Classify)
+    return train("classify", config, _inputs, Classify)
 
 
 def _inputs(config: Config) -> dict[str, str]:
@@ -53,12 +55,14 @@ def _inputs(config: Config) -> dict[str, str]:
         inputs["exclude"] = file_hash(config.exclude, "exclude")
     if config.defence.teacher:
         inputs["teacher"] = file_hash(config.defence.teacher, "defence.teacher")
+    if config.synthetic.shards:
+        inputs["synthetic"] = read_manifest(expand(config.synthetic.shards, "synthetic.shards")).fingerprint
     if run := config.train.temperature_from:
         inputs["temperature_from"] = file_hash(str(held_out_answers(run)), "train.temperature_from")
     return inputs
 
 
-class _Classify:
+class Classify:
     """One run, opened (a Task and a SplitTask of jobs/tasks/training.py)."""
 
     panels: Sequence[Panel] = (
@@ -70,6 +74,8 @@ class _Classify:
         self.config, self.manifest, self.splits, self.folder, self.accelerator = opened
         config = self.config
         self.images, self.trains = len(self.splits.train), config.train.method != "probe"
+        # What a defence trains on grows harder as it goes, and clean accuracy is its price.
+        self.guarded = config.train.guard and config.defence.method == "none"
         self.measured = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
         self.crops = open_crops(self.manifest, self.splits, config.data)
         self.workers = loader_workers(config.data, self.accelerator.num_processes)
@@ -77,7 +83,7 @@ class _Classify:
         if config.train.grad_checkpointing:
             checkpoint_gradients(self.network)
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
-        check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
+        self.flops = check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
         self.mean, self.std = input_statistics(self.network, config.model)
         self.listed = read_listed(expand(config.exclude, "exclude"), self.manifest) if config.exclude else None
         self.temperature = temperature_from(config.train, self.manifest, config.model.name)
@@ -85,12 +91,14 @@ class _Classify:
         self.weights = class_weights(labels, len(self.manifest.classes), config.train.class_weights)
         self.best: BestEpoch | None = None
         self.watch: Watch | None = None
+        kept_out = [*self.splits.watched, *self.splits.held_out, *self.splits.test]
+        self.synthetic = open_synthetic(config.synthetic, self.manifest, self.splits.train, kept_out, config.seed)
 
     def learner(self, schedule: Schedule, found: Path | None) -> SupervisedLearner:
         config = self.config
         if found is None and "probe" in (config.train.method, config.train.head_start):
             self._probe()
-            if self.trains and config.train.guard and self.splits.watched:
+            if self.trains and self.guarded and self.splits.watched:
                 keep_probe(self.folder.path, self.predict(self.network, self.splits.watched, "the probe, held out"))
         if config.train.method == "lora":
             add_lora(self.network, config.train.lora_rank)
@@ -106,11 +114,14 @@ class _Classify:
 
     def batches(self, start_step: int, place: Place) -> Iterator[Any]:
         config, transform = self.config, train_transform(self.config.image, self.size)
-        samples = Samples(self.manifest, transform, self.crops.train, cache=config.data.cache, seed=config.seed)
+        samples: Any = Samples(self.manifest, transform, self.crops.train, cache=config.data.cache, seed=config.seed)
+        blend = None
+        if self.synthetic is not None:
+            samples, blend = self.synthetic.samples(samples, transform, config.data.cache), self.synthetic.blend.blend
         return train_loader(
             self.manifest, self.splits.train, samples, seed=config.seed, batch=config.train.batch,
             epochs=config.train.epochs, window=config.data.window, start_step=start_step, place=place,
-            workers=self.workers, balance=config.train.balanced_sampling,
+            workers=self.workers, balance=config.train.balanced_sampling, blend=blend,
         )  # fmt: skip
 
     def held_out(self, learner: SupervisedLearner, epoch: int) -> dict[str, float]:
@@ -130,6 +141,7 @@ class _Classify:
         kept = self.best.restore(network, self.accelerator.device) if self.best is not None else {}
         merge_lora(network)
         figures, pictures = measure_splits(self, network)
+        figures["gflops"] = round(self.flops / 1e9, 3)
         if self.watch is not None:
             figures["defence"] = defence_figures(self.config.defence, self.folder.metrics)
         if kept:
@@ -156,6 +168,7 @@ class _Classify:
         model, image, data = self.config.model, self.config.image, self.config.data
         record = {"name": model.name, "kwargs": model.kwargs, "caffe_stride": model.caffe_stride}
         trained_on = [training_record(self.manifest, data, self.splits.train), *records_of_start(model.weights)]
+        trained_on += self.synthetic.trained_on if self.synthetic is not None else []
         facts = about(
             self.manifest, record, image, data, self.mean, self.std, self.eval_size, self.temperature, trained_on
         )
