@@ -73,7 +73,7 @@ def report(result: dict[str, Any], folder: Path) -> str:
         for split, figures in result.items()
         if split in ("val", "test")
     ]
-    if robust := result.get("defence", {}).get("val_robust"):
+    if (robust := result.get("defence", {}).get("val_robust")) is not None:
         lines.append(f"val: {robust:.2%} under PGD in training's last check; fgvc attack attacks in earnest")
     lines += [f"{back['reason']}: went back to step {back['step']}" for back in result.get("rewinds", [])]
     if kept := result.get("kept"):

@@ -126,7 +126,7 @@ class Classify:
 
     def held_out(self, learner: SupervisedLearner, epoch: int) -> dict[str, float]:
         last = epoch == self.config.train.epochs
-        figures = {} if self.watch is None else self.watch.after_epoch(learner, epoch, last)
+        figures: dict[str, float] = {} if self.watch is None else self.watch.after_epoch(learner, epoch, last)
         if not self.splits.watched:
             return figures
         network = learner.eval_network()
