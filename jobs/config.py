@@ -6,7 +6,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,9 +48,25 @@ def load_job(name: str, path: str | Path | None = None, overrides: list[str] | N
     return config
 
 
+def load_command(words: Sequence[str]) -> Any:
+    """The config of `fgvc JOB FILE key=value...`, as `load_job` makes it."""
+    job, file, *settings = words
+    return load_job(job, file, settings)
+
+
 def trains(kind: type) -> bool:
     """Whether runs of this config train on a part of the data and can measure on a fold held out of it."""
     return {"evaluate_test", "data.folds", "train.batch"} <= {key for key, _ in walk(kind)}
+
+
+def measures(kind: type) -> bool:
+    """Whether runs of this config measure a weights file on images that are drawn by seed, such as fgvc attack."""
+    return {"weights", "split", "seed", "images", "data.folds"} <= {key for key, _ in walk(kind)}
+
+
+def held_out_only(kind: type) -> dict[str, str]:
+    """The settings that keep a run of this config from the test split."""
+    return {"evaluate_test": "false"} if trains(kind) else {"split": "held_out"}
 
 
 def from_dict(kind: type[C], values: dict[str, Any], where: str, given: Collection[str] = ()) -> C:

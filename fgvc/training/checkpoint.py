@@ -76,6 +76,13 @@ class Writer:
                 shutil.rmtree(old)
         barrier()
 
+    def drop(self, step: int) -> None:
+        """Delete checkpoint `step`, if there is one."""
+        self.finish()
+        if rank() == 0:
+            shutil.rmtree(self.folder / f"step-{step:08d}", ignore_errors=True)
+        barrier()
+
     def _write(self, parts: dict[str, Any]) -> None:
         try:
             with full_disk_is_named(self.folder):

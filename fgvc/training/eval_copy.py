@@ -34,39 +34,53 @@ class EvalCopy:
         need not call it equally often, as they would one that is cut into parts."""
         network = copy.deepcopy(self._network)
         network.load_state_dict(weights, assign=True)
-        blocks = innermost(units(network))
-        in_blocks = {parameter for block in blocks for parameter in block.parameters()}
+        blocks = blocks_of(network)
+        inside = {module for block in blocks for module in block.modules()}
         for module in network.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(device))
-            for parameter in module.parameters(recurse=False):
-                if parameter not in in_blocks:
-                    parameter.data = parameter.data.to(device)
+            if module not in inside:
+                _bring(module, device)
         sync_buffers(network)
         for block in blocks:
             _stream(block, device)
         return network
 
 
-def innermost(modules: list[nn.Module]) -> list[nn.Module]:
-    """Those of some modules that hold none of the others."""
-    outer = {one for one in modules if any(other in modules for other in one.modules() if other is not one)}
-    return [one for one in modules if one not in outer]
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The units that are brought to a device as a whole: the outermost of those whose inner units hold less than half
+    of their weights (a residual block, whose downsampling may be a unit too, but no stage of such blocks)."""
+    found, blocks, inside = set(units(network)), list[nn.Module](), set[nn.Module]()
+    for module in network.modules():  # outer ones first
+        if module not in found or module in inside:
+            continue
+        inner = {weight for unit in found & set(module.modules()) - {module} for weight in unit.parameters()}
+        if 2 * sum(weight.numel() for weight in inner) < sum(weight.numel() for weight in module.parameters()):
+            blocks.append(module)
+            inside.update(module.modules())
+    return blocks
 
 
 def _stream(block: nn.Module, device: torch.device) -> None:
     """Have a block's weights brought to `device` before it is called, and dropped from there after."""
-    kept: dict[nn.Parameter, torch.Tensor] = {}
+    kept: list[tuple[nn.Module, dict[str, nn.Parameter | None]]] = []
 
     def bring(*_: Any) -> None:
-        kept.update({parameter: parameter.data for parameter in block.parameters()})
-        with torch.inference_mode(False):  # a parameter takes no tensor that was made in that mode
-            for parameter, host in kept.items():
-                parameter.data = host.to(device, non_blocking=True)
+        kept.extend((module, _bring(module, device)) for module in block.modules())
 
     def drop(*_: Any) -> None:
-        for parameter, host in kept.items():
-            parameter.data = host
+        for module, parameters in kept:
+            module._parameters.update(parameters)
+        kept.clear()
 
     block.register_forward_pre_hook(bring)
     block.register_forward_hook(drop, always_call=True)
+
+
+def _bring(module: nn.Module, device: torch.device) -> dict[str, nn.Parameter | None]:
+    """Put copies on `device` in place of a module's own weights, which are returned."""
+    own = dict(module._parameters)
+    for name, parameter in own.items():
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(parameter.detach().to(device, non_blocking=True), False)
+    return own

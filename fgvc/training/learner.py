@@ -70,7 +70,7 @@ class SupervisedLearner:
             network, self._step, optim, config, schedule, accelerator,
             state["networks"]["model"] if state else None, ema=config.ema,
         )  # fmt: skip
-        self.step, self._forward_flops = 0, 0.0
+        self.step, self._flops = 0, 0.0
         self._whole = whole if config.compile else None  # not compiled yet
         self.memory: dict[str, Any] = {}  # plain values, the same on every rank, that checkpoints hold too
         if found is not None and state is not None:
@@ -83,8 +83,7 @@ class SupervisedLearner:
 
     @property
     def flops(self) -> float:
-        """The backward pass counts as twice the forward."""
-        return 3 * self._forward_flops * self.config.accumulation
+        return self._flops * self.config.accumulation
 
     def learn(self, micro_batches: list[Any]) -> dict[str, torch.Tensor]:
         if self._whole is not None:
@@ -134,19 +133,19 @@ class SupervisedLearner:
         objective = copy.deepcopy(self._step.objective)
         with unchanged_draws(), eval_mode(whole), torch.enable_grad(), FlopCounter() as counter:
             objective(whole, copy.copy(batch))
-        self._forward_flops = counter.total
+        self._flops = counter.with_backward
         whole.compile(backend=os.environ.get("FGVC_COMPILE_BACKEND", "inductor"))
         self._whole = None
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """Rank 0 counts the floating-point operations of its first forward pass (a multiply-add counts two)."""
-        if self._forward_flops or rank() != 0:
+        if self._flops or rank() != 0:
             yield
             return
         with FlopCounter() as counter:
             yield
-        self._forward_flops = counter.total
+        self._flops = counter.with_backward
 
 
 class Means:

@@ -47,9 +47,6 @@ def fit(
                 if profiler is not None:
                     profiler.step()
             loop.end()
-        except Diverged:  # on all ranks
-            loop.writer.finish()
-            raise
         except Exception:
             if world_size() == 1:  # several may not all have failed, and this takes all
                 loop.writer.finish()
@@ -147,8 +144,12 @@ class _Loop:
 
     def _evaluated(self, step: int, values: dict[str, Any]) -> None:
         assert self.evaluate is not None
-        with unchanged_draws():  # a run that measures again, or not, draws the same afterwards
-            values = values | self.evaluate()
+        try:
+            with unchanged_draws():  # a run that measures again, or not, draws the same afterwards
+                values = values | self.evaluate()
+        except Diverged:  # what is measured shows that the step just saved is broken, too
+            self.writer.drop(step)
+            raise
         self._log(step, values)
         self.tracker.release()
 

@@ -18,7 +18,7 @@ from fgvc.training.player import Player
 
 def state_of(
     step: int, players: Mapping[str, Player], accelerator: Accelerator, memory: dict[str, Any] | None = None
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """This rank's parts of checkpoint `step` (file stem -> state), copied to the CPU. All ranks call it.
 
     memory: plain values, the same on every rank, that come back with it.
@@ -32,7 +32,7 @@ def state_of(
     if rank() == 0:
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         parts["shared"] = {"networks": networks, "scaler": scaler, "step": step, "ranks": world_size()}
-        parts["shared"]["memory"] = copy.deepcopy(memory or {})  # written while training changes it
+        parts["shared"]["memory"] = copy.deepcopy(memory or {})  # a thread writes it
     if accelerator.device.type == "cuda":
         torch.cuda.synchronize(accelerator.device)  # the copies are under way
     return parts

@@ -10,7 +10,8 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.reading.balance import balanced_draws, numbered
 
-EPOCH, TRANSFORM, MIX, FOLD, VIEW, BALANCE = range(6)  # streams of random numbers, so that no two uses share one
+# Streams of random numbers, so that no two uses share one.
+EPOCH, TRANSFORM, MIX, FOLD, VIEW, BALANCE, NOISE, START = range(8)
 
 
 def random_stream(seed: int, *path: int) -> np.random.Generator:

@@ -27,7 +27,7 @@ class Splits:
 
 def open_splits(manifest: Manifest, config: DataConfig) -> Splits:
     """The splits a config asks for. Raises UserError for a fold that does not exist and a share that is no image."""
-    train, held_out, watched = manifest.split(config.train_split), [], []
+    train, held_out, watched = manifest.split(config.train_split), list[int](), list[int]()
     if config.folds:
         if config.fold >= config.folds or config.folds < 2:
             raise UserError(
