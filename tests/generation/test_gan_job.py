@@ -137,6 +137,8 @@ Words = Callable[[Manifest], list[str]]
         (["only=CLASS0", "data.limit=4", "train.batch=1"], "1 image(s) of split train to compare with"),
         (["measure.images=2"], "2 image(s) of split train to compare with: precision and recall need more than 3"),
         (["model.std=[0.5, 0.5, 0]"], "std above 0"),
+        (["train.unconditional_epochs=1", "train.ramp_epochs=2"], "classes would never be known"),
+        (["data.crop=whole+box"], "one view of an image"),
         (["train.strategy=zero1"], "train.strategy=zero1 to zero3 train one network"),
         (["measure.features=inception", "measure.weights=LITE0"], "not readable as tensors"),
     ],
