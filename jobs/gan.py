@@ -62,8 +62,8 @@ def check(config: Config) -> None:
     train = config.train
     if train.unconditional_epochs + train.ramp_epochs > train.epochs:
         raise UserError(
-            f"train.unconditional_epochs={train.unconditional_epochs:g} and train.ramp_epochs={train.ramp_epochs:g} are "
-            f"more than train.epochs={train.epochs}: classes would never be known"
+            f"train.unconditional_epochs={train.unconditional_epochs:g} and train.ramp_epochs={train.ramp_epochs:g} "
+            f"are more than train.epochs={train.epochs}: classes would never be known"
         )
     if config.data.crop.startswith("whole+"):
         raise UserError(f"data.crop={config.data.crop}: one view of an image; take whole, box or square")
