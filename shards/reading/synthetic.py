@@ -22,8 +22,8 @@ class Blend:
     """A share of every batch's places goes to synthetic images: a pure function of the step and the seed, so that it is
     the same for any number of ranks and after any kill. The number of steps stays what it is without them.
 
-    offset: number of the first synthetic image; real ones come before. labels: (M,) of the synthetic images, as real
-    ones count them. weights: (classes,) how often a class is taken; None: all images in turns.
+    offset: number of the first synthetic image; real ones come before. labels: (M,) of the synthetic images, as the
+    real ones count them. weights: (classes,) how often a class is taken; None: all images in turns.
     """
 
     offset: int
