@@ -134,5 +134,11 @@ def memorised(images: Described, training: Described, rows: int, *, leave_out_se
     or by pixels (after Carlini et al., 2023, https://arxiv.org/abs/2301.13188, section 4.2). An absolute distance would
     take blurred images, which are near to all, for copies; features alone miss copies that were shrunk. Arguments as
     of `nearest`."""
-    found = [nearest(*pair, rows, leave_out_self=leave_out_self) for pair in zip(images, training, strict=True)]
+    pairs = [(_unit(ours), _unit(theirs)) for ours, theirs in zip(images, training, strict=True)]
+    found = [nearest(*pair, rows, leave_out_self=leave_out_self) for pair in pairs]
     return (found[0].ratio < COPY) | (found[1].ratio < COPY)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """At length 1: an image with little in it has short features, to which those of a grey one would be near."""
+    return rows / np.clip(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6, None)

@@ -117,7 +117,7 @@ class Classify:
         samples: Any = Samples(self.manifest, transform, self.crops.train, cache=config.data.cache, seed=config.seed)
         blend = None
         if self.synthetic is not None:
-            samples, blend = self.synthetic.samples(samples, transform, config.data.cache), self.synthetic.blend
+            samples, blend = self.synthetic.samples(samples, transform, config.data.cache), self.synthetic.blend.blend
         return train_loader(
             self.manifest, self.splits.train, samples, seed=config.seed, batch=config.train.batch,
             epochs=config.train.epochs, window=config.data.window, start_step=start_step, place=place,
