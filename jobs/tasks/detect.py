@@ -46,7 +46,8 @@ class _Detect:
         self.config, self.manifest, splits, self.folder, self.accelerator = opened
         config, manifest = self.config, self.manifest
         # An image without boxes was not annotated; that nothing is in it was not said.
-        self.train = [index for index in splits.train if manifest.entries[index].boxes]
+        boxed = manifest.entries.box_counts > 0
+        self.train = [index for index in splits.train if boxed[index]]
         if not self.train:
             raise UserError(f"{manifest.folder}: no boxes in split '{config.data.train_split}'; a detector needs some")
         self.images, self.left_out = len(self.train), len(splits.train) - len(self.train)

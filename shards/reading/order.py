@@ -8,6 +8,7 @@ import numpy as np
 from shards.errors import UserError
 from shards.manifest import Manifest
 
+Indices = Sequence[int] | np.ndarray
 EPOCH, TRANSFORM, MIX, FOLD, VIEW = range(5)  # streams of random numbers, so that no two uses share one
 
 
@@ -31,70 +32,82 @@ def _sample_hash(*path: int) -> int:
     return int.from_bytes(hashlib.blake2b("/".join(map(str, path)).encode(), digest_size=8).digest(), "little") >> 1
 
 
-def epoch_order(manifest: Manifest, indices: Sequence[int], seed: int, epoch: int, window: int) -> np.ndarray:
+def epoch_order(manifest: Manifest, indices: Indices, seed: int, epoch: int, window: int) -> np.ndarray:
     """The entries of `indices`, in the order of one epoch, (len(indices),) int64.
 
     Shards are shuffled, then samples within windows of `window` shards: a reader holds at most `window` shards at a
     time, and one that resumes re-reads at most one window.
     """
     random = random_stream(seed, EPOCH, epoch)
-    of_shard: dict[int, list[int]] = {}
-    for index in indices:
-        of_shard.setdefault(manifest.entries[index].shard, []).append(index)
-    shards = np.array(sorted(of_shard))
+    indices = np.asarray(indices, np.int64)
+    parts = _grouped(manifest.entries.shard[indices])
+    shards = np.arange(len(parts))
     random.shuffle(shards)
     order = []
     for start in range(0, len(shards), window):
-        together = np.array([m for shard in shards[start : start + window] for m in of_shard[int(shard)]])
+        together = indices[np.concatenate([parts[shard] for shard in shards[start : start + window]])]
         random.shuffle(together)
         order.append(together)
     return np.concatenate(order)
 
 
-def folds_of(manifest: Manifest, indices: Sequence[int], folds: int, seed: int = 0) -> np.ndarray:
+def _grouped(values: np.ndarray) -> list[np.ndarray]:
+    """The positions of every different value, ascending, in the order of the values."""
+    order = np.argsort(values, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(values[order])) + 1)
+
+
+def folds_of(manifest: Manifest, indices: Indices, folds: int, seed: int = 0) -> np.ndarray:
     """The fold of every entry of `indices`, (len(indices),) int64: stratified by class, a function of keys and
     `seed` alone. Images with the same bytes are in one fold.
 
     Raises UserError when a class has fewer different images than there are folds.
     """
+    indices = np.asarray(indices, np.int64)
     fold = np.zeros(len(indices), dtype=np.int64)
     leader = _leaders(manifest, indices)
-    of_class: dict[int, list[int]] = {}
-    for position, index in enumerate(indices):
-        positions = of_class.setdefault(manifest.entries[index].label, [])
-        if index not in leader:
-            positions.append(position)
+    follows = np.isin(indices, list(leader))
+    labels, keys = manifest.entries.label[indices], manifest.entries.keys_of(indices)
     start = 0
-    for label, positions in sorted(of_class.items()):
+    for of_class in _grouped(labels):
+        label = int(labels[of_class[0]])
+        positions = of_class[~follows[of_class]].tolist()
         if len(positions) < folds:
             raise UserError(
                 f"{manifest.folder}: class '{manifest.classes[label]}' has {len(positions)} different training images, "
                 f"too few for data.folds={folds}; use fewer folds"
             )
-        positions.sort(key=lambda position: manifest.entries[indices[position]].key)
+        positions.sort(key=keys.__getitem__)
         random_stream(seed, FOLD, label).shuffle(positions)
         # Every class starts where the one before it ended, so that the folds are of equal size too.
         fold[positions] = (start + np.arange(len(positions))) % folds
         start += len(positions)
-    fold_of = dict(zip(indices, fold.tolist(), strict=True))
-    for position, index in enumerate(indices):
-        if index in leader:
-            fold[position] = fold_of[leader[index]]
+    fold_of = dict(zip(indices.tolist(), fold.tolist(), strict=True)) if leader else {}
+    for position in np.flatnonzero(follows).tolist():
+        fold[position] = fold_of[leader[int(indices[position])]]
     return fold
 
 
-def _leaders(manifest: Manifest, indices: Sequence[int]) -> dict[int, int]:
+def _leaders(manifest: Manifest, indices: np.ndarray) -> dict[int, int]:
     """Entry -> the entry with the same bytes whose fold it shares, for all but one entry of each group."""
-    chosen = set(indices)
+    if not manifest.duplicates:
+        return {}
+    chosen = set(indices.tolist())
     leader: dict[int, int] = {}
     for group in manifest.duplicates:
-        same = sorted(chosen.intersection(group), key=lambda index: manifest.entries[index].key)
+        same = sorted(chosen.intersection(group), key=manifest.entries.key)
         leader |= dict.fromkeys(same[1:], same[0]) if same else {}
     return leader
 
 
 def global_batches(
-    manifest: Manifest, indices: Sequence[int], seed: int, batch: int, epochs: int, window: int, start_step: int = 0
+    manifest: Manifest,
+    indices: Indices,
+    seed: int,
+    batch: int,
+    epochs: int,
+    window: int,
+    start_step: int = 0,
 ) -> Iterator[list[tuple[int, int]]]:
     """Every global batch from `start_step` on: lists of `batch` (epoch, entry); an epoch's incomplete last batch is
     left out (the next epoch's order differs, so no sample is left out for good)."""

@@ -28,9 +28,9 @@ def open_splits(manifest: Manifest, config: DataConfig) -> Splits:
                 f"data.fold={config.fold} of data.folds={config.folds}: folds are counted from 0, at least 2"
             )
         fold = folds_of(manifest, train, config.folds)
-        held_out = [index for index, number in zip(train, fold, strict=True) if number == config.fold]
-        train = [index for index, number in zip(train, fold, strict=True) if number != config.fold]
-    test = [i for i, entry in enumerate(manifest.entries) if entry.split == config.test_split]
+        whole = np.array(train)
+        held_out, train = whole[fold == config.fold].tolist(), whole[fold != config.fold].tolist()
+    test = manifest.members(config.test_split).tolist()
     return Splits(*(limited(indices, config.limit) for indices in (train, held_out, test)))
 
 
