@@ -100,7 +100,7 @@ def _fgvc(tree: Path, work: Path, words: list[str]) -> None:
 
 
 def _shards(work: Path) -> dict[str, Any]:
-    manifest = vars(read_manifest(work / "shards"))  # of format 1 or 2
+    manifest = dict(vars(read_manifest(work / "shards")))  # of format 1 or 2
     del manifest["folder"], manifest["citation"]  # the citation names a file of the code
     manifest["entries"] = [*manifest["entries"]]
     tars = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (work / "shards").glob("*.tar")}

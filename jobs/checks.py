@@ -6,8 +6,7 @@ from typing import Any
 from fgvc.classification.config import TrainConfig
 from fgvc.training.config import LoopConfig, OptimConfig
 from shards.errors import UserError
-from shards.manifest import MANIFEST
-from shards.paths import expand
+from shards.paths import MANIFEST, expand
 
 
 def check_mixing(train: TrainConfig) -> None:

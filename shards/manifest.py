@@ -18,10 +18,10 @@ from shards.entries import Entries
 from shards.errors import UserError
 from shards.files import sha256_of, write_atomically
 from shards.format1 import entries_of_list
+from shards.paths import MANIFEST
 from shards.sample import SPLITS, is_printable, require
 
 FORMAT = 2
-MANIFEST = "manifest.json"
 COLUMNS = "entries.safetensors"
 SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,100}\.tar")
 SHA256 = re.compile(r"[0-9a-f]{64}")
