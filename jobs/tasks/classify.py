@@ -58,7 +58,7 @@ class _Classify:
         self.images, self.trains = len(self.splits.train), config.train.method == "finetune"
         self.measured = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
         self.crops = open_crops(self.manifest, self.splits, config.data)
-        self.workers = loader_workers(config.data, self.accelerator.num_processes)
+        self.workers = loader_workers(config.data)
         self.network = create_model(config.model, len(self.manifest.classes))
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
         check_forward(self.network, config.model.name, self.size, self.eval_size)

@@ -52,7 +52,7 @@ class _Detect:
             raise UserError(f"{manifest.folder}: no boxes in split '{config.data.train_split}'; a detector needs some")
         self.images, self.left_out = len(self.train), len(splits.train) - len(self.train)
         self.measured = {"val": splits.held_out, "test": splits.test if config.evaluate_test else []}
-        self.workers = loader_workers(config.data, self.accelerator.num_processes)
+        self.workers = loader_workers(config.data)
         self.classes = class_names(config.model, manifest)
         self.network = create_detector(config.model, len(self.classes))
         self.size = config.image.eval_size or config.image.size

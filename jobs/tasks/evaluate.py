@@ -114,7 +114,7 @@ def _predictions(
     )  # fmt: skip
     return evaluate_split(
         model.to(accelerator.device), manifest, indices, data, image, config.size or about["size"], views=views,
-        device=accelerator.device, precision=config.precision, workers=loader_workers(data, accelerator.num_processes),
+        device=accelerator.device, precision=config.precision, workers=loader_workers(data),
         batch=config.batch,
     )  # fmt: skip
 
