@@ -4,9 +4,12 @@ import os
 from typing import Any
 
 from fgvc.classification.config import TrainConfig
+from fgvc.robustness.config import DefenceConfig
+from fgvc.robustness.epsilon import read_epsilon
 from fgvc.training.config import LoopConfig, OptimConfig
 from shards.errors import UserError
 from shards.paths import MANIFEST, expand
+from shards.reading.config import DataConfig
 
 
 def check_mixing(train: TrainConfig) -> None:
@@ -21,6 +24,33 @@ def check_mixing(train: TrainConfig) -> None:
         )
 
 
+def check_defence(defence: DefenceConfig, train: TrainConfig) -> None:
+    """Raise UserError for a defence that cannot be trained as asked."""
+    read_epsilon(defence.epsilon, key="defence.epsilon")
+    name = f"defence.method={defence.method}"
+    if defence.method != "none" and train.method == "probe":
+        raise UserError(f"{name}: a probe trains a linear head alone; set train.method=finetune")
+    if defence.teacher and defence.method != "distillation":
+        raise UserError(f"defence.teacher={defence.teacher}: only defence.method=distillation has one")
+    if defence.method in ("fgsm", "pgd", "trades") and train.precision == "fp16":
+        raise UserError(f"{name}: gradients by pixels vanish in fp16; set train.precision=bf16 or fp32")
+
+
+def check_choices(train: TrainConfig, data: DataConfig) -> None:
+    """Raise UserError for ways to choose an epoch or to balance classes that contradict each other."""
+    if train.keep == "best" and train.method == "probe":
+        raise UserError("train.keep=best: a probe has no epochs to choose from; leave it out")
+    if train.keep == "best" and not data.holdout:
+        fold = "; data.folds is kept for measuring what was chosen" if data.folds else ""
+        raise UserError(f"train.keep=best: chosen on what? hold out a part of train: data.holdout=0.1{fold}")
+    if train.patience and train.keep != "best":
+        raise UserError(f"train.patience={train.patience}: waits for a better epoch; it goes with train.keep=best")
+    if train.balanced_sampling and train.method == "probe":
+        raise UserError("train.balanced_sampling: a probe fits all images at once; set train.class_weights=1 instead")
+    if train.balanced_sampling and train.class_weights:
+        raise UserError("train.balanced_sampling and train.class_weights both make up for rare classes; set one")
+
+
 def check_files(config: Any) -> None:
     """Raise UserError for shards and weights that are not there, before anything slow is loaded."""
     data, model = getattr(config, "data", None), getattr(config, "model", None)
@@ -31,7 +61,7 @@ def check_files(config: Any) -> None:
                 f"{folder}: no {MANIFEST} there; build the shards with: fgvc shards build SOURCE ROOT {folder}"
             )
     for key, path in (("model.weights", getattr(model, "weights", "")), ("weights", getattr(config, "weights", ""))):
-        if path and path not in ("hub", "none") and "$" not in path and not expand(path, key).is_file():
+        if path and path not in ("hub", "none") and not {"$", "*"} & set(path) and not expand(path, key).is_file():
             raise UserError(f"{key}={path}: No such file or directory; give a path to safetensors or pth")
 
 

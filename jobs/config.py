@@ -6,7 +6,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import yaml
 
 from jobs.registry import command_module
 from shards.errors import UserError
+from slurm.profile import KEYS
 
 C = TypeVar("C")
 SHIPPED = Path(__file__).resolve().parents[1] / "configs"
@@ -47,9 +48,25 @@ def load_job(name: str, path: str | Path | None = None, overrides: list[str] | N
     return config
 
 
+def load_command(words: Sequence[str]) -> Any:
+    """The config of `fgvc JOB FILE key=value...`, as `load_job` makes it."""
+    job, file, *settings = words
+    return load_job(job, file, settings)
+
+
 def trains(kind: type) -> bool:
     """Whether runs of this config train on a part of the data and can measure on a fold held out of it."""
     return {"evaluate_test", "data.folds", "train.batch"} <= {key for key, _ in walk(kind)}
+
+
+def measures(kind: type) -> bool:
+    """Whether runs of this config measure a weights file on images that are drawn by seed, such as fgvc attack."""
+    return {"weights", "split", "seed", "images", "data.folds"} <= {key for key, _ in walk(kind)}
+
+
+def held_out_only(kind: type) -> dict[str, str]:
+    """The settings that keep a run of this config from the test split."""
+    return {"evaluate_test": "false"} if trains(kind) else {"split": "held_out"}
 
 
 def from_dict(kind: type[C], values: dict[str, Any], where: str, given: Collection[str] = ()) -> C:
@@ -80,6 +97,12 @@ def hashed(config: Any) -> dict[str, Any]:
     """`a.b` -> value of every field that can change a result."""
     values = flatten(to_dict(config), type(config))
     return {key: values[key] for key, leaf in walk(type(config)) if leaf.metadata.get("affects_result", True)}
+
+
+def as_words(settings: Mapping[str, Any]) -> list[str]:
+    """Settings by dotted key as `key=value` words. JSON is YAML too; text stays as it is, since a word like
+    model.weights=none needs no quotes."""
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
 
 
 def config_hash(config: Any) -> str:
@@ -191,7 +214,8 @@ def _field_type(kind: type, key: str, where: str) -> Any:
             return Any
         if part not in hints:
             valid = [name for name, _ in walk(kind)]
-            raise UserError(f"{where}: unknown key '{key}'{nearest(key, valid)}")
+            of_a_cluster = [] if "." in key else sorted(KEYS)  # beside a job's own settings on a command line
+            raise UserError(f"{where}: unknown key '{key}'{nearest(key, [*valid, *of_a_cluster])}")
         current = hints[part]
     return current
 

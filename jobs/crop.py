@@ -24,8 +24,9 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
-from fgvc.detection.layer_report import describe_layer
+from fgvc.detection.layer_report import describe_layer, warnings
 from fgvc.runtime.config import TrackConfig
+from jobs.debug import MARK
 from jobs.headline import Headline, look_at
 from shards.errors import UserError
 from shards.options import option
@@ -79,6 +80,8 @@ def check(config: Config) -> None:
         )
     if config.data.folds:
         raise UserError("data.folds: the folds of fgvc crop are set by folds=")
+    if config.data.holdout:
+        raise UserError("data.holdout: detectors of fgvc crop are trained on whole folds; leave it out")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             "fgvc crop is one process: on a cluster ask for one GPU, here give detectors ranks: processes=N"
@@ -95,5 +98,9 @@ def keep_in(config: Config, folder: Path) -> None:
 def report(result: dict[str, Any], folder: Path) -> str:
     """The lines a run ends with."""
     lines = describe_layer(result["boxes"], result.get("unmeasured", ""))
+    if (folder / MARK).is_file():
+        lines.append("a debug run: detectors of a few steps find next to nothing, and their boxes are of no use")
+    else:
+        lines += [f"warning: {line}" for line in warnings(result["boxes"])]
     layer = f"data.boxes={result['layer']}"
     return "\n".join([*lines, f"{result['seconds']:.0f} s; {layer}; {look_at(folder, 'result.json', 'boxes.png')}"])

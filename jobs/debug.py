@@ -1,13 +1,13 @@
 """`--on debug`: the same command made small, in a folder that every start makes anew."""
 
-import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from jobs.config import load
+from jobs.config import as_words, load
 from shards.errors import UserError
 
 BATCH = 8  # images a step at most, unless accumulation needs more: fits the 64 images that debug runs read
@@ -29,8 +29,7 @@ def debug_words(module: ModuleType, path: Path | None, words: list[str]) -> list
 
 def debug_settings(module: ModuleType, path: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     """`debug_words` over settings that are not text yet, as a comparison's rows have them."""
-    words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
-    return dict(word.split("=", 1) for word in debug_words(module, path, words))
+    return dict(word.split("=", 1) for word in debug_words(module, path, as_words(settings)))
 
 
 def fresh_folder(folder: Path) -> None:
@@ -47,3 +46,13 @@ def fresh_folder(folder: Path) -> None:
         (folder / MARK).touch()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete the folder of a debug run that a mistake ended, and those above it that it alone made."""
+    if not (folder / MARK).is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # not empty: others' runs
+        folder.parent.rmdir()
+        folder.parent.parent.rmdir()

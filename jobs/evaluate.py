@@ -12,54 +12,39 @@ measure these is refused without seen=true, and marked with it. The run folder
 confusion.csv, pictures.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 
 from jobs.headline import Headline, calibration, look_at, without_listed
-from shards.errors import UserError
+from jobs.measured import MeasureConfig, check_weights, name_after_weights
 from shards.options import option
-from shards.paths import expand
-from shards.reading.config import DataConfig
 
-DEBUG = ["data.workers=0", "data.limit=64"]
+DEBUG = ["data.workers=0", "data.limit=64", "split=train", "seen=true"]  # no test split
 HEADLINE = Headline("top1", "top-1")
 
 
 @dataclass
-class Config:
+class Config(MeasureConfig):
     """What is measured, on what."""
 
-    name: str = option("", "the run's folder name (empty: the config file's, or the weights' run and the split)", False)
-    runs_dir: str = option("runs", "folder of all runs", affects_result=False)
-    weights: str = option("", "a model.safetensors that fgvc classify wrote")
-    split: str = option("test", "split to measure; held_out: the fold of train that data.folds and data.fold name")
     size: Annotated[int, Ge(0)] = option(0, "side of the input in pixels (0: as the weights file says)")
     eval_crop: Annotated[float, Ge(0), Le(1)] = option(0.0, "centre crop by resized short side (0: as the file says)")
     flip: bool | None = option(None, "average with the mirror image (null: as the file says)")
-    seen: bool = option(False, "measure images that the weights were trained on too; the result is marked", False)
     exclude: str = option(
         "", "file of keys or file names, one a line: figures without these images are given too", False
     )
-    batch: Annotated[int, Gt(0)] = option(64, "images at a time on every rank", affects_result=False)
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "of the forward pass")
-    data: DataConfig = field(default_factory=DataConfig)
 
 
-def check(config: Config) -> None:
-    """Raise UserError for settings that no data could make right."""
-    if not config.weights:
-        raise UserError("weights is not set; give a model.safetensors that fgvc classify wrote: weights=FILE")
+check = check_weights
 
 
 def default_name(config: Config) -> str:
     """The name of a run that was given none, such as cub200_resnet50-test."""
-    weights = expand(config.weights, "weights")
-    run = weights.parent.name if weights.stem == "model" else weights.stem
-    fold = f"-f{config.data.fold}" if config.split == "held_out" else ""
-    return f"{run or 'evaluate'}-{config.split}{fold}"
+    return name_after_weights(config, "evaluate")
 
 
 def report(result: dict[str, Any], folder: Path) -> str:

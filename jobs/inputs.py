@@ -114,8 +114,13 @@ def file_hash(path: str, key: str) -> str:
         raise UserError(f"{key}={path}: {error.strerror}") from None
 
 
-def check_forward(network: nn.Module, name: str, *sizes: int) -> None:
-    """Raise UserError when a network does not take square images of these sides, in pixels.
+BUILD_FOR_SIZE = "choose another size, or build the network for it, such as model.kwargs='{img_size: 448}'"
+
+
+def check_forward(
+    network: nn.Module, name: str, *sizes: int, key: str = "image.size", advice: str = BUILD_FOR_SIZE
+) -> None:  # fmt: skip
+    """Raise UserError when a network does not take square images of these sides, in pixels, as the setting `key` asks.
 
     The forward pass that finds out calculates shapes only, so that a large network costs no time.
     """
@@ -127,9 +132,6 @@ def check_forward(network: nn.Module, name: str, *sizes: int) -> None:
                 network(torch.zeros(1, 3, size, size))
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UserError(
-            f"image.size={size}: model.name={name} does not take it: {reason}; choose another size, or build the "
-            "network for it, such as model.kwargs='{img_size: 448}'"
-        ) from None
+        raise UserError(f"{key}={size}: {name} does not take it: {reason}; {advice}") from None
     finally:
         network.train(training)

@@ -1,6 +1,7 @@
 """Run one job by its command line, `fgvc JOB CONFIG [key=value ...]`: here, as ranks on this machine, on a cluster."""
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -15,13 +16,14 @@ import yaml
 
 from fgvc.runtime.interrupt import Interrupted, leave_at_once
 from fgvc.runtime.ranks import end_after_launcher, run_ranks
+from fgvc.runtime.run_folder import RESULT
 from fgvc.runtime.tracking import wandb_mode
 from jobs.checks import check_files, remarks
 from jobs.config import describe, load_job, locate, to_dict
-from jobs.debug import debug_words, fresh_folder
+from jobs.debug import debug_words, fresh_folder, remove_folder
 from jobs.experiments.sweep_file import agent_words
 from jobs.launch import launch, split_words
-from jobs.registry import command_module, default_name, task_module
+from jobs.registry import command_module, default_name, parts_of, task_module
 from jobs.words import Parser
 from shards.errors import UserError
 from slurm.job import note_mistake
@@ -58,7 +60,15 @@ def main(name: str, words: list[str]) -> int:
     if arguments.print_config or arguments.dry_run:
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
         return 0
+    if arguments.estimate:
+        from jobs.tasks.estimate import report  # loads torch
+
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        print(report(name, config))
+        return 0
     check_files(config)
+    if parts := parts_of(module, config):  # one run after another, until one fails; what is done is passed over
+        return next((code for part in parts if (code := main(name, [*words, *part]))), 0)
     if arguments.processes > 1 and "RANK" not in os.environ:
         return run_ranks([sys.executable, "-m", "jobs.cli", name, *words], arguments.processes)
     return _run(module, name, config, debug)
@@ -99,6 +109,7 @@ def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING if _rank() == 0 else logging.ERROR)
     folder = Path(config.runs_dir) / name / config.name
     end_after_launcher()
+    before = "" if debug else _finished(folder)
     try:
         if _rank() == 0:
             _prepare(config, folder, debug)
@@ -111,6 +122,8 @@ def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
         return _leave(3)
     except UserError as error:
         print(f"fgvc {name}: {error}", file=sys.stderr)
+        if debug and _rank() == 0:
+            remove_folder(folder)
         return _leave(2)
     except Exception as error:
         from fgvc.runtime.distributed import lost_peer
@@ -122,8 +135,18 @@ def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
             traceback.print_exc()
         return _leave(1)
     if _rank() == 0:
+        if before and _finished(folder) == before:
+            print(f"{folder}: this run was done at {before}; figures and seconds are of then")
         print(module.report(result, folder))
     return _leave(0)
+
+
+def _finished(folder: Path) -> str:
+    """When the run in a folder was done; empty where none is."""
+    try:
+        return str(json.loads((folder / RESULT).read_text()).get("finished", "another time"))
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def _prepare(config: Any, folder: Path, debug: bool) -> None:
@@ -165,6 +188,7 @@ def _parse(name: str, words: list[str]) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--follow", action="store_true")
     parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--estimate", action="store_true")
     parser.add_argument("--print-folder", action="store_true")
     return parser.parse_intermixed_args(words)
 

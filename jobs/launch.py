@@ -9,14 +9,15 @@ import math
 import re
 import shlex
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, get_origin, get_type_hints
 
 import yaml
 
 from fgvc.runtime.run_folder import refuse_another_config
-from jobs.config import from_dict, hashed, load, nearest, walk
-from jobs.registry import default_name
+from jobs.config import as_words, flatten, from_dict, hashed, load, load_job, nearest, walk
+from jobs.registry import command_module, default_name, parts_of
 from shards.errors import UserError
 from shards.paths import expand
 from slurm.client import use_testbed
@@ -145,6 +146,10 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
     if cluster == TESTBED and not dry and not use_testbed():
         raise SlurmError("--on testbed: no test cluster runs here; start one: fgvc cluster up")
     command, config = launch_of(profile, job, module.Config, path, own)
+    config.name = config.name or default_name(job, path, config)
+    if parts := parts_of(module, config):
+        made = [launch_of(profile, job, module.Config, path, [*own, *part])[0] for part in parts]
+        return _launch_array(profile, cluster, command.name, made, dry)
     if dry:
         print(sbatch_script(profile, [command]))
         return 0
@@ -154,7 +159,7 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
             f"results are in {command.folder / 'result.json'}"
         )
         return 0
-    warning = fetch_weights(config)
+    warning = "; ".join(fetch_weights([config]))
     [submitted] = submit(profile, [command])
     size = f"{profile.nodes} node{'s' * (profile.nodes > 1)} x {profile.ranks_per_node} rank"
     print(
@@ -168,20 +173,47 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
     return follow_log(submitted) if follow else 0
 
 
-def fetch_weights(config: Any) -> str:
-    """Download the hub's weights that a classifier's config names, here: compute nodes often have no internet.
+def _launch_array(profile: Profile, cluster: str, name: str, commands: list[Launch], dry: bool) -> int:
+    """Submit the runs that one command stands for, those that are missing, as an array."""
+    missing = [command for command in commands if not (command.folder / "result.json").is_file()]
+    if not missing:
+        print(f"{name}: all {len(commands)} runs are done, nothing was submitted")
+        return 0
+    if dry:
+        print(sbatch_script(profile, missing))
+        return 0
+    first = submit(profile, missing)[0]
+    array = first.job.partition("_")[0]
+    done = f", {len(commands) - len(missing)} are done" * (len(missing) < len(commands))
+    print(
+        f"array {array}: {len(missing)} runs of {name} on {cluster}{done}\n"
+        f"  folders {missing[0].folder} ...\n  state   fgvc status\n  cancel  fgvc cancel {array}",
+        flush=True,
+    )
+    return 0
 
-    Returns a warning where that fails: a job's nodes may reach what this one does not.
+
+def fetch_weights(configs: Iterable[Any]) -> list[str]:
+    """Download the hub's weights that jobs' configs name, here: compute nodes often have no internet.
+
+    Returns a warning for each network where that fails: a job's nodes may reach what this one does not.
     """
-    model: Any = getattr(config, "model", None)
-    if getattr(model, "weights", "") == "hub" and hasattr(model, "name"):
+    warnings = []
+    for name in dict.fromkeys(filter(None, map(_hub_name, configs))):
         from fgvc.models.timm import fetch_hub_weights  # loads torch
 
         try:
-            fetch_hub_weights(model.name)
+            fetch_hub_weights(name)
         except UserError as error:
-            return f"{error}; the job needs them on its nodes"
-    return ""
+            warnings.append(f"{error}; the job needs them on its nodes")
+    return warnings
+
+
+def _hub_name(config: Any) -> str:
+    """timm's name of the network whose weights a job takes from the hub; empty where it takes none."""
+    if getattr(config, "detect", ""):  # fgvc crop trains detectors, by a config of their own
+        config = load_job("detect", config.detect, as_words(flatten(config.set, command_module("detect").Config)))
+    return getattr(getattr(config, "model", None), "hub_name", "")
 
 
 def follow_log(submitted: Submitted, pause_s: float = 0.5) -> int:

@@ -100,9 +100,12 @@ def features_of(
 
 
 def fit_probe(
-    features: torch.Tensor, labels: torch.Tensor, classes: int, penalty: float, iterations: int = 200
-) -> tuple[torch.Tensor, torch.Tensor]:
+    features: torch.Tensor, labels: torch.Tensor, classes: int, penalty: float,
+    weights: torch.Tensor | None = None, iterations: int = 200,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """(classes, D) weight and (classes,) bias that minimise cross-entropy + penalty / 2 * |weight|^2.
+
+    weights: (classes,), what an image of each class counts in the (weighted) mean (None: all alike).
 
     Features are centred and divided by one number, their root mean square (the penalty then means the same for every
     backbone, while strong features keep their weight), and that is folded back into the result. Full-batch L-BFGS in
@@ -113,11 +116,13 @@ def fit_probe(
     inputs = centred / scale
     weight = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    per_class = None if weights is None else weights.double()
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        value = functional.cross_entropy(inputs @ weight.T + bias, labels) + penalty / 2 * weight.square().sum()
+        value = functional.cross_entropy(inputs @ weight.T + bias, labels, per_class)
+        value = value + penalty / 2 * weight.square().sum()
         value.backward()
         return value
 
@@ -130,13 +135,14 @@ def fit_probe(
 def probe_head(
     network: nn.Module, model: nn.Module, loaders: Sequence[LoaderOf], device: torch.device, precision: str,
     indices: Sequence[int], store: Path, classes: int, penalty: float, folds: np.ndarray | None = None,
-    flip: bool = False,
+    flip: bool = False, weights: torch.Tensor | None = None,
 ) -> float | None:  # fmt: skip
     """Give a network the head that a probe finds on its features of the images at `indices`, one loader per view.
 
     store: a folder that keeps the features, so that a later start does not compute them again.
     Returns the head's temperature, fitted out of fold on the same features: folds, (images,), says which fold holds
-    each one, in the loaders' order; None: no temperature. flip: evaluation averages the mirror image in.
+    each one, in the loaders' order; None: no temperature. flip: evaluation averages the mirror image in. weights: as
+    `fit_probe` takes them.
     """
     images = len(indices)
     found = [
@@ -144,16 +150,17 @@ def probe_head(
         for number, loader in enumerate(loaders)
     ]
     features, labels = (torch.cat(column) for column in zip(*found, strict=True))
-    set_head(network, *fit_probe(features, labels, classes, penalty))
+    set_head(network, *fit_probe(features, labels, classes, penalty, weights))
     if folds is None:
         return None
     views = torch.stack([view.view(2, images, -1) for view, _ in found])  # (views, plain and mirror image, images, D)
-    return probe_temperature(views, found[0][1][:images], torch.from_numpy(folds), classes, penalty, flip)
+    return probe_temperature(views, found[0][1][:images], torch.from_numpy(folds), classes, penalty, flip, weights)
 
 
 def probe_temperature(
-    views: torch.Tensor, labels: torch.Tensor, folds: torch.Tensor, classes: int, penalty: float, flip: bool
-) -> float:
+    views: torch.Tensor, labels: torch.Tensor, folds: torch.Tensor, classes: int, penalty: float, flip: bool,
+    weights: torch.Tensor | None = None,
+) -> float:  # fmt: skip
     """The temperature of a probe's logits, each image's from a probe that was fitted without its fold.
 
     views: (views, 2, N, D) features of each image and its mirror image. labels, folds: (N,). Every view and mirror
@@ -164,7 +171,7 @@ def probe_temperature(
     for fold in folds.unique():
         kept, held = folds != fold, folds == fold
         inputs = views[:, :, kept]
-        weight, bias = fit_probe(inputs.flatten(0, 2), labels[kept].repeat(len(views) * 2), classes, penalty)
+        weight, bias = fit_probe(inputs.flatten(0, 2), labels[kept].repeat(len(views) * 2), classes, penalty, weights)
         logits[held] = measured[held] @ weight.T + bias
     return fit_temperature(logits.numpy(), labels.numpy())
 

@@ -18,6 +18,8 @@ Record = dict[str, Any]
 def training_record(manifest: Manifest, data: DataConfig, indices: Sequence[int]) -> Record:
     """Which images were trained on, as a weights file holds it: enough to select them again, and a hash to check it."""
     chosen = {"split": data.train_split, "folds": data.folds, "fold": data.fold, "limit": data.limit}
+    if data.holdout:
+        chosen["holdout"] = data.holdout
     return {"shards": manifest.fingerprint, **chosen, "keys": _hash_of_keys(manifest, indices)}
 
 
@@ -54,8 +56,9 @@ def _trained_on(record: Any, manifest: Manifest) -> set[int] | None:
         return None
     try:
         data = DataConfig(
-            train_split=record["split"], folds=record["folds"], fold=record["fold"], limit=record["limit"]
-        )
+            train_split=record["split"], folds=record["folds"], fold=record["fold"], limit=record["limit"],
+            holdout=record.get("holdout", 0.0),
+        )  # fmt: skip
         indices = open_splits(manifest, data).train
     except (KeyError, TypeError, UserError):
         return None

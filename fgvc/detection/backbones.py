@@ -105,7 +105,6 @@ def describe_backbone(config: DetectorConfig, levels: int) -> tuple[dict[str, An
 
 def load_backbone(config: DetectorConfig) -> nn.Module | None:
     """The backbone's pretrained weights as a classifier of timm's (its keys are mmdet's too); None for random ones."""
-    name = config.backbone.split(".")[0]
     if config.weights == "none":
         return None
     if config.backbone in CSPNEXTS:
@@ -118,8 +117,9 @@ def load_backbone(config: DetectorConfig) -> nn.Module | None:
         holder = nn.Module()
         holder.tensors = read_state(path, "model.weights")  # type: ignore[assignment]
         return holder
-    pretrained = f"{name}.tv_in1k" if config.backbone in RESNETS and config.weights == "hub" else config.backbone
-    return create_model(ModelConfig(pretrained, config.weights), 1000 if config.weights == "hub" else 0)
+    return create_model(
+        ModelConfig(config.hub_name or config.backbone, config.weights), 1000 if config.weights == "hub" else 0
+    )
 
 
 def copy_backbone(backbone: nn.Module, source: nn.Module) -> None:

@@ -36,3 +36,10 @@ class DetectorConfig:
     score: Annotated[float, Ge(0)] = option(0.01, "boxes below this score are not given out")
     overlap: Annotated[float, Gt(0)] = option(0.5, "NMS: of boxes with a larger IoU the better one stays")
     per_image: Annotated[int, Gt(0)] = option(100, "boxes an image at most")
+
+    @property
+    def hub_name(self) -> str:
+        """timm's name of the backbone with the hub's weights; empty where none come from there."""
+        if self.weights != "hub" or self.backbone.startswith("cspnext"):
+            return ""
+        return f"{self.backbone}.tv_in1k" if self.backbone in ("resnet50", "resnet101") else self.backbone

@@ -6,8 +6,8 @@ MANY_WHOLE, FAR_WORSE = 0.2, 0.1  # shares from which `warnings` speaks
 
 
 def describe_layer(boxes: dict[str, dict[str, Any]], unmeasured: str) -> list[str]:
-    """A line a split, then the warnings. boxes: split -> figures of `layer_quality`; unmeasured: a split that was not
-    to be compared with its true boxes."""
+    """A line a split. boxes: split -> figures of `layer_quality`; unmeasured: a split that was not to be compared with
+    its true boxes."""
     lines = []
     for split, figures in boxes.items():
         quality = "no true boxes: quality unknown"
@@ -20,7 +20,7 @@ def describe_layer(boxes: dict[str, dict[str, Any]], unmeasured: str) -> list[st
             quality = "not measured (evaluate_test=true does)"
         name = f"{split}{' (out of fold)' if figures['out_of_fold'] else ''}"
         lines.append(f"{name}: {quality}; nothing found on {figures['without_box']} of {figures['images']}")
-    return [*lines, *(f"warning: {line}" for line in warnings(boxes))]
+    return lines
 
 
 def warnings(boxes: dict[str, dict[str, Any]]) -> list[str]:

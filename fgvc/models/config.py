@@ -20,3 +20,8 @@ class ModelConfig:
     mean: list[float] = option([], "input mean, 0-1 (empty: the model's own)")
     std: list[float] = option([], "input standard deviation, 0-1 (empty: the model's own)")
     caffe_stride: bool = option(False, "ResNets: stride on the first 1x1 convolution of a block (Caffe weights)")
+
+    @property
+    def hub_name(self) -> str:
+        """timm's name of the network whose weights come from the hub; empty where none do."""
+        return self.name if self.weights == "hub" else ""

@@ -61,6 +61,19 @@ def freeze_layers(model: nn.Module, count: int) -> None:
             module.eval()
 
 
+def checkpoint_gradients(model: nn.Module) -> None:
+    """Have a network keep only its blocks' inputs for the backward pass, and compute the rest again (timm's own
+    `set_grad_checkpointing`; Chen et al. 2016, https://arxiv.org/abs/1604.06174). Raises UserError where it cannot."""
+    switch: Any = getattr(model, "set_grad_checkpointing", None)
+    try:
+        if switch is not None:
+            switch(True)
+            return
+    except AssertionError:  # timm's way to say that this family has none
+        pass
+    raise UserError(f"train.grad_checkpointing=true: {type(model).__name__} has none; set it to false")
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode while entered; afterwards every module is in the mode it was in, frozen BatchNorm too."""

@@ -11,9 +11,7 @@ import torch
 
 def seed_everything(seed: int, rank: int, deterministic: bool) -> None:
     """Seed the generators that models draw from (dropout and the like); data has its own (shards.reading.order)."""
-    random.seed(seed + rank)
-    np.random.seed((seed + rank) % 2**32)
-    torch.manual_seed(seed + rank)
+    seed_generators(seed + rank)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if deterministic != torch.are_deterministic_algorithms_enabled():
@@ -21,6 +19,13 @@ def seed_everything(seed: int, rank: int, deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
     # TF32: fp32 products in tensor cores, with 10 bits of mantissa.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not deterministic
+
+
+def seed_generators(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def tune_cpu_memory() -> None:

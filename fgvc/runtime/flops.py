@@ -1,14 +1,30 @@
 """Counting floating-point operations by torch's own formulas, gradients of gradients included."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+_final = 0  # how many `no_backward_follows` are entered
+
+
+@contextmanager
+def no_backward_follows() -> Iterator[None]:
+    """For a part of a forward pass that nothing is learnt through, such as an attack: it is not run backward later."""
+    global _final
+    _final += 1
+    try:
+        yield
+    finally:
+        _final -= 1
+
 
 class FlopCounter(TorchDispatchMode):
-    """While entered, `total` adds up the operations of all that runs (a multiply-add counts two).
+    """While entered, `total` adds up the operations of all that runs (a multiply-add counts two), and `final` those of
+    them inside `no_backward_follows`.
 
     As torch.utils.flop_counter.FlopCounterMode counts, without its hooks on modules, under which torch.autograd.grad
     fails.
@@ -16,7 +32,12 @@ class FlopCounter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0.0
+        self.total = self.final = 0.0
+
+    @property
+    def with_backward(self) -> float:
+        """The operations of these and of the backward pass that is to follow, which counts as twice the forward."""
+        return 3 * (self.total - self.final) + self.final
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -27,5 +48,7 @@ class FlopCounter(TorchDispatchMode):
                     return result
         result = func(*args, **kwargs)
         if func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+            operations = flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+            self.total += operations
+            self.final += operations if _final else 0
         return result

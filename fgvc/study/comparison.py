@@ -70,7 +70,7 @@ def read_run(folder: Path, seed: int, fold: int) -> Measured | None:
         row["images_per_second"] for row in map(json.loads, lines) if "images_per_second" in row
     ]  # a probe has none
     # An older version's result.json times only the last start of a run; its steps are all in metrics.jsonl.
-    batch = yaml.safe_load((folder / "config.yaml").read_text())["train"]["batch"]
+    batch = yaml.safe_load((folder / "config.yaml").read_text()).get("train", {}).get("batch", 0)
     steps_seconds = sum(batch / rate for rate in rates)
     return Measured(
         seed, fold, result, found, statistics.median(rates) if rates else None,

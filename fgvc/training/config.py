@@ -14,9 +14,13 @@ class OptimConfig:
 
     method: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum | AdamW")
     lr: Annotated[float, Gt(0)] = option(0.01, "peak learning rate of the last backbone layer")
+    lr_batch: Annotated[int, Ge(0)] = option(
+        0, "the train.batch that lr is meant for: lr follows another one, sgd's in proportion, adamw's by the square "
+        "root (0: lr as it stands)",
+    )  # fmt: skip
     head_multiplier: Annotated[float, Gt(0)] = option(10.0, "the classifier's learning rate is this times lr")
     layer_decay: Annotated[float, Gt(0), Le(1)] = option(1.0, "learning rate factor per layer towards the input")
-    weight_decay: Annotated[float, Ge(0)] = option(1e-4, "not applied to biases and norms")
+    weight_decay: Annotated[float, Ge(0)] = option(1e-4, "not applied to biases, norms, positions and tokens")
     momentum: Annotated[float, Ge(0), Lt(1)] = option(0.9, "SGD's")
     schedule: Literal["cosine", "step", "constant"] = option("cosine", "after the warm-up")
     warmup_epochs: Annotated[float, Ge(0)] = option(0.5, "linear rise from 0")
@@ -46,6 +50,10 @@ class LoopConfig:
     freeze_bn: Literal["none", "statistics", "all"] = option("none", "keep BatchNorm's statistics | scale and bias too")
     freeze_layers: Annotated[int, Ge(0)] = option(0, "leave the first so many layers (stem, stages) as they are")
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "of the forward pass")
+    grad_checkpointing: bool = option(
+        False, "keep only every block's input for the backward pass: the same results, a third slower, far less memory",
+        False,
+    )  # fmt: skip
     channels_last: bool = option(True, "memory layout of convolutions", affects_result=False)
     compile: bool = option(False, "torch.compile the model", affects_result=False)
     strategy: Literal["ddp", "fsdp", "zero1", "zero2", "zero3"] = option(
@@ -58,7 +66,16 @@ class LoopConfig:
         False,
     )
     deterministic: bool = option(False, "same bits every time on the same hardware, ranks and threads; slower")
-    checkpoint_minutes: Annotated[float, Ge(0)] = option(5.0, "save at every epoch's end and this often", False)
+    checkpoint_minutes: Annotated[float, Ge(0)] = option(5.0, "save this often, too (0: after every step)", False)
+    checkpoint_epochs: Annotated[int, Gt(0)] = option(1, "save at the end of every so many epochs", False)
+    rewinds: Annotated[int, Ge(0)] = option(
+        3, "training that breaks (a loss that is not finite) returns to the last checkpoint at half the learning rate, "
+        "so often at most", False,
+    )  # fmt: skip
+    guard: bool = option(
+        True, "a loss that leaps counts as breaking; training accuracy that falls by 5 points, or held-out accuracy 5 "
+        "points below the probe that the run began with (p < 0.001, twice running), ends the run", False,
+    )  # fmt: skip
     checkpoint_keep: Annotated[int, Gt(1)] = option(2, "how many checkpoints to keep", False)
     checkpoint_keep_finished: bool = option(False, "keep them once the run is done, too", False)
     profile: Annotated[int, Ge(0)] = option(0, "trace this many steps with torch's profiler", False)

@@ -1,4 +1,4 @@
-"""Optimizers over parameter groups: head multiplier, layer decay, no decay on biases and norms."""
+"""Optimizers over parameter groups: head multiplier, layer decay, no decay on biases, norms, positions and tokens."""
 
 from typing import Any
 
@@ -14,13 +14,16 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """Groups with `lr_scale`, `weight_decay` and `names`; every trainable parameter is in exactly one.
 
     The scale of layer i of n is layer_decay ** (n - i), as in BEiT (https://arxiv.org/abs/2106.08254); the layers are
-    timm's `group_matcher`. The classifier's is head_multiplier.
+    timm's `group_matcher`. The classifier's is head_multiplier. Weight decay spares what is one-dimensional and what
+    the network itself names (timm's `no_weight_decay`: positions, class and register tokens, relative position biases).
     """
     layers: dict[str, int] = {}
     if config.layer_decay < 1 and hasattr(model, "group_matcher"):
         matcher: Any = model.group_matcher
         layers = group_parameters(model, matcher(coarse=False), reverse=True)
     last = max(layers.values(), default=0)
+    spared: Any = getattr(model, "no_weight_decay", set)
+    undecayed = set(spared())
     heads = tuple(f"{name}." for name in classifier_names(model))
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in model.named_parameters():
@@ -28,7 +31,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
             continue
         is_head = name.startswith(heads) if heads else False
         scale = config.head_multiplier if is_head else config.layer_decay ** (last - layers.get(name, last))
-        decay = 0.0 if parameter.ndim <= 1 else config.weight_decay
+        decay = 0.0 if parameter.ndim <= 1 or name in undecayed else config.weight_decay
         group = groups.setdefault((scale, decay), {"params": [], "names": [], "lr_scale": scale, "weight_decay": decay})
         group["params"].append(parameter)
         group["names"].append(name)

@@ -10,7 +10,8 @@ from fgvc.runtime.distributed import sync_buffers
 from fgvc.training.average import Average
 from fgvc.training.config import LoopConfig, OptimConfig
 from fgvc.training.eval_copy import EvalCopy
-from fgvc.training.schedule import Schedule, lr_factor, set_lr
+from fgvc.training.host import hosted
+from fgvc.training.schedule import Schedule, lr_factor, peak_lr, set_lr
 from fgvc.training.strategies.create import create_strategy
 
 
@@ -28,7 +29,7 @@ class Player:
         self.optim, self.config, self.schedule = optim, config, schedule
         if state is not None:  # before the weights are spread over the ranks
             network.load_state_dict(state["weights"])
-        self.network = network.to(accelerator.device)
+        self.network, self.device = network.to(accelerator.device), accelerator.device
         network.train()
         freeze_batch_norm(network, config.freeze_bn)
         freeze_layers(network, config.freeze_layers)
@@ -46,7 +47,8 @@ class Player:
 
     def lr(self, step: int) -> float:
         """The learning rate of the step about to be made, after `step` others."""
-        return self.optim.lr * lr_factor(self.optim, step, self.schedule.per_epoch, self.config.epochs)
+        factor = lr_factor(self.optim, step, self.schedule.per_epoch, self.config.epochs)
+        return peak_lr(self.optim, self.config.batch) * factor * self.schedule.lr_scale
 
     def make_step(self, step: int) -> None:
         """Step on the accumulated gradients, in step `step` of the run (from 0), and move the average."""
@@ -58,16 +60,20 @@ class Player:
 
     def eval_network(self) -> nn.Module:
         """The plain network to evaluate and export, whole on every rank: the average if one is kept. All ranks call
-        it: they take over rank 0's BatchNorm statistics."""
+        it: they take over rank 0's BatchNorm statistics. Where the strategy cuts weights into parts it lies in the
+        host's memory, and its layers come to the device as they are called."""
         local = self.average.tensors if self.average is not None else self.strategy.local()
-        return self._eval_copy.filled(self.strategy.full(local))
+        whole = self.strategy.whole(local)
+        if not self.strategy.cuts_weights:
+            return self._eval_copy.filled(dict(whole))
+        return self._eval_copy.streamed(hosted(whole, keep=True), self.device)
 
     def state(self, keep: bool) -> dict[str, Any]:
-        """Weights, average and optimizer state, whole and by name, so that any number of ranks and any strategy can
-        resume from them. All ranks call it; one with keep=False gets nothing worth keeping."""
+        """Weights, average and optimizer state, whole, by name and on the CPU, so that any number of ranks and any
+        strategy can resume from them. All ranks call it; one with keep=False gets nothing worth keeping."""
         sync_buffers(self.network)
         strategy = self.strategy
-        weights = strategy.full(strategy.local(), keep=keep)
-        average = strategy.full(self.average.tensors, keep=keep) if self.average is not None else None
-        optimizer = strategy.optimizer_state(keep=keep)
+        weights = hosted(strategy.whole(strategy.local()), keep)
+        average = hosted(strategy.whole(self.average.tensors), keep) if self.average is not None else None
+        optimizer = strategy.optimizer_state(keep)
         return {"weights": weights, "average": average, "optimizer": optimizer, "moves": self.moves}

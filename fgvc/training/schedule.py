@@ -12,13 +12,14 @@ from shards.errors import UserError
 
 @dataclass
 class Schedule:
-    """How long: `steps` in all, `per_epoch` steps an epoch."""
+    """How long: `steps` in all, `per_epoch` steps an epoch. lr_scale: a factor on every learning rate."""
 
     per_epoch: int
     steps: int
+    lr_scale: float = 1.0
 
     @staticmethod
-    def of(config: LoopConfig, images: int) -> "Schedule":
+    def of(config: LoopConfig, images: int, lr_scale: float = 1.0) -> "Schedule":
         """Raises UserError when the training images do not fill one global batch, or ranks do not divide it."""
         parts = world_size() * config.accumulation
         if config.batch % parts:
@@ -30,7 +31,7 @@ class Schedule:
         if not per_epoch:
             raise UserError(f"train.batch={config.batch} is more than the {images} training images; lower it")
         steps = per_epoch * config.epochs
-        return Schedule(per_epoch, min(steps, config.max_steps) if config.max_steps else steps)
+        return Schedule(per_epoch, min(steps, config.max_steps) if config.max_steps else steps, lr_scale)
 
 
 def lr_factor(config: OptimConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
@@ -44,6 +45,15 @@ def lr_factor(config: OptimConfig, step: int, steps_per_epoch: int, epochs: int)
         return 1.0
     progress = (step - warmup) / max(1.0, epochs * steps_per_epoch - warmup)
     return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def peak_lr(config: OptimConfig, batch: int) -> float:
+    """The rate after the warm-up, at a global batch. SGD: in proportion (https://arxiv.org/abs/1706.02677); AdamW: by
+    the square root (https://arxiv.org/abs/2205.10287)."""
+    if not config.lr_batch:
+        return config.lr
+    times = batch / config.lr_batch
+    return config.lr * (times if config.method == "sgd" else math.sqrt(times))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

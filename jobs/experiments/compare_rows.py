@@ -10,15 +10,29 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt
 
 from fgvc.runtime.run_folder import refuse_another_config
-from jobs.config import flatten, from_dict, hashed, load, load_job, nearest, read_yaml, to_dict, trains, walk
+from jobs.config import flatten, from_dict, hashed, load, load_job, measures, nearest, read_yaml, to_dict, trains, walk
 from jobs.debug import debug_settings
 from jobs.experiments.sequence import Command
 from jobs.registry import JOBS, command_module
 from shards.errors import UserError
 from shards.options import option
 
-OWN = ("name", "runs_dir", "seed", "evaluate_test", "data.folds", "data.fold")  # of a run, set by the comparison
-SAME = ("data.shards", "data.train_split", "data.test_split", "data.limit")  # or the rows see different images
+OWN = (
+    "name",
+    "runs_dir",
+    "seed",
+    "evaluate_test",
+    "split",
+    "data.folds",
+    "data.fold",
+)  # of a run, set by the comparison
+SAME = (
+    "data.shards",
+    "data.train_split",
+    "data.test_split",
+    "data.limit",
+    "images",
+)  # or the rows see different images
 
 
 @dataclass
@@ -36,7 +50,7 @@ class Config:
 
     name: str = option("", "the folder's name (empty: the comparison file's, or the labels')")
     runs_dir: str = option("runs", "folder of all runs")
-    job: str = option("classify", "what every row runs: a job that can hold out a fold of train")
+    job: str = option("classify", "what every row runs: a job that trains, or attack: one weights file a row")
     seed: int = option(0, "the first seed")
     seeds: Annotated[int, Gt(0)] = option(1, "how many seeds from there on, the same for every row")
     folds: Annotated[int, Ge(0)] = option(5, "stratified folds of train (0: none; then evaluate_test=true is needed)")
@@ -112,6 +126,11 @@ def check(config: Config, runs: list[Run]) -> None:
         raise UserError(f"folds={config.folds} use_folds={config.use_folds}: at least 2 folds, and no more used")
     if not config.folds and not config.evaluate_test:
         raise UserError("folds=0 leaves only the test split to measure; set evaluate_test=true if that is meant")
+    if fold_count(config) > 1 and not trains(_module(config.job).Config):
+        raise UserError(
+            f"job={config.job}: a weights file has one fold that it has not seen; set folds=5 use_folds=1 for files "
+            "trained with data.folds=5 data.fold=0, or folds=0 evaluate_test=true for the test split"
+        )
     first: dict[str, Any] = {}
     for planned in runs:
         loaded = load_job(config.job, planned.command.words[1], list(planned.command.words[2:]))
@@ -119,7 +138,7 @@ def check(config: Config, runs: list[Run]) -> None:
         flat = flatten(to_dict(loaded), type(loaded))
         first = first or flat
         for key in SAME:
-            if flat[key] != first[key]:
+            if flat.get(key) != first.get(key):
                 raise UserError(
                     f"row '{planned.label}': {key}={flat[key]!r}, but {first[key]!r} in the first row; "
                     "rows are compared on the same images"
@@ -133,9 +152,12 @@ def fold_count(config: Config) -> int:
 
 def _planned(config: Config, row: Row, seed: int, fold: int, folder: Path) -> Run:
     name = f"{_slug(row.label)}-s{seed}" + (f"-f{fold}" if config.folds else "")
+    if trains(_module(config.job).Config):
+        measured: dict[str, Any] = {"evaluate_test": config.evaluate_test}
+    else:
+        measured = {"split": "held_out" if config.folds else "test"}
     settings = row.set | {
-        "name": name, "runs_dir": str(folder), "seed": seed, "evaluate_test": config.evaluate_test,
-        "data.folds": config.folds, "data.fold": fold,
+        "name": name, "runs_dir": str(folder), "seed": seed, **measured, "data.folds": config.folds, "data.fold": fold,
     }  # fmt: skip
     # JSON is YAML too; text stays as it is because a word like model.weights=none needs no quotes.
     words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
@@ -169,9 +191,14 @@ def _check_labels(rows: list[Row]) -> None:
 
 def _module(job: str) -> ModuleType:
     """The command of a job whose runs can be compared. Raises UserError for others."""
-    able = [name for name in JOBS if trains(command_module(name).Config)]
+    able = [name for name in JOBS if trains(kind := command_module(name).Config) or measures(kind)]
     if job not in able:
         raise UserError(f"job={job}: cannot be compared{nearest(job, able)}; there are {', '.join(able)}")
+    if not command_module(job).HEADLINE.per_image:
+        raise UserError(
+            f"job={job}: cannot be compared: intervals pair images, and its figure is of a set of images as a whole; "
+            "start its runs one by one, with several seeds, or take fgvc sweep"
+        )
     return command_module(job)
 
 

@@ -1,11 +1,10 @@
 """The detectors of `fgvc crop`: one for every fold of train and one for all other images, each a `fgvc detect` run."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from fgvc.runtime.run_folder import RunFolder
-from jobs.config import config_hash, flatten, load_job
+from jobs.config import as_words, config_hash, flatten, load_job
 from jobs.crop import Config
 from jobs.detect import Config as DetectConfig
 from jobs.experiments.sequence import Command, run_all
@@ -35,8 +34,7 @@ def commands_of(config: Config) -> list[Command]:
         }  # fmt: skip
         for key in settings.keys() & own.keys():
             raise UserError(f"set: '{key}' is set by fgvc crop; data.*, seed, folds and track.* are its own settings")
-        # JSON is YAML too; text stays as it is because a word like model.weights=none needs no quotes.
-        words = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in (settings | own).items()]
+        words = as_words(settings | own)
         load_job("detect", config.detect, words)  # a mistake shows now and not hours later
         ranks = ["--processes", str(config.processes)] if config.processes > 1 else []
         command = ("detect", config.detect, *words, *ranks)

@@ -1,15 +1,20 @@
 """What runs the trials of a sweep: processes on this machine, or jobs on a cluster (the Runner of trials.py)."""
 
+import logging
 import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from jobs.config import load_command
 from jobs.experiments.sequence import Command, Process, last_line
+from jobs.launch import fetch_weights
 from slurm.graph import Stage, submit_graph
 from slurm.profile import Profile
 from slurm.queue import live_job, queue, read_record
 from slurm.submit import Launch
+
+log = logging.getLogger(__name__)
 
 
 class Processes:
@@ -64,6 +69,8 @@ class Jobs:
         self._gone: set[str] = set()
 
     def start(self, commands: Sequence[Command]) -> None:
+        for warning in fetch_weights(load_command(command.words) for command in commands):
+            log.warning("sweep %s: %s", self._name, warning)
         tasks = tuple(Launch(f"sweep/{self._name}", command.words, command.folder) for command in commands)
         submit_graph(self._profile, [Stage("trials", tasks, throttle=self._throttle)])
         self._running |= {command.name: command for command in commands}

@@ -12,6 +12,7 @@ Runs lie in <runs_dir>/sweep/<SWEEP_ID>/<job>/<W&B's run id>/. Without internet:
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,10 +22,10 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
-from jobs.config import describe, load, read_yaml
+from jobs.config import describe, held_out_only, load, load_command, read_yaml
 from jobs.experiments.runners import job_says
 from jobs.experiments.sweep_file import flat, job_config, split_command, trial_words_of
-from jobs.launch import read_profile, scratch_runs, split_words
+from jobs.launch import fetch_weights, read_profile, scratch_runs, split_words
 from jobs.words import Parser
 from shards.errors import UserError
 from shards.options import option
@@ -33,6 +34,7 @@ from slurm.profile import Profile
 from slurm.queue import live_job, queue
 from slurm.submit import Launch
 
+ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,127}")  # of W&B's runs and sweeps, which become folders' names
 POLL_S = 5.0  # between queries of a trial's job
 PASSED_ON = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_ENTITY", "WANDB_PROJECT")
 
@@ -84,7 +86,7 @@ def _agent(sweep_path: str, config: Config, profile: Profile) -> int:
             f"{sweep_path}: {' '.join(str(error).split())[:300]}; wandb login, and wandb sweep FILE"
         ) from None
     job, rest = split_command(given.get("command") or [], str(given.get("program", "")), sweep_path)
-    folder = Path(config.runs_dir).absolute() / "sweep" / sweep.id
+    folder = Path(config.runs_dir).absolute() / "sweep" / checked_id(sweep.id)
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["WANDB_DIR"] = str(folder)  # where W&B leaves each trial's settings for the job to read
 
@@ -93,6 +95,8 @@ def _agent(sweep_path: str, config: Config, profile: Profile) -> int:
         values = {key: entry["value"] for key, entry in read_yaml(Path(os.environ["WANDB_SWEEP_PARAM_PATH"])).items()
                   if isinstance(entry, dict) and not key.startswith("_")}  # fmt: skip
         task = trial_task(job, rest, flat(values), folder, run_id)
+        for warning in fetch_weights([load_command(task.words)]):
+            print(f"{task.name}: {warning}", flush=True)
         passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         run_job(replace(profile, env=profile.env | passed), task)
 
@@ -103,16 +107,24 @@ def _agent(sweep_path: str, config: Config, profile: Profile) -> int:
 def trial_task(job: str, words: list[str], values: dict[str, Any], folder: Path, run_id: str) -> Launch:
     """The task of a trial, whose run folder is `<folder>/<job>/<run_id>`.
 
-    Raises UserError for settings that the job refuses.
+    Raises UserError for settings that the job refuses, and for an id that is no folder's name.
     """
+    run_id = checked_id(run_id)
     settings = [word for word in words if "=" in word]
-    own = {"name": run_id, "runs_dir": str(folder), "evaluate_test": "false"}
+    own = {"name": run_id, "runs_dir": str(folder)} | held_out_only(job_config(job))
     settings = trial_words_of(settings, values, own)
     files = [word for word in words if "=" not in word]
     if len(files) != 1:
         raise UserError(f"command: expected one config file after {job}, found {files}")
     load(job_config(job), files[0], settings)
     return Launch(f"sweep/{folder.name}", (job, files[0], *settings), folder / job / run_id)
+
+
+def checked_id(text: str) -> str:
+    """An id that a W&B server gave, as it is. Raises UserError for one that would lead out of a folder."""
+    if not ID.fullmatch(text):
+        raise UserError(f"W&B's id {text[:130]!a}: not a folder's name; ids of letters, digits and _ - . are expected")
+    return text
 
 
 def run_job(profile: Profile, task: Launch) -> None:

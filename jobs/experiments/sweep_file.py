@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from fgvc.study.search import Method, Parameter
-from jobs.config import flatten, load, nearest, read_yaml, to_dict, trains, walk
+from jobs.config import flatten, load, measures, nearest, read_yaml, to_dict, trains, walk
 from jobs.experiments.sweep_space import is_number, read_parameters
 from jobs.registry import JOBS, command_module
 from shards.errors import UserError
@@ -19,8 +19,8 @@ KEYS = (
     "program", "command", "method", "metric", "parameters", "run_cap", "name", "project", "entity", "description",
     "early_terminate",
 )  # fmt: skip
-OWN = ("name", "runs_dir", "evaluate_test", "track.group")  # settings of a trial that the sweep sets
-FIXED = ("data.folds", "data.fold", "data.train_split", "data.test_split")  # what every trial is measured on
+OWN = ("name", "runs_dir", "evaluate_test", "split", "track.group")  # settings of a trial that the sweep sets
+FIXED = ("data.folds", "data.fold", "data.train_split", "data.test_split", "images")  # what every trial is measured on
 ARGUMENTS = "${args_no_hyphens}"  # key=value, one word each
 
 
@@ -182,7 +182,8 @@ def _command(file: Path, values: dict[str, Any]) -> tuple[str, Path, tuple[str, 
 
 def _headline(job: str) -> dict[str, str]:
     """What a sweep optimises by default: the job's headline on the held-out fold."""
-    return {"name": f"val_{command_module(job).HEADLINE.key}", "goal": "maximize"}
+    headline = command_module(job).HEADLINE
+    return {"name": f"val_{headline.key}", "goal": headline.goal}
 
 
 def _metric(file: Path, values: Any) -> Metric:
@@ -215,7 +216,7 @@ def _check_trials(sweep: Sweep) -> None:
     kind, where = job_config(sweep.job), str(sweep.file)
     known = [key for key, _ in walk(kind)]
     fixed = {word.partition("=")[0]: word.partition("=")[2] for word in sweep.words}
-    if not trains(kind):
+    if not trains(kind) and not measures(kind):
         raise UserError(f"{where}: command: fgvc {sweep.job} trains nothing; a sweep searches the settings of training")
     for parameter in sweep.parameters:
         if parameter.key in OWN:
@@ -235,8 +236,9 @@ def _check_trials(sweep: Sweep) -> None:
             )
     for word in sweep.words:
         key, _, value = word.partition("=")
-        if key in ("name", "runs_dir", "track.group") or (key == "evaluate_test" and value.lower() != "false"):
-            own = "a sweep never measures the test split" if key == "evaluate_test" else "the sweep sets it itself"
+        test = (key == "evaluate_test" and value.lower() != "false") or (key == "split" and value != "held_out")
+        if key in ("name", "runs_dir", "track.group") or test:
+            own = "a sweep never measures the test split" if test else "the sweep sets it itself"
             raise UserError(f"{where}: '{word}': {own}; remove it")
     keys = [parameter.key for parameter in sweep.parameters]
     if twice := [key for key in keys if keys.count(key) > 1]:

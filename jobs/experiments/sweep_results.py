@@ -6,9 +6,11 @@ import shlex
 from fgvc.runtime.run_folder import RunFolder, finish
 from fgvc.study.search import Trial
 from fgvc.study.search_report import plot, table
+from jobs.config import trains
 from jobs.experiments.compare_rows import OWN
 from jobs.experiments.sweep_file import text_of
 from jobs.experiments.trials import PlannedSweep
+from jobs.registry import command_module
 from shards.files import write_bytes
 
 
@@ -37,20 +39,23 @@ def write_results(plan: PlannedSweep, folder: RunFolder, trials: list[Trial], se
     images = f" of {result['val']['count']} held-out images" if "count" in result["val"] else ""
     return (
         f"{text}\n\nbest: {command.name}, {metric.name} {value:.4f}{images}, with {settings}\n"
-        f"The best of {len(done)} on one fold looks better than it is: {_what_next(plan, best)}\n"
+        f"{_what_next(plan, best, len(done))}\n"
         f"look at {folder.path}: table.md, sweep.png, result.json, trials.jsonl, {plan.sweep.job}/"
     )
 
 
-def _what_next(plan: PlannedSweep, best: Trial) -> str:
+def _what_next(plan: PlannedSweep, best: Trial, count: int) -> str:
     """The commands that follow: the trial as it was on every fold, then trained on all of train and tested once."""
+    if not trains(command_module(plan.sweep.job).Config):
+        return "Nothing was trained: the best trial is the easiest (a smaller epsilon, fewer steps); read the table."
     settings = dict(word.split("=", 1) for word in plan.sweep.words)  # a searched setting replaces the command's own
     settings |= {key: text_of(value) for key, value in best.values.items()}
     words = [f"{key}={value}" for key, value in settings.items() if key not in {*OWN, "track.group"}]
     config, job = str(plan.sweep.config), plan.sweep.job
     compare = [config, "folds=5", *([] if job == "classify" else [f"job={job}"]), *words]
     return (
-        "measure it on all folds before relying on it, then train on all of train and test once:\n"
+        f"The best of {count} on one fold looks better than it is: measure it on all folds before relying on it, then "
+        "train on all of train and test once:\n"
         f"  fgvc compare {shlex.join(compare)}\n"
         f"  fgvc {job} {shlex.join([config, f'name={plan.folder.name}-best', *words])}"
     )

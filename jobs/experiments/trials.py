@@ -18,8 +18,10 @@ from typing import Protocol
 from fgvc.runtime.interrupt import Interrupted, Interruption
 from fgvc.runtime.run_folder import RESULT
 from fgvc.study.search import Trial, ask, grid_size
+from jobs.config import held_out_only
 from jobs.experiments.sequence import Command
 from jobs.experiments.sweep_file import Metric, Sweep, trial_words
+from jobs.registry import command_module
 from shards.errors import UserError
 from shards.files import write_bytes
 from slurm.errors import SlurmError
@@ -41,7 +43,8 @@ class PlannedSweep:
     def command(self, trial: Trial) -> Command:
         """The command of a trial, with a run folder of its own."""
         name = f"trial-{trial.number:03}"
-        own = {"name": name, "runs_dir": str(self.folder), "evaluate_test": "false", "track.group": self.folder.name}
+        own = {"name": name, "runs_dir": str(self.folder), "track.group": self.folder.name}
+        own |= held_out_only(command_module(self.sweep.job).Config)
         words = (*trial_words(self.sweep, trial.values, own), *self.more)
         return Command(
             name, (self.sweep.job, str(self.sweep.config), *words, *self.sweep.options),

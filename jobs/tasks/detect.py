@@ -51,6 +51,7 @@ class _Detect:
         if not self.train:
             raise UserError(f"{manifest.folder}: no boxes in split '{config.data.train_split}'; a detector needs some")
         self.images, self.left_out = len(self.train), len(splits.train) - len(self.train)
+        self.watched = splits.watched
         self.measured = {"val": splits.held_out, "test": splits.test if config.evaluate_test else []}
         self.workers = loader_workers(config.data)
         self.classes = class_names(config.model, manifest)
@@ -74,9 +75,9 @@ class _Detect:
 
     def held_out(self, learner: SupervisedLearner, epoch: int) -> dict[str, float]:
         every = self.config.held_out_epochs
-        if not self.measured["val"] or not every or epoch % every:
+        if not self.watched or not every or epoch % every:
             return {}
-        figures = self.summarize(self.predict(learner.eval_network(), self.measured["val"], "held out"))
+        figures = self.summarize(self.predict(learner.eval_network(), self.watched, "held out"))
         return {f"val_{key}": figures[key] for key in ("AP", "AP50", "top_right") if key in figures}
 
     def measure(self, learner: SupervisedLearner) -> tuple[dict[str, Any], dict[str, Path]]:
@@ -86,7 +87,7 @@ class _Detect:
     def predict(self, network: nn.Module, indices: list[int], title: str) -> dict[int, Detections]:
         config, device = self.config, self.accelerator.device
         return detect(
-            Detector(network, config.train.channels_last).to(device), self.manifest, indices, config.data,
+            Detector(network, config.train.channels_last), self.manifest, indices, config.data,
             replace(config.image, size=self.size, eval_size=0), device=device, precision=config.train.precision,
             workers=self.workers, title=title,
         )  # fmt: skip

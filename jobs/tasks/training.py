@@ -1,9 +1,10 @@
 """What all trainers share: accelerator, identity, run folder, seed, resume, tracker, fit, measure, finish."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from accelerate import Accelerator
@@ -16,8 +17,10 @@ from fgvc.runtime.tracking import Tracker
 from fgvc.study.headline import write_headline
 from fgvc.training.checkpoint import latest_valid, step_of
 from fgvc.training.curves import Panel, plot_training_curves
-from fgvc.training.learner import Learner
+from fgvc.training.guard import Guard
+from fgvc.training.learner import Learner, SupervisedLearner
 from fgvc.training.loop import fit
+from fgvc.training.rewind import Diverged, Rewind, Rewinds, drop_broken
 from fgvc.training.schedule import Schedule
 from fgvc.training.strategies.create import check_strategy, create_accelerator
 from jobs.config import to_dict
@@ -58,6 +61,14 @@ class Task(Protocol):
         """Write weights and results into the run folder; what result.json holds of them, and pictures by name."""
 
 
+@runtime_checkable
+class Draws(Protocol):
+    """A task that has something to look at while it trains."""
+
+    def pictures(self, learner: Any, epoch: int) -> dict[str, Path]:
+        """Pictures by name, drawn after an epoch; none where none are due. All ranks call it."""
+
+
 def run(
     job: str, config: Any, inputs_of: Callable[[Any], dict[str, str]], make: Callable[[Opened], Task], *,
     networks: int = 1, objective_parameters: bool = False,
@@ -76,31 +87,68 @@ def run(
     with open_job(job, config, inputs, main) as folder:
         if folder.result is not None:
             return folder.result
-        seed_everything(config.seed, rank(), loop.deterministic)
         splits = open_splits(manifest, config.data)
         if config.evaluate_test and not splits.test:
             raise UserError(f"{manifest.folder}: no split '{config.data.test_split}'; set evaluate_test=false")
-        figures = _train(job, make(Opened(config, manifest, splits, folder, accelerator)), config, folder)
+        figures = _train(job, make, Opened(config, manifest, splits, folder, accelerator))
         return finish(folder, figures, inputs, time.monotonic() - began) if main else figures
 
 
-def _train(job: str, task: Task, config: Any, folder: RunFolder) -> dict[str, Any]:
-    schedule = Schedule.of(config.train, task.images)
-    found = broadcast_object(latest_valid(folder.checkpoints) if rank() == 0 else None)
+def _train(job: str, make: Callable[[Opened], Task], opened: Opened) -> dict[str, Any]:
+    """Train until it reaches the end; where it breaks, once more from the last checkpoint at a lower learning rate."""
+    config, rewinds = opened.config, Rewinds(opened.folder.path)
+    news: Rewind | None = None
+    while True:
+        seed_everything(config.seed, rank(), config.train.deterministic)
+        found = broadcast_object(latest_valid(opened.folder.checkpoints) if rank() == 0 else None)
+        try:
+            figures = _attempt(job, make(opened), opened, found, rewinds.lr_scale, news)
+            return figures | ({"rewinds": rewinds.record} if rewinds.made else {})
+        except Diverged as error:
+            if rank() == 0:
+                drop_broken(opened.folder.checkpoints, error.since)
+            found = broadcast_object(latest_valid(opened.folder.checkpoints) if rank() == 0 else None)
+            news = rewinds.add(error, step_of(found) if found else 0, config.train.rewinds)
+        gc.collect()  # the broken networks
+
+
+def _attempt(
+    job: str, task: Task, opened: Opened, found: Path | None, lr_scale: float, news: Rewind | None
+) -> dict[str, Any]:  # fmt: skip
+    """Train from a checkpoint (or from the start) to the end, and measure. news: the rewind that led here, to record.
+
+    Raises Diverged where training breaks.
+    """
+    config, folder = opened.config, opened.folder
+    schedule = Schedule.of(config.train, task.images, lr_scale)
     tracker = Tracker(
         config.track, folder.path, job, config.name, to_dict(config), step=step_of(found) if found else 0,
         main=rank() == 0,
     )  # fmt: skip
+    if news is not None:
+        epoch = round(news.step / schedule.per_epoch, 4)
+        tracker.log(news.step, {"epoch": epoch, "rewind": news.reason, "lr_scale": news.lr_scale})
     exit_code = 1
     try:
         learner: Learner = task.learner(schedule, found)
         if task.trains:
             batches = task.batches(learner.step, Place(rank(), world_size(), config.train.accumulation))
 
-            def evaluate() -> dict[str, float]:
-                return task.held_out(learner, learner.step // schedule.per_epoch)
+            guard = None
+            if config.train.guard and isinstance(learner, SupervisedLearner):
+                guard = Guard(learner, config.train, config.optim, schedule, folder.metrics)
 
-            fit(learner, batches, config.train, schedule, folder.path, tracker, evaluate)
+            def evaluate() -> dict[str, float]:
+                epoch = learner.step // schedule.per_epoch
+                if isinstance(task, Draws):
+                    tracker.pictures(learner.step, task.pictures(learner, epoch))
+                figures = task.held_out(learner, epoch)
+                if guard is not None:
+                    guard.evaluated(learner.step, figures)
+                return figures
+
+            watch = guard.step if guard is not None else None
+            fit(learner, batches, config.train, schedule, folder.path, tracker, evaluate, watch)
         figures, pictures = task.measure(learner)
         if rank() == 0:
             if not task.trains:

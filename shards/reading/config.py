@@ -23,6 +23,11 @@ class DataConfig:
     test_split: str = option("test", "split to test on, once, at the end")
     folds: Annotated[int, Ge(0)] = option(0, "hold out one of this many stratified folds of train (0: train on all)")
     fold: Annotated[int, Ge(0)] = option(0, "which fold is held out, from 0")
+    holdout: Annotated[float, Ge(0), Le(0.5)] = option(
+        0.0,
+        "hold out this share of what is trained on, stratified, to watch training by (0: nothing); with folds a share "
+        "of the other folds",
+    )
     crop: Crop = option(
         "whole",
         "part of the image to use: all | the box | a square on the box | the box on black, not enlarged | two views: "
@@ -67,3 +72,14 @@ class ImageConfig:
     )
     eval_crop: Annotated[float, Gt(0), Le(1)] = option(0.875, "center_crop: side of the crop by the resized short side")
     eval_flip: bool = option(False, "evaluation: average the logits of the image and its mirror image")
+
+
+@dataclass
+class SyntheticConfig:
+    """Synthetic images that a training run reads beside the real ones."""
+
+    shards: str = option("", "folder of shards that fgvc synthesize made (empty: none)", affects_result=False)
+    ratio: Annotated[float, Gt(0)] = option(1.0, "synthetic images for every real one; steps and epochs stay as many")
+    classes: Literal["all", "balance", "rare"] = option(
+        "all", "all in turns | more of rarer classes, by what they lack of the largest | those below the mean size only"
+    )

@@ -83,17 +83,23 @@ def train_loader(
     start_step: int = 0,
     place: Place = Place(),
     workers: int = 0,
+    balance: float = 0.0,
+    blend: Callable[[list[tuple[int, int]], int], list[tuple[int, int]]] | None = None,
     collate: Callable[[list], Any] = collate,
 ) -> Iterator[Any]:
     """This rank's micro-batches of every step from `start_step` to the end of the last epoch, `place.accumulation` of
     them a step.
 
     samples: maps (epoch, entry) to a sample, random only by `transform_seed(seed, epoch, entry)`.
+    balance: how far rare classes are drawn as often as others (shards/reading/balance.py).
+    blend: the global batch of a step, and its number -> what is read instead (shards/reading/synthetic.py).
     collate: a list of such samples -> a batch.
     """
 
     def micro_batches() -> Iterator[list[tuple[int, int]]]:
-        for whole in global_batches(manifest, indices, seed, batch, epochs, window, start_step):
+        wholes = global_batches(manifest, indices, seed, batch, epochs, window, start_step, balance)
+        for step, whole in enumerate(wholes, start=start_step):
+            whole = blend(whole, step) if blend is not None else whole
             yield from rank_batches(whole, place.rank, place.ranks, place.accumulation)
 
     return iter(_loader(samples, _Drawn(micro_batches), workers, collate))
@@ -112,6 +118,11 @@ def eval_loader(
     mine = np.asarray(indices)[place.rank :: place.ranks]
     batches = [[(-1, int(entry)) for entry in mine[at : at + batch]] for at in range(0, len(mine), batch)]
     return _loader(samples, batches, workers, collate)
+
+
+def chunk_loader(chunks: Sequence[Sequence[int]], samples: Dataset, *, workers: int = 0) -> DataLoader:
+    """One batch a chunk of entries, in that order, for evaluation. Epoch is -1."""
+    return _loader(samples, [[(-1, int(entry)) for entry in chunk] for chunk in chunks], workers, collate)
 
 
 class _Drawn:

@@ -2,14 +2,17 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 import numpy as np
 
 from shards.errors import UserError
 from shards.manifest import Manifest
+from shards.reading.balance import balanced_draws, numbered
 
 Indices = Sequence[int] | np.ndarray
-EPOCH, TRANSFORM, MIX, FOLD, VIEW = range(5)  # streams of random numbers, so that no two uses share one
+# Streams of random numbers, so that no two uses share one.
+EPOCH, TRANSFORM, MIX, FOLD, VIEW, BALANCE, NOISE, START = range(8)
 
 
 def random_stream(seed: int, *path: int) -> np.random.Generator:
@@ -63,8 +66,34 @@ def folds_of(manifest: Manifest, indices: Indices, folds: int, seed: int = 0) ->
 
     Raises UserError when a class has fewer different images than there are folds.
     """
+    place, different = _dealt(manifest, indices, seed)
+    for label, count in different.items():
+        if count < folds:
+            raise UserError(
+                f"{manifest.folder}: class '{manifest.classes[label]}' has {count} different training images, "
+                f"too few for data.folds={folds}; use fewer folds"
+            )
+    return place % folds
+
+
+def held_out_of(manifest: Manifest, indices: Indices, share: float, seed: int = 0) -> np.ndarray:
+    """Which entries of `indices` are held out, (len(indices),) bool: `share` of them (up to a half), stratified by
+    class, a function of keys and `seed` alone. Images with the same bytes stay together.
+
+    Of every 1 / share images of a class one is held out, so that a rare class may have none; its only image never is.
+    """
+    place, different = _dealt(manifest, indices, seed)
+    exact = Fraction(str(share))
+    chosen = (place + 1) * exact.numerator // exact.denominator > place * exact.numerator // exact.denominator
+    alone = [label for label, count in different.items() if count < 2]
+    return chosen & ~np.isin(manifest.entries.label[np.asarray(indices, np.int64)], alone)
+
+
+def _dealt(manifest: Manifest, indices: Indices, seed: int) -> tuple[np.ndarray, dict[int, int]]:
+    """Every entry's place, (len(indices),) int64, where the images are dealt out class by class, each class shuffled;
+    images with the same bytes share one. And by label the number of places, those of its different images."""
     indices = np.asarray(indices, np.int64)
-    fold = np.zeros(len(indices), dtype=np.int64)
+    place, different = np.zeros(len(indices), dtype=np.int64), dict[int, int]()
     leader = _leaders(manifest, indices)
     follows = np.isin(indices, list(leader))
     labels, keys = manifest.entries.label[indices], manifest.entries.keys_of(indices)
@@ -72,24 +101,20 @@ def folds_of(manifest: Manifest, indices: Indices, folds: int, seed: int = 0) ->
     for of_class in _grouped(labels):
         label = int(labels[of_class[0]])
         positions = of_class[~follows[of_class]].tolist()
-        if len(positions) < folds:
-            raise UserError(
-                f"{manifest.folder}: class '{manifest.classes[label]}' has {len(positions)} different training images, "
-                f"too few for data.folds={folds}; use fewer folds"
-            )
+        different[label] = len(positions)
         positions.sort(key=keys.__getitem__)
         random_stream(seed, FOLD, label).shuffle(positions)
-        # Every class starts where the one before it ended, so that the folds are of equal size too.
-        fold[positions] = (start + np.arange(len(positions))) % folds
+        # Every class starts where the one before it ended, so that parts of the whole are of equal size too.
+        place[positions] = start + np.arange(len(positions))
         start += len(positions)
-    fold_of = dict(zip(indices.tolist(), fold.tolist(), strict=True)) if leader else {}
+    place_of = dict(zip(indices.tolist(), place.tolist(), strict=True)) if leader else {}
     for position in np.flatnonzero(follows).tolist():
-        fold[position] = fold_of[leader[int(indices[position])]]
-    return fold
+        place[position] = place_of[leader[int(indices[position])]]
+    return place, different
 
 
 def _leaders(manifest: Manifest, indices: np.ndarray) -> dict[int, int]:
-    """Entry -> the entry with the same bytes whose fold it shares, for all but one entry of each group."""
+    """Entry -> the entry with the same bytes whose place it shares, for all but one entry of each group."""
     if not manifest.duplicates:
         return {}
     chosen = set(indices.tolist())
@@ -100,23 +125,34 @@ def _leaders(manifest: Manifest, indices: np.ndarray) -> dict[int, int]:
     return leader
 
 
+def _epoch_draws(
+    manifest: Manifest, indices: Indices, seed: int, epoch: int, window: int, balance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers, entries) in the order of one epoch. The number is the epoch, or of an entry that is drawn again what
+    `numbered` gives."""
+    indices = np.asarray(indices, np.int64)
+    if not balance:
+        return np.full(len(indices), epoch), epoch_order(manifest, indices, seed, epoch, window)
+    labels = manifest.entries.label[indices]
+    drawn = balanced_draws(indices, labels, random_stream(seed, BALANCE, epoch), balance)
+    order = epoch_order(manifest, drawn, seed, epoch, window)
+    return numbered(order, epoch), order
+
+
 def global_batches(
-    manifest: Manifest,
-    indices: Indices,
-    seed: int,
-    batch: int,
-    epochs: int,
-    window: int,
-    start_step: int = 0,
-) -> Iterator[list[tuple[int, int]]]:
+    manifest: Manifest, indices: Indices, seed: int, batch: int, epochs: int, window: int, start_step: int = 0,
+    balance: float = 0.0,
+) -> Iterator[list[tuple[int, int]]]:  # fmt: skip
     """Every global batch from `start_step` on: lists of `batch` (epoch, entry); an epoch's incomplete last batch is
-    left out (the next epoch's order differs, so no sample is left out for good)."""
+    left out (the next epoch's order differs, so no sample is left out for good). balance: of `balanced_draws` (0: every
+    entry once an epoch)."""
     per_epoch = len(indices) // batch
     for epoch in range(start_step // per_epoch, epochs):
-        order = epoch_order(manifest, indices, seed, epoch, window)
+        draws = _epoch_draws(manifest, indices, seed, epoch, window, balance)
         first = start_step - epoch * per_epoch if epoch == start_step // per_epoch else 0
         for step in range(first, per_epoch):
-            yield [(epoch, int(entry)) for entry in order[step * batch : (step + 1) * batch]]
+            numbers, entries = (column[step * batch : (step + 1) * batch].tolist() for column in draws)
+            yield list(zip(numbers, entries, strict=True))
 
 
 def rank_batches(

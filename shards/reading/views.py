@@ -248,7 +248,7 @@ def open_crops(manifest: Manifest, splits: Splits, config: DataConfig) -> Crops:
     """The views a config asks for. Raises UserError for boxes layers that are missing or do not fit."""
     train, test = train_policy(config), eval_policy(config)
     train_views = open_views(train, manifest, splits.train)
-    test_views = open_views(test, manifest, [*splits.held_out, *splits.test])
+    test_views = open_views(test, manifest, sorted({*splits.held_out, *splits.watched, *splits.test}))
     counts = {}
     for split, policy, views, indices in (
         ("train", train, train_views, splits.train),

@@ -22,7 +22,8 @@ from fgvc.detection.models import create_detector
 from fgvc.detection.sliced import find_boxes_in_slices
 from jobs.cli import main
 from jobs.config import load
-from jobs.crop import Config, keep_in
+from jobs.crop import Config, keep_in, report
+from jobs.debug import MARK
 from jobs.experiments.crop_detectors import commands_of
 from jobs.tasks.crop import run
 from shards.boxes_layer import BoxesLayer, read_layer
@@ -308,6 +309,16 @@ def test_poor_layers_are_called_that() -> None:
     unmeasured = {key: value for key, value in good.items() if key != "right"}
     assert "of a mean score of 70% in train" in warnings({"train": train | {"score": 0.7}, "test": unmeasured})[0]
     assert "test: 11 of 50 images stay whole" in warnings({"train": train, "test": good | {"without_box": 11}})[0]
+
+
+def test_boxes_of_a_debug_run_are_not_judged(tmp_path: Path) -> None:
+    poor = {"out_of_fold": False, "images": 50, "without_box": 40}
+    result = {"boxes": {"train": poor | {"out_of_fold": True}, "test": poor}, "layer": "boxes.jsonl", "seconds": 9}
+    assert report(result, tmp_path).count("warning: ") == 2
+    (tmp_path / MARK).touch()
+    shown = report(result, tmp_path)
+    assert "a debug run" in shown
+    assert "warning: " not in shown
 
 
 def test_debug_leaves_nothing_beside_the_shards() -> None:

@@ -64,6 +64,25 @@ def test_images_seen_in_training_are_refused_or_marked(
     assert json.loads((tmp_path / "evaluate/old-train/result.json").read_text())["seen"] is None
 
 
+def test_debug_measures_no_test_split(done: Path, guide: Manifest, tmp_path: Path) -> None:
+    assert evaluate(done / "model.safetensors", guide, tmp_path, "--on", "debug") == 0
+    result = json.loads((tmp_path / "evaluate/done-train-debug/result.json").read_text())
+    assert "test" not in result
+    assert (result["train"]["count"], result["seen"]) == (64, True)
+
+
+def test_a_size_that_the_network_does_not_take_is_one_line(
+    guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    vit = ["model.name=test_vit", "image.size=32", "model.kwargs={img_size: 32}", "train.max_steps=1", "train.mixup=0"]
+    assert main(small_run(guide, tmp_path, "vit", *vit, "evaluate_test=false")) == 0
+    weights = tmp_path / "classify/vit/model.safetensors"
+    assert evaluate(weights, guide, tmp_path, "size=40") == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert "size=40: test_vit does not take it: Input height (40) should be divisible" in errors[-1]
+    assert not any("Traceback" in line for line in errors)
+
+
 def test_an_evaluation_is_named_after_the_weights_run_and_the_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -78,7 +97,7 @@ def test_an_evaluation_is_named_after_the_weights_run_and_the_split(
         (["weights=$RUN/model.safetensors", *fold], "dogs-held_out-f2"),
         (["weights=here/birds.safetensors", "split=train"], "birds-train"),
         (["weights=$RUN/x.safetensors", "name=a"], "a"),
-        (["weights=model.safetensors", "--on", "debug"], "evaluate-test-debug"),
+        (["weights=model.safetensors", "--on", "debug"], "evaluate-train-debug"),
     ):  # fmt: skip
         assert main(["evaluate", *words, "--print-folder"]) == 0
         assert capsys.readouterr().out.strip() == f"runs/evaluate/{folder}"

@@ -11,6 +11,7 @@ from fgvc.runtime.tracking import wandb_mode
 from jobs.cli import main
 from jobs.config import load_job
 from jobs.debug import debug_words
+from jobs.launch import fetch_weights
 from jobs.registry import command_module
 from shards.errors import UserError
 from shards.manifest import Manifest
@@ -98,6 +99,49 @@ def test_debug_fits_every_shipped_config(file: Path) -> None:
     assert not config.evaluate_test
 
 
+def test_a_debug_run_that_a_mistake_ends_leaves_nothing(
+    guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    wrong = [*small_run(guide, tmp_path / "runs", "late", *VIT), "train.mixup=0", "--on", "debug"]
+    assert main(wrong) == 2
+    assert "does not take it" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs/classify/other").mkdir(parents=True)
+    assert main(wrong) == 2
+    assert [path.name for path in (tmp_path / "runs/classify").iterdir()] == ["other"]
+
+
+def test_hints_name_settings_of_a_cluster_too(guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for word, hint in (
+        ("nods=3", "'nodes'"), ("gpu_per_node=4", "'gpus_per_node'"), ("memry=3G", "'memory'"), ("sed=3", "'seed'"),
+        ("lr=3", "'optim.lr'"), ("data.nods=3", "'data.folds'"),
+    ):  # fmt: skip
+        assert main([*small_run(guide, tmp_path, "x"), word, "--on", "cpu", "--dry-run"]) == 2
+        assert f"unknown key '{word.split('=')[0]}'; did you mean {hint}?" in capsys.readouterr().err
+
+
+def test_hub_weights_are_fetched_for_whatever_network_a_job_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    detector = tmp_path / "detector.yaml"
+    detector.write_text("model: {backbone: resnet50, weights: none}\n")
+    configs = [
+        load_job("classify", None, ["model.name=resnet18"]),
+        load_job("classify", None, ["model.name=resnet18", "seed=1"]),
+        load_job("classify", None, ["model.name=resnet34", "model.weights=none"]),
+        load_job("detect", None, ["model.backbone=resnet101"]),
+        load_job("detect", None, ["model.backbone=cspnext_s", "model.weights=mine.pth"]),
+        load_job("crop", None, [f"detect={detector}", "set.model.weights=hub", "set.train.epochs=2"]),
+        load_job("evaluate", None, ["weights=model.safetensors"]),
+    ]
+    warnings = fetch_weights(configs)
+    named = [warning.split(":")[0] for warning in warnings]
+    assert named == ["model.name=resnet18", "model.name=resnet101.tv_in1k", "model.name=resnet50.tv_in1k"]
+    assert all(warning.endswith("the job needs them on its nodes") for warning in warnings)
+
+
 def test_debug_never_returns_an_old_result(guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = [*small_run(guide, tmp_path, "x"), "train.max_steps=2", "--on", "debug"]
     assert main(words) == 0
@@ -120,6 +164,8 @@ def test_checkpoints_go_with_the_last_step_unless_kept(
     shown = capsys.readouterr().out
     assert not (tmp_path / "classify/done/checkpoints").exists()
     assert main([*words, "train.checkpoint_keep_finished=true"]) == 0  # changes no result: the same run, done already
-    assert capsys.readouterr().out == shown
+    said, _, rest = capsys.readouterr().out.partition("\n")
+    assert rest == shown
+    assert said.endswith("figures and seconds are of then")
     assert main([*words, "name=kept", "train.checkpoint_keep_finished=true"]) == 0
     assert [path.name for path in (tmp_path / "classify/kept/checkpoints").iterdir()] == ["step-00000002"]

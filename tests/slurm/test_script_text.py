@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs.experiments.sweep_agent import trial_task
+from shards.errors import UserError
 from slurm.errors import SlurmError
 from slurm.profile import Profile
 from slurm.submit import Launch, sbatch_script
@@ -87,12 +88,13 @@ def test_characters_that_slurm_replaces_in_paths_are_refused() -> None:
             script_lines(PROFILE, (), "name", name)
 
 
-@pytest.mark.parametrize(
-    ("values", "run_id"), [({"model.name": "a\n#SBATCH --nodes=99"}, "id"), ({"seed": 1}, "id\ntouch x")]
-)
-def test_values_from_a_sweep_server_are_checked_too(values: dict, run_id: str, tmp_path: Path) -> None:
+def test_what_a_sweep_server_sends_is_checked_too(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("seed: 1\n")
-    launch = trial_task("classify", [str(config)], values, tmp_path, run_id)
+    launch = trial_task("classify", [str(config)], {"model.name": "a\n#SBATCH --nodes=99"}, tmp_path, "id")
     with pytest.raises(SlurmError, match="a control character; remove it"):
         sbatch_script(PROFILE, [launch])
+    for run_id in ("id\ntouch x", "..", "../up", "a/b", "a\\b", "", ".hidden", "a b", "-rf", "a" * 129):
+        with pytest.raises(UserError, match="not a folder's name"):
+            trial_task("classify", [str(config)], {}, tmp_path, run_id)
+    assert trial_task("classify", [str(config)], {}, tmp_path, "8x.2_a-B").folder == tmp_path / "classify/8x.2_a-B"

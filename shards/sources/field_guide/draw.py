@@ -1,7 +1,8 @@
 """Draws a field guide bird: polygons to plumage map, plumage to colour, shading, light, leaves; and its exact box."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from shards.sample import Box
 from shards.sources.field_guide.bird import colours, fit, pose_bird
 from shards.sources.field_guide.scene import SHIFT, Array, Scene, draw_background, draw_leaves
-from shards.sources.field_guide.shapes import Patch
+from shards.sources.field_guide.shapes import Ink, Patch
 from shards.sources.field_guide.species import BUILDS, Traits
 
 SCALE = 3  # drawn at this many times the size, then averaged: that is the anti-aliasing
@@ -34,10 +35,10 @@ class Drawn:
         return self.inks.shape[0] // SCALE, self.inks.shape[1] // SCALE
 
 
-def draw_bird(species: Traits, scene: Scene, markings: bool = True) -> Drawn:
+def draw_bird(species: Traits, scene: Scene, markings: bool = True, without: Collection[Ink] = ()) -> Drawn:
     """The bird's plumage map, large, without anti-aliasing, so that every pixel is one ink.
 
-    Without markings it has the same outline in half the time.
+    Without markings it has the same outline in half the time. without: inks that are not laid on.
     """
     bird = pose_bird(species, scene)
     scale, shift, room = fit(BUILDS[species.build], scene, MARGIN)
@@ -51,6 +52,8 @@ def draw_bird(species: Traits, scene: Scene, markings: bool = True) -> Drawn:
     starts = np.maximum((np.minimum.reduceat(fixed, bird.shape.starts) >> SHIFT) - 1, 0)
     ends = np.maximum((np.maximum.reduceat(fixed, bird.shape.starts) >> SHIFT) + 2, 0)
     for (patch, rings), (x0, y0), (x1, y1) in zip(bird.shape.patches, starts.tolist(), ends.tolist(), strict=True):
+        if patch.ink in without:
+            continue
         polygons = [fixed[ring] for ring in rings]
         if patch.over and markings:
             _fill_over(inks[y0:y1, x0:x1], polygons, (x0, y0), patch)
@@ -112,10 +115,16 @@ def _pixel(point: Array, shape: tuple[int, ...]) -> tuple[int, int]:
     return min(max(int(point[1]), 0), shape[0] - 1), min(max(int(point[0]), 0), shape[1] - 1)
 
 
-def paint(species: Traits, scene: Scene, bird: bool = True) -> Array:
-    """The whole picture (H, W, 3 uint8, RGB), or the same place once the bird has flown."""
+def paint(
+    species: Traits, scene: Scene, bird: bool = True, inks: Array | None = None, without: Collection[str] = ()
+) -> Array:
+    """The whole picture (H, W, 3 uint8, RGB), or the same place once the bird has flown.
+
+    inks: instead of the bird's plumage map, so that a part can be missing in the same light; where it has no ink, what
+    is behind shows. without: things around the bird to leave out, as `draw_background` and `draw_leaves` name them.
+    """
     drawn = draw_bird(species, scene)
-    image = draw_background(scene, drawn.feet, drawn.scale)
+    image = draw_background(scene, drawn.feet, drawn.scale, without)
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((*scene.entropy, 2))))
     cover = _cover(drawn)
     (x, y), (height, width) = drawn.corner, drawn.size
@@ -123,14 +132,18 @@ def paint(species: Traits, scene: Scene, bird: bool = True) -> Array:
     grain = rng.random(image.shape[:2], np.float32)[y : y + height, x : x + width]
     if bird:
         region = image[y : y + height, x : x + width]
-        region[:] = _composite(region, _coloured(drawn, species, scene, cover, grain), cover)
+        shown = drawn if inks is None else replace(drawn, inks=inks)
+        region[:] = _composite(region, _coloured(shown, species, scene, cover, grain), _cover(shown))
     if scene.leaves:
-        draw_leaves(scene, drawn.room, image)
+        draw_leaves(scene, drawn.room, image, without)
     return _lit(image, scene, rng)
 
 
 def _coloured(drawn: Drawn, species: Traits, scene: Scene, cover: Array, grain: Array) -> Array:
-    """The shaded bird (h, w, 3 float32), already multiplied by how much of each pixel it covers."""
+    """The shaded bird (h, w, 3 float32), already multiplied by how much of each pixel it covers.
+
+    cover: (h, w) of the whole bird, whose shape gives the shading.
+    """
     table = colours(species).astype(np.float32) * np.array(scene.tint, np.float32)
     table = np.clip(np.rint(table), 0, 255).astype(np.uint8)
     flat = cv2.resize(

@@ -1,6 +1,7 @@
 """What surrounds a field guide bird, from one seed and whatever the species: pose, light, background, perch, leaves."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import cv2
@@ -116,11 +117,15 @@ def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0, count:
     return np.array([(x + c * u - s * v, y + s * u + c * v) for u, v in circle])
 
 
-def draw_background(scene: Scene, feet: Array, length: float) -> Array:
+def draw_background(
+    scene: Scene, feet: Array, length: float, without: Collection[str] = (), listed: list[str] | None = None
+) -> Array:
     """The picture before the bird comes (H, W, 3 uint8): blurred ground, blobs, far twigs, and the perch at its feet.
 
-    feet: (2,) pixels. length: the bird's body in pixels, which the perch's thickness goes by.
+    feet: (2,) pixels. length: the bird's body in pixels, which the perch's thickness goes by. without: things to leave
+    out (blob0, twig0, perch), all else as it was. listed: gets the names of all that is there to leave out.
     """
+    listed = [] if listed is None else listed
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((*scene.entropy, 1))))
     width, height, size = scene.width, scene.height, max(scene.width, scene.height)
     low, high = np.array(GROUNDS[scene.ground], np.float32)
@@ -130,19 +135,27 @@ def draw_background(scene: Scene, feet: Array, length: float) -> Array:
     steps = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
     table = np.rint(high + (low - high) * steps).astype(np.uint8)
     image = cv2.applyColorMap(mix + ramp, np.ascontiguousarray(table[:, None]))
-    for _ in range(1 + int(rng.random() * 6)):
+    for number in range(1 + int(rng.random() * 6)):
         x, y, radius = rng.random() * width, rng.random() * height, size * (0.015 + 0.05 * rng.random())
         colour = tuple(
             0.6 * c + 0.4 * float(g) for c, g in zip(BLOBS[int(rng.random() * len(BLOBS))], low, strict=True)
         )
-        fill(image, ellipse(x, y, radius, radius * (0.5 + rng.random() / 2), 180 * rng.random(), 12), colour)
-    for _ in range(int(rng.random() * 4)):
+        outline = ellipse(x, y, radius, radius * (0.5 + rng.random() / 2), 180 * rng.random(), 12)
+        listed.append(f"blob{number}")
+        if listed[-1] not in without:
+            fill(image, outline, colour)
+    for number in range(int(rng.random() * 4)):
         ends = np.array([[rng.random() * width, -5], [rng.random() * width, height + 5]])
         shade = 0.5 + 0.7 * rng.random()
-        fill(image, ribbon(ends, size * (0.008 + 0.02 * rng.random())), (72 * shade, 58 * shade, 44 * shade))
+        stroke = ribbon(ends, size * (0.008 + 0.02 * rng.random()))
+        listed.append(f"twig{number}")
+        if listed[-1] not in without:
+            fill(image, stroke, (72 * shade, 58 * shade, 44 * shade))
     blur = (int(size * (0.008 + 0.022 * rng.random()))) * 2 + 1
     image = cv2.GaussianBlur(image, (blur, blur), 0)
-    _draw_perch(image, scene, rng, feet, length)
+    listed.append("perch")
+    if "perch" not in without:
+        _draw_perch(image, scene, rng, feet, length)
     return image
 
 
@@ -167,11 +180,16 @@ def _draw_perch(image: Array, scene: Scene, rng: np.random.Generator, feet: Arra
     fill(image, ellipse(feet[0], feet[1] + length * 0.03, length * 0.45, length * 0.06), tuple(soil * 0.72))
 
 
-def draw_leaves(scene: Scene, room: Array, image: Array | None = None) -> Array:
-    """Leaves in front of the bird: draws them on `image`, and returns what they cover (H, W uint8, 0..255)."""
+def draw_leaves(scene: Scene, room: Array, image: Array | None = None, without: Collection[str] = ()) -> Array:
+    """Leaves in front of the bird: draws them on `image`, and returns what they cover (H, W uint8, 0..255).
+
+    without: leaves to leave out (leaf0, leaf1).
+    """
     cover = np.zeros((scene.height, scene.width), np.uint8)
     longer = max(room[2] - room[0], room[3] - room[1])
-    for u, v, share, angle, hue in scene.leaves:
+    for number, (u, v, share, angle, hue) in enumerate(scene.leaves):
+        if f"leaf{number}" in without:
+            continue
         x, y = room[0] + u * (room[2] - room[0]), room[1] + v * (room[3] - room[1])
         half = share * longer / 2
         c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))

@@ -18,24 +18,28 @@ from shards.building.build import build
 from shards.building.config import BuildOptions
 from shards.errors import UserError
 from shards.manifest import Manifest, read_manifest
-from shards.reading.config import ImageConfig
+from shards.reading.balance import AGAIN, balanced_draws, numbered
+from shards.reading.config import DataConfig, ImageConfig
 from shards.reading.decode import decode
 from shards.reading.loader import Place, Samples, eval_loader, train_loader
-from shards.reading.order import EPOCH, FOLD, epoch_order, folds_of, global_batches, random_stream
+from shards.reading.order import EPOCH, FOLD, epoch_order, folds_of, global_batches, held_out_of, random_stream
 from shards.reading.reader import Reader
+from shards.reading.splits import open_splits
 from shards.reading.transforms import eval_transform, train_transform
 
 IMAGE = ImageConfig(color_jitter=0.2, policy="trivialaugment")
 
 
-def sequence(manifest: Manifest, ranks: int, workers: int, accumulation: int = 1, start: int = 0) -> list[list[tuple]]:
+def sequence(
+    manifest: Manifest, ranks: int, workers: int, accumulation: int = 1, start: int = 0, balance: float = 0.0
+) -> list[list[tuple]]:
     """Per step the (entry, hash of the transformed image) that the ranks see together, in global order."""
-    indices = manifest.split("train")
+    indices = manifest.split("train") if not balance else unlike_classes(manifest)
     parts = [
         list(
             train_loader(
                 manifest, indices, Samples(manifest, train_transform(IMAGE, 32), seed=3), seed=3, batch=16, epochs=2,
-                window=2, start_step=start, place=Place(rank, ranks, accumulation), workers=workers,
+                window=2, start_step=start, place=Place(rank, ranks, accumulation), workers=workers, balance=balance,
             )
         )
         for rank in range(ranks)
@@ -51,6 +55,14 @@ def sequence(manifest: Manifest, ranks: int, workers: int, accumulation: int = 1
     return steps
 
 
+def unlike_classes(manifest: Manifest, counts: tuple[int, ...] = (20, 9, 2, 1)) -> list[int]:
+    """Training images of four classes: 20, 9, 2 and 1 of them."""
+    of_class: dict[int, list[int]] = {}
+    for index in manifest.split("train"):
+        of_class.setdefault(manifest.entries[index].label, []).append(index)
+    return sorted(index for label, count in enumerate(counts) for index in of_class[label][:count])
+
+
 @pytest.fixture(scope="module")
 def reference(guide: Manifest) -> list[list[tuple]]:
     return sequence(guide, 1, 0)
@@ -64,6 +76,81 @@ def test_ranks_and_workers_change_nothing(guide: Manifest, reference: list, rank
 def test_accumulation_and_resume_change_nothing(guide: Manifest, reference: list) -> None:
     assert sequence(guide, 2, 0, accumulation=4) == reference
     assert sequence(guide, 1, 0, start=7) == reference[7:]  # in the second epoch: 80 images make 5 steps
+
+
+def test_balanced_sampling_draws_classes_as_asked(guide: Manifest) -> None:
+    indices = unlike_classes(guide)
+    labels = np.array([entry.label for entry in guide.entries])
+
+    def draws(balance: float, seed: int, epoch: int, chosen: list[int]) -> list[int]:
+        random = random_stream(seed, epoch)
+        return balanced_draws(np.array(chosen), labels[chosen], random, balance).tolist()
+
+    def counts(balance: float, epoch: int, chosen: list[int] = indices) -> list[int]:
+        drawn = draws(balance, 3, epoch, chosen)
+        assert len(drawn) == len(chosen)
+        assert set(drawn) <= set(chosen)
+        times = Counter(drawn)
+        for label in range(4):
+            of_class = [times[index] for index in chosen if labels[index] == label]
+            assert max(of_class) - min(of_class) <= 1  # no image twice before all others of its class once
+        return np.bincount(labels[drawn], minlength=4).tolist()
+
+    assert counts(1, 0) == counts(1, 7) == [8, 8, 8, 8]  # 32 images, 4 classes
+    # By the square root: 4.472, 3, 1.414 and 1 of 9.886 parts, so 14.475, 9.710, 4.578 and 3.237 of 32 draws.
+    halves = np.array([counts(0.5, epoch) for epoch in range(400)])
+    assert set(map(tuple, np.abs(halves - [14.475, 9.710, 4.578, 3.237]) < 1)) == {(True,) * 4}
+    assert halves.mean(axis=0) == pytest.approx([14.475, 9.710, 4.578, 3.237], abs=0.1)
+    plain = unlike_classes(guide, (16, 8, 4, 4))
+    assert counts(1e-12, 0, plain) == [16, 8, 4, 4]  # no balance: every image once
+    assert draws(1, 3, 0, indices) == draws(1, 3, 0, indices) != draws(1, 3, 1, indices)
+    order = np.array([7, 3, 7, 9, 3, 7, 1])
+    assert numbered(order, 5).tolist() == [5, 5, 5 + AGAIN, 5, 5 + AGAIN, 5 + 2 * AGAIN, 5]
+
+
+def test_ranks_workers_and_resume_change_nothing_about_balanced_sampling(guide: Manifest) -> None:
+    reference = sequence(guide, 1, 0, balance=1)
+    assert len(reference) == 4  # 32 images, batches of 16, 2 epochs
+    assert sequence(guide, 2, 3, balance=1) == reference
+    assert sequence(guide, 4, 1, accumulation=2, balance=1) == reference
+    assert sequence(guide, 1, 2, start=3, balance=1) == reference[3:]
+    epochs = [list(itertools.chain(*reference[at : at + 2])) for at in (0, 2)]
+    assert [max(Counter(entry for entry, _ in epoch).values()) for epoch in epochs] == [8, 8]  # the lone image
+    # Every one of these draws has transforms of its own.
+    assert len(set(itertools.chain(*epochs))) == 64
+
+
+def test_the_held_out_share_is_stratified(guide: Manifest) -> None:
+    indices = guide.split("train")
+    labels = np.array([guide.entries[index].label for index in indices])
+    chosen = held_out_of(guide, indices, 0.1)
+    assert np.bincount(labels[chosen]).tolist() == [2, 2, 2, 2]
+    assert held_out_of(guide, indices[::-1], 0.1)[::-1].tolist() == chosen.tolist()  # a function of keys
+    for share, count in ((0.25, 20), (0.29, 23), (0.3, 24), (1 / 3, 26), (0.5, 40)):
+        assert held_out_of(guide, indices, share).sum() == count
+    few = unlike_classes(guide)
+    few_labels = np.array([guide.entries[index].label for index in few])
+    chosen = held_out_of(guide, few, 0.5)
+    assert np.bincount(few_labels[chosen], minlength=4).tolist() in ([10, 4, 1, 0], [10, 5, 1, 0])
+    assert not held_out_of(guide, few, 0.02).any()
+
+
+def test_splits_hold_out_a_fold_a_share_or_both(guide: Manifest) -> None:
+    def keys(**settings: float) -> list[set[int]]:
+        splits = open_splits(guide, DataConfig(**settings))
+        return [set(part) for part in (splits.train, splits.held_out, splits.watched)]
+
+    everything = set(guide.split("train"))
+    assert keys() == [everything, set(), set()]
+    train, held, watched = keys(holdout=0.2)
+    assert held == watched == everything - train
+    assert len(held) == 16
+    of_fold, fold, same = keys(folds=4, fold=2)
+    assert fold == same == everything - of_fold
+    train, held, watched = keys(folds=4, fold=2, holdout=0.2)
+    assert held == fold
+    assert len(watched) == 12
+    assert train == everything - held - watched
 
 
 def test_every_epoch_is_another_permutation(guide: Manifest, reference: list) -> None:
@@ -198,6 +285,9 @@ def test_exact_duplicates_are_in_one_fold(tmp_path: Path) -> None:
         counts = np.bincount(list(fold.values()))
         assert max(counts) - min(counts) <= 8
         assert {fold[index] for index in indices if manifest.entries[index].label == 0} == {0, 1, 2, 3}
+        held = dict(zip(indices, held_out_of(manifest, indices, 0.25, seed).tolist(), strict=True))
+        assert all(len({held[index] for index in group}) == 1 for group in manifest.duplicates)
+        assert 0.15 < np.mean(list(held.values())) < 0.35
     older = replace(manifest, duplicates=())
     split = dict(zip(indices, folds_of(older, indices, 4).tolist(), strict=True))
     assert any(len({split[index] for index in group}) > 1 for group in manifest.duplicates)

@@ -1,0 +1,1 @@
+"""What a classifier looks at: maps, and how far each method can be trusted."""

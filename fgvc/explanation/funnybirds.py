@@ -1,0 +1,184 @@
+"""FunnyBirds' protocol on the field guide's birds (Hesse et al. 2023, https://arxiv.org/abs/2308.06248).
+
+An explanation is reduced to the importance of every part: the map's sum over the part's pixels and a little around
+them. Completeness asks whether the parts it calls important (those with more than a share of the whole map) are enough,
+needed, and not what makes no difference; correctness whether their order is that of the score's fall without each;
+contrastivity whether another class's explanation moves to the parts that the bird shares with it.
+
+Two things differ from the original. The share is chosen on birds drawn for that, not on those that are measured. And
+`random` and the `oracle`, which knows how far the score falls without each part, are in every table: an oracle is not
+perfect where two parts are each enough.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from fgvc.explanation.birds import SIBLINGS, Bird, Darkroom, Scored, oracle_map
+from fgvc.explanation.explainers import Explainer
+from fgvc.runtime.chunks import Arrays
+from shards.sources.field_guide.parts import BIRD_PARTS
+
+SHARES = np.linspace(0.01, 0.5, 25)  # of a map's sum, from which a part is called important
+IRRELEVANT = 0.05  # a part without which the logit falls by less than this share of it
+CHECKS = ("csdc", "pc", "dc", "distractors")
+QUESTIONS = ("completeness", "correctness", "contrastivity")
+Maps = dict[int, np.ndarray]  # class -> (S, S) map
+
+
+def importances(map_: np.ndarray, masks: dict[str, np.ndarray]) -> dict[str, float]:
+    """name -> the map's sum over its pixels and those around, two per hundred of the side (as the original's five)."""
+    around = np.ones((2 * (len(map_) // 96) + 1,) * 2, np.uint8)
+    return {name: float(map_[cv2.dilate(mask.astype(np.uint8), around) > 0].sum()) for name, mask in masks.items()}
+
+
+class Pair(NamedTuple):
+    """Two classes, the parts that a bird shares with the first and not the second, and the other way about."""
+
+    a: int
+    b: int
+    of_a: set[str]
+    of_b: set[str]
+
+
+class Protocol:
+    """The questions of one bird; what it looks like without a set of parts is drawn once for all methods."""
+
+    def __init__(self, darkroom: Darkroom, scored: Scored) -> None:
+        self._darkroom, self.scored = darkroom, scored
+        self.label = scored.bird.label
+        self.parts = [name for name in scored.masks if name in BIRD_PARTS]
+        self.predicted = int(scored.logits.argmax())
+        self._answers: dict[frozenset[str], int] = {}
+
+    @cached_property
+    def pair(self) -> Pair | None:
+        """Two classes that share different parts with the bird, and by which the classifier tells them: without the
+        parts of the first, the first's logit falls more than without those of the second, and the other way about. Of
+        several the first; None where there are none."""
+        guide, before = self._darkroom.guide, self.scored.logits
+        siblings = [other for other in range(len(guide.species)) if 0 < len(guide.tells(self.label, other)) <= SIBLINGS]
+        shared = {other: set(self.parts) - set(guide.tells(self.label, other)) for other in siblings}
+        for a, b in combinations(siblings, 2):
+            of_a, of_b = shared[a] - shared[b], shared[b] - shared[a]
+            if of_a and of_b:
+                gone_a, gone_b = self._darkroom.logits(self.scored.bird, [sorted(of_a), sorted(of_b)]) - before
+                if gone_a[a] < gone_b[a] and gone_b[b] < gone_a[b]:
+                    return Pair(a, b, of_a, of_b)
+        return None
+
+    def answer(self, without: frozenset[str]) -> int:
+        """The class that is predicted without a set of parts."""
+        if without not in self._answers:
+            self._answers[without] = int(self._darkroom.logits(self.scored.bird, [sorted(without)])[0].argmax())
+        return self._answers[without]
+
+    def irrelevant(self) -> set[str]:
+        """Parts and things without which the logit does not fall, or by less than a twentieth."""
+        least = abs(float(self.scored.logits[self.label])) * IRRELEVANT
+        return {name for name, fall in self.scored.falls(self.label).items() if fall < least}
+
+    def asked(self, maps: Maps) -> tuple[np.ndarray, float, float]:
+        """Completeness, correctness and contrastivity of a method's maps, by class."""
+        own = maps[self.label]
+        return self.completeness(own), self.correctness(own), self.contrastivity(maps)
+
+    def completeness(self, map_: np.ndarray) -> np.ndarray:
+        """(checks, shares) in 0 to 1: csdc, pc, dc, distractors at every share; NaN where nothing is irrelevant."""
+        found = importances(map_, self.scored.masks)
+        total, idle = float(map_.sum()), self.irrelevant()
+        enough = [parts & set(self.parts) for parts in self._darkroom.guide.sufficient(self.label)]
+        rows = []
+        for share in SHARES:
+            important = {name for name, value in found.items() if value > share * total}
+            own = important & set(self.parts)
+            rows.append((
+                max((len(own & parts) / len(parts) for parts in enough if parts), default=0.0),
+                self.answer(frozenset(self.parts) - own) == self.predicted,
+                self.answer(frozenset(own)) != self.predicted,
+                1 - len(important & idle) / len(idle) if idle else np.nan,
+            ))  # fmt: skip
+        return np.array(rows, float).T
+
+    def correctness(self, map_: np.ndarray) -> float:
+        """Rank correlation of the parts' importances with the falls without them, from -1..1 to 0..1; NaN where either
+        is constant."""
+        found, falls = importances(map_, self.scored.masks), self.scored.falls(self.label)
+        ours, truth = ([values[name] for name in self.parts] for values in (found, falls))
+        if len(self.parts) < 2 or np.ptp(ours) == 0 or np.ptp(truth) == 0:
+            return np.nan
+        return float(spearmanr(ours, truth).statistic) / 2 + 0.5
+
+    def contrastivity(self, maps: Maps) -> float:
+        """Whether the parts shared with either of two classes matter more to that class than to the other (half a point
+        each); NaN where there are no such classes."""
+        if self.pair is None:
+            return np.nan
+        a, b, of_a, of_b = self.pair
+        by_a, by_b = (_shares(importances(maps[label], self.scored.masks), maps[label]) for label in (a, b))
+        first = sum(by_a[part] for part in of_a) > sum(by_b[part] for part in of_a)
+        second = sum(by_b[part] for part in of_b) > sum(by_a[part] for part in of_b)
+        return (first + second) / 2
+
+
+def _shares(found: dict[str, float], map_: np.ndarray) -> dict[str, float]:
+    """Importances as shares of a map: maps of two classes have no common unit."""
+    total = float(map_.sum())
+    return {name: value / total if total > 0 else 0.0 for name, value in found.items()}
+
+
+def background_independence(scored: Scored, label: int) -> float:
+    """The share of the things around a bird without which the logit falls by less than a twentieth; of the classifier,
+    not of a method."""
+    least = abs(float(scored.logits[label])) * IRRELEVANT
+    falls = [fall for name, fall in scored.falls(label).items() if name not in BIRD_PARTS]
+    return float(np.mean([fall < least for fall in falls])) if falls else np.nan
+
+
+def best_share(completeness: np.ndarray) -> int:
+    """Which of SHARES suits a method: the one with the best completeness of (N, checks, shares) on birds set aside."""
+    return int(np.nan_to_num(completeness_of(completeness)).argmax())
+
+
+def completeness_of(checks: np.ndarray) -> np.ndarray:
+    """(shares,) from (N, checks, shares): the mean of the three checks' mean and the distractors'."""
+    means = np.nanmean(checks, axis=0)
+    return (means[:3].mean(0) + means[3]) / 2
+
+
+def protocol_rows(
+    darkroom: Darkroom, methods: dict[str, Explainer], birds: Sequence[Bird], numbers: Sequence[int]
+) -> Arrays:  # fmt: skip
+    """The protocol on some birds, a row a bird: completeness (checks, shares), correctness and contrastivity of every
+    method and of the oracle, background independence of the classifier. NaN for birds that it does not recognise.
+
+    numbers: the birds' own, from which `random` draws.
+    """
+    rows: dict[str, list[Any]] = {}
+    for bird, number in zip(birds, numbers, strict=True):
+        protocol = Protocol(darkroom, darkroom.score(bird))
+        right = protocol.predicted == protocol.label
+        pair = protocol.pair if right else None
+        classes = [protocol.label, *((pair.a, pair.b) if pair else ())]
+        row: dict[str, Any] = {"right": float(right), "background": np.nan}
+        if right:
+            row["background"] = background_independence(protocol.scored, protocol.label)
+        inputs = darkroom.subject.normalise(protocol.scored.image[None]).expand(len(classes), -1, -1, -1)
+        for name in [*methods, "oracle"]:
+            found = np.full((len(CHECKS), len(SHARES)), np.nan), np.nan, np.nan
+            if right and name == "oracle":
+                maps = [oracle_map(protocol.scored, label) for label in classes]
+                found = protocol.asked({label: map_.numpy() for label, map_ in zip(classes, maps, strict=True)})
+            elif right:
+                made = methods[name](inputs, torch.tensor(classes), [number] * len(classes))
+                found = protocol.asked({label: map_.numpy() for label, map_ in zip(classes, made, strict=True)})
+            row |= {f"{name}/{key}": value for key, value in zip(QUESTIONS, found, strict=True)}
+        for key, value in row.items():
+            rows.setdefault(key, []).append(value)
+    return {key: np.array(values) for key, values in rows.items()}

@@ -1,0 +1,98 @@
+"""Pictures of explanations: overlays, contact sheets, why one class and not another."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib import colormaps
+
+from fgvc.runtime.figures import pyplot, save_figure
+
+Picture = np.ndarray  # (S, S, 3) uint8
+SIDE = 1.7  # inches of an image
+
+
+def overlay(image: Picture, map_: np.ndarray) -> Picture:
+    """A map (h, w) of 0 to 255 or to 1 over its image: warm where it is large, the bare image where it is nothing."""
+    scaled = map_.astype(np.float32) / max(float(map_.max()), 1e-12)
+    scaled = cv2.resize(scaled, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
+    colours = colormaps["turbo"](scaled[..., 0])[..., :3] * 255
+    weight = 0.15 + 0.5 * scaled
+    return (image * (1 - weight) + colours * weight).round().clip(0, 255).astype(np.uint8)
+
+
+def signed_overlay(image: Picture, signed: np.ndarray) -> Picture:
+    """A signed (S, S) map over its image in grey: red speaks for, blue against."""
+    scaled = signed / max(float(np.abs(signed).max()), 1e-12)
+    grey = image.mean(2, keepdims=True).repeat(3, 2)
+    colours = np.where(scaled[..., None] > 0, (220, 30, 30), (30, 70, 220))
+    weight = 0.75 * np.abs(scaled)[..., None] ** 0.7
+    return (grey * (1 - weight) + colours * weight).round().clip(0, 255).astype(np.uint8)
+
+
+def save_overlays(path: Path, title: str, image: Picture, maps: Mapping[str, np.ndarray]) -> None:
+    """An image beside its overlays by every method."""
+    columns = min(len(maps) + 1, 7)
+    rows = -(-(len(maps) + 1) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(columns * SIDE, rows * (SIDE + 0.25)), squeeze=False)
+    shown = {"image": image} | {name: overlay(image, map_) for name, map_ in maps.items()}
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (name, picture) in zip(axes.flat, shown.items(), strict=False):
+        axis.imshow(picture)
+        axis.set_title(name, fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    save_figure(figure, path)
+
+
+def contact_sheet(path: Path, rows: Mapping[str, Sequence[tuple[str, Picture]]], columns: int = 6) -> None:
+    """A row of captioned pictures a name."""
+    if not rows:
+        return
+    size = (columns * SIDE, len(rows) * (SIDE + 0.35))
+    figure, axes = pyplot.subplots(len(rows), columns, figsize=size, squeeze=False)
+    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
+        for axis in line:
+            axis.axis("off")
+        for axis, (caption, picture) in zip(line, pictures, strict=False):
+            axis.imshow(picture)
+            axis.set_xlabel(caption)
+            axis.text(0.5, -0.03, caption, transform=axis.transAxes, ha="center", va="top", fontsize=6)
+        line[0].set_title(name, loc="left", fontsize=8)
+    save_figure(figure, path)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A class in a contrast: its name, its probability, its training images that are most alike, its parts."""
+
+    name: str
+    probability: float
+    alike: Sequence[Picture]
+    parts: Sequence[str]
+
+
+def contrast_picture(path: Path, title: str, image: Picture, signed: np.ndarray, a: Side, b: Side) -> None:
+    """Why a and not b: the image, what speaks for either, and below each class what it looked like in training."""
+    columns = 2 + max(len(a.alike), len(b.alike), 1)
+    figure, axes = pyplot.subplots(2, columns, figsize=(columns * 2.0, 4.9), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    axes[0, 0].imshow(image)
+    axes[0, 0].set_title("the image", fontsize=8)
+    axes[0, 1].imshow(signed_overlay(image, signed))
+    axes[0, 1].set_title("red speaks for A, blue for B", fontsize=8)
+    lines = [f"A  {a.name}  {a.probability:.0%}", f"B  {b.name}  {b.probability:.0%}"]
+    for letter, side in (("A", a), ("B", b)):
+        if side.parts:
+            lines.append(f"for {letter}: " + ", ".join(side.parts))
+    axes[1, 0].text(0, 0.9, "\n\n".join(lines), fontsize=8, va="top", wrap=True)
+    for row, side, letter in ((0, a, "A"), (1, b, "B")):
+        for place, picture in enumerate(side.alike):
+            axes[row, 2 + place].imshow(picture)
+        if len(side.alike):
+            axes[row, 2].set_title(f"{letter} in training, most alike first", fontsize=8, loc="left")
+    figure.suptitle(title, fontsize=9)
+    save_figure(figure, path)

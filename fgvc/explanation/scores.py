@@ -1,0 +1,67 @@
+"""How well a map points at what is there: pointing game, energy, boxes; all on (size, size) maps, 0 or larger."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from shards.sample import Box
+
+THRESHOLDS = np.arange(20) / 20  # of a map's range, from which boxes are cut
+IOUS = (0.3, 0.5, 0.7)
+
+
+def points_at(map_: np.ndarray, mask: np.ndarray) -> bool:
+    """The pointing game (Zhang et al. 2018, https://arxiv.org/abs/1608.00507): whether the maximum lies in a mask."""
+    return bool(map_.max() > 0 and mask.flat[map_.argmax()])
+
+
+def energy_in(map_: np.ndarray, mask: np.ndarray) -> float:
+    """The share of a map in a mask (Wang et al. 2020, https://arxiv.org/abs/1910.01279); 0 of an empty map."""
+    total = float(map_.sum())
+    return float(map_[mask].sum()) / total if total > 0 else 0.0
+
+
+def mask_of(boxes: Sequence[Box], size: int) -> np.ndarray:
+    """(size, size) bool: pixels whose centres lie in a box."""
+    mask = np.zeros((size, size), bool)
+    for x0, y0, x1, y1 in boxes:
+        mask[round(y0) : round(y1), round(x0) : round(x1)] = True
+    return mask
+
+
+def box_of(map_: np.ndarray, threshold: float) -> Box | None:
+    """The box around the largest connected part of what lies at or above a share of the map's range; None: no map."""
+    low, high = float(map_.min()), float(map_.max())
+    if high <= low:
+        return None
+    above = (map_ >= low + threshold * (high - low)).astype(np.uint8)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    x, y, width, height, _ = stats[1 + stats[1:, cv2.CC_STAT_AREA].argmax()]
+    return float(x), float(y), float(x + width), float(y + height)
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(wide, 0.0) * max(high, 0.0)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return both / (areas - both)
+
+
+def ious_of(map_: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
+    """(thresholds,): the best IoU of the map's box at each threshold with a true one."""
+    found = [box_of(map_, threshold) for threshold in THRESHOLDS]
+    return np.array([max((iou(box, true) for true in boxes), default=0.0) if box else 0.0 for box in found])
+
+
+def max_box_accuracy(ious: np.ndarray) -> dict[str, float]:
+    """MaxBoxAcc (Choe et al. 2020, https://arxiv.org/abs/2001.07437) of (N, thresholds) IoUs: images whose box is
+    right at the best threshold, at IoU 0.5 and as the mean over 0.3, 0.5 and 0.7 (its second version)."""
+    right = {level: float((ious >= level).mean(0).max()) for level in IOUS}
+    best = int((ious >= 0.5).mean(0).argmax())
+    return {
+        "max_box_acc": right[0.5],
+        "max_box_acc_v2": float(np.mean(list(right.values()))),
+        "box_threshold": float(THRESHOLDS[best]),
+    }

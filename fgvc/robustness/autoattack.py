@@ -1,0 +1,66 @@
+"""AutoAttack (Croce and Hein 2020, arXiv:2003.01690) by pyautoattack, part by part: it is known which one broke an
+image."""
+
+import logging
+
+import torch
+from pyautoattack import AutoAttack
+
+from fgvc.robustness.attack_config import AutoAttackConfig
+from fgvc.robustness.attacked import Attacked
+from fgvc.robustness.attacks import Norm, project
+
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+RANDOM = ("apgd-ce", "apgd-dlr")  # of a random model, with 20 draws a gradient
+logging.getLogger("auto-attack").setLevel(logging.ERROR)  # fgvc.robustness.checks says the same, and once
+
+
+def parts_of(classes: int, random: bool) -> tuple[str, ...]:
+    """The parts that AutoAttack runs. Its DLR loss needs 3 classes, and 4 where it is targeted."""
+    if random:
+        return RANDOM if classes > 2 else RANDOM[:1]
+    return STANDARD if classes > 3 else ("apgd-ce", "fab-t", "square")
+
+
+def autoattack(
+    model: Attacked, images: torch.Tensor, labels: torch.Tensor, epsilon: float, norm: Norm, *, classes: int, seed: int,
+    config: AutoAttackConfig, parts: tuple[str, ...] = (),
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """(N, 3, H, W) perturbed images, and (N,) which of `parts` (default: `parts_of`) broke each, -1 for none.
+
+    images: float32 in [0, 1]. Images that are misclassified as they are stay so. seed: of its random draws; the same
+    batch and seed give the same result.
+    """
+    parts = parts or parts_of(classes, model.random)
+    found, broken_by = images.clone(), torch.full_like(labels, -1)
+    for number, part in enumerate(parts):
+        left = (broken_by < 0).nonzero()[:, 0]
+        if len(left) == 0:
+            break
+        attack = _adversary(model, epsilon, norm, classes, seed, config, part, images.device)
+        perturbed, _ = attack.run_standard_evaluation(images[left], labels[left], batch_size=len(left))
+        perturbed = project(perturbed, images[left], epsilon, norm)  # where the library rounds outwards
+        with torch.no_grad():
+            fooled = model(perturbed).argmax(1) != labels[left]
+        found[left[fooled]], broken_by[left[fooled]] = perturbed[fooled], number
+    return found, broken_by
+
+
+def _adversary(
+    model: Attacked, epsilon: float, norm: Norm, classes: int, seed: int, config: AutoAttackConfig, part: str,
+    device: torch.device,
+) -> AutoAttack:  # fmt: skip
+    """One part, set as AutoAttack's standard (or rand) version sets it, but for the budget."""
+    attack = AutoAttack(
+        model, norm="Linf" if norm == "linf" else "L2", eps=epsilon, seed=seed, version="custom", attacks=[part],
+        device=device,
+    )  # fmt: skip
+    attack.verbose = False
+    for component in (attack.apgd, attack.apgd_targeted, attack.fab):
+        component.n_restarts, component.n_iter = 1, config.steps
+    for component in (attack.apgd_targeted, attack.fab):
+        component.n_target_classes = min(config.targets, classes - 1)
+    attack.square.n_queries = config.queries
+    if model.random:
+        attack.version, attack.apgd.eot_iter = "rand", 20  # its check for random models is for the other versions
+    return attack

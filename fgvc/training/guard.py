@@ -1,0 +1,96 @@
+"""The guard: a loss that leaps sends a run back to its last checkpoint; a run that unlearns what it knew is stopped.
+
+What a step or an evaluation has to look like for that was chosen so that healthy runs never do (docs/vit.md has both
+kinds, counted).
+"""
+
+import json
+import math
+from pathlib import Path
+from statistics import NormalDist, fmean, median
+from typing import Any
+
+from fgvc.runtime.distributed import broadcast_object, rank
+from fgvc.training.config import LoopConfig, OptimConfig
+from fgvc.training.learner import SupervisedLearner
+from fgvc.training.rewind import Diverged
+from fgvc.training.schedule import Schedule
+from shards.errors import UserError
+
+POINTS, P_VALUE = 0.05, 0.001  # how far, and how surely, an accuracy has to have fallen, twice running
+WINDOW, SHORT = 50, 5  # steps: what the loss was; what it is
+LEAP, ABOVE_START = 3.0, 1.5  # a leap: so many times its median, and so many times what the run began with
+
+OVER_PROBE, OVER_PROBE_P = "val_over_probe", "val_over_probe_p"  # figures of a held-out evaluation
+ADVICE = "lower optim.lr (fgvc find-lr finds one); train.guard=false ignores this"
+
+
+class Guard:
+    """Watches a run with one network. What it remembers of steps is in the learner's `memory`, which checkpoints hold,
+    and of evaluations in the run's record: a run that was killed is watched as one that was not. All ranks see the same
+    figures, and decide the same.
+    """
+
+    def __init__(
+        self, learner: SupervisedLearner, config: LoopConfig, optim: OptimConfig, schedule: Schedule, metrics: Path
+    ) -> None:
+        """metrics: the run's record, cut back to the step that it begins with."""
+        self.learner, self.batch, self.per_epoch = learner, config.batch, schedule.per_epoch
+        self.warm = optim.warmup_epochs * schedule.per_epoch  # steps
+        lines = metrics.read_text().splitlines() if rank() == 0 and metrics.is_file() else []
+        rows = broadcast_object([row for row in map(json.loads, lines) if OVER_PROBE in row][-2:])
+        self._last = [{}, {}, *rows][-2:]  # the two last evaluations
+
+    def step(self, step: int, figures: dict[str, float]) -> None:
+        """Look at a step's figures. Raises Diverged for a leap of the loss, UserError for a run that has unlearnt."""
+        if all(self._is_below(row) for row in self._last):
+            now = self._last[-1]
+            raise UserError(
+                f"held-out top-1 is {-100 * now[OVER_PROBE]:.1f} points below the probe that the run began with (p = "
+                f"{now[OVER_PROBE_P]:.0e}), at two evaluations running: fine-tuning destroys what it started from; "
+                f"{ADVICE}"
+            )
+        self._look_for_leap(step, figures["loss"])
+        if "top1" in figures:
+            self._look_for_fall(step, figures["top1"])
+
+    def evaluated(self, step: int, figures: dict[str, float]) -> None:
+        """Take in a held-out evaluation. What follows from it is said at the next step, when the record holds it."""
+        if OVER_PROBE in figures:
+            self._last = [self._last[-1], {"step": step} | figures]
+
+    def _is_below(self, row: dict[str, Any]) -> bool:
+        return bool(row) and row["step"] > self.warm and row[OVER_PROBE] <= -POINTS and row[OVER_PROBE_P] < P_VALUE
+
+    def _look_for_leap(self, step: int, loss: float) -> None:
+        losses: list[float] = self.learner.memory.setdefault("losses", [])
+        losses.append(loss)
+        del losses[: -WINDOW - SHORT]
+        if len(losses) == SHORT:
+            self.learner.memory.setdefault("first_loss", fmean(losses))
+        if len(losses) < WINDOW + SHORT:
+            return
+        now, usual = fmean(losses[-SHORT:]), median(losses[:WINDOW])
+        if now > LEAP * usual and now > ABOVE_START * self.learner.memory["first_loss"]:
+            raise Diverged(f"the loss leapt from {usual:.3g} to {now:.3g} by step {step}")
+
+    def _look_for_fall(self, step: int, top1: float) -> None:
+        """Compare an epoch's mean training accuracy with the best one's, by a one-sided test of two proportions."""
+        memory = self.learner.memory
+        epoch: list[float] = memory.setdefault("epoch_top1", [])
+        epoch.append(top1)
+        if step % self.per_epoch:
+            return
+        mean, images, best = fmean(epoch), self.batch * len(epoch), memory.get("best_top1", 0.0)
+        epoch.clear()
+        memory["best_top1"] = max(best, mean)
+        pooled = (mean + best) / 2
+        deviation = math.sqrt(2 * pooled * (1 - pooled) / images) or 1.0
+        surely = NormalDist().cdf((mean - best) / deviation) < P_VALUE
+        falls = step > self.warm and mean <= best - POINTS and surely
+        if falls and memory.get("falls"):
+            raise UserError(
+                f"training accuracy fell from {best:.1%} to {mean:.1%} (step {step}), two epochs running: the run has "
+                f"unlearnt what it knew; {ADVICE}"
+            )
+        memory["falls"] = falls

@@ -1,0 +1,38 @@
+"""What commands that measure a trained classifier share: which weights, on which images. Imports nothing heavy."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Gt
+
+from shards.errors import UserError
+from shards.options import option
+from shards.paths import expand
+from shards.reading.config import DataConfig
+
+
+@dataclass
+class MeasureConfig:
+    """A weights file and a split of shards with the same classes."""
+
+    name: str = option("", "the run's folder name (empty: the config file's, or the weights' run and the split)", False)
+    runs_dir: str = option("runs", "folder of all runs", affects_result=False)
+    weights: str = option("", "a model.safetensors that fgvc classify wrote")
+    split: str = option("test", "split to measure; held_out: the fold of train that data.folds and data.fold name")
+    seen: bool = option(False, "measure images that the weights were trained on too; the result is marked", False)
+    batch: Annotated[int, Gt(0)] = option(64, "images at a time on every rank", affects_result=False)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def check_weights(config: MeasureConfig) -> None:
+    """Raise UserError when no weights are named."""
+    if not config.weights:
+        raise UserError("weights is not set; give a model.safetensors that fgvc classify wrote: weights=FILE")
+
+
+def name_after_weights(config: MeasureConfig, otherwise: str) -> str:
+    """The name of a run that was given none, such as cub200_resnet50-test; `otherwise` where no weights are named."""
+    weights = expand(config.weights, "weights")
+    run = weights.parent.name if weights.stem == "model" else weights.stem
+    fold = f"-f{config.data.fold}" if config.split == "held_out" else ""
+    return f"{run or otherwise}-{config.split}{fold}"

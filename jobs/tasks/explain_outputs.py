@@ -1,0 +1,81 @@
+"""What `fgvc explain` leaves to be looked at and used: a line an image, pictures, a boxes layer."""
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgvc.explanation.examination import Found
+from fgvc.explanation.gallery import of_shards
+from fgvc.explanation.lines import layer_of, lines
+from fgvc.explanation.sheets import Sheets
+from fgvc.runtime.run_folder import RunFolder
+from fgvc.runtime.tracking import Tracker
+from jobs.config import to_dict
+from jobs.explain import Config
+from jobs.tasks.measured import Measured
+from shards.boxes_layer import write_layer
+from shards.files import write_bytes
+
+TRAINING = 30  # images of a class that the most alike are chosen from
+PREFERRED = "layercam"
+SHOWN = 8  # pictures that the tracker gets
+
+
+def write_outputs(config: Config, opened: Any, found: Found, figures: dict[str, Any], folder: RunFolder) -> None:
+    """Write everything into the run folder and hand it to the tracker; `figures` gets notes for the report.
+
+    opened: jobs.tasks.explain.Opened.
+    """
+    classes, notes = opened.about["classes"], figures.setdefault("notes", [])
+    text = "".join(json.dumps(line) + "\n" for line in lines(found, opened.gallery, classes))
+    write_bytes(folder.path / "explanations.jsonl", text.encode())
+    if config.boxes_by and opened.measured:
+        path, made_by = folder.path / "boxes.jsonl", {"job": "explain", "run": config.name, "method": config.boxes_by}
+        made_by |= {"threshold": config.box_threshold, "weights": opened.inputs["weights"]}
+        write_layer(path, opened.measured.manifest, layer_of(found, opened.gallery, config.boxes_by), made_by)
+        notes.append(f"boxes of {len(found.of(config.boxes_by)['entries'])} images: data.boxes={path}")
+    if by_class := figures.get("energy_by_class"):
+        name, energy = next(iter(by_class.items()))
+        notes.append(f"least on the object: {name} ({energy:.0%} of {found.methods[0]}'s maps); look at classes.png")
+    sheets = Sheets(
+        folder.path, found, opened.gallery, opened.subject, classes, _training(opened.measured, opened.subject.size),
+        opened.darkroom,
+    )  # fmt: skip
+    method = config.sheet or (PREFERRED if PREFERRED in found.methods else found.methods[0])
+    pictures = sheets.sheets(method) | sheets.contrasts(config.contrasts, config.pair) | sheets.overlays()
+    _track(config, figures, dict(list(pictures.items())[:SHOWN]), folder)
+
+
+def _training(measured: Measured | None, size: int) -> Any:
+    """label -> some training images of that class as the classifier sees them; none for photos."""
+
+    def images(label: int) -> Tensor:
+        if measured is None:
+            return torch.zeros(0)
+        split, entries = measured.data.train_split, measured.manifest.entries
+        chosen = [i for i, entry in enumerate(entries) if entry.split == split and entry.label == label][:TRAINING]
+        if not chosen:
+            return torch.zeros(0)
+        view = measured.views(chosen)[-1]
+        gallery = of_shards(measured.manifest, chosen, view, measured.image, size, workers=0, cache=measured.data.cache)
+        return gallery.images(chosen)
+
+    return images
+
+
+def _track(config: Config, figures: dict[str, Any], pictures: dict[str, Any], folder: RunFolder) -> None:
+    flat = {
+        f"{name}/{score}": value
+        for name, row in figures["methods"].items()
+        for score, value in row.items()
+        if isinstance(value, float)
+    }
+    tracker = Tracker(config.track, folder.path, "explain", config.name, to_dict(config))
+    try:
+        tracker.log(0, flat)
+        tracker.summary(flat)
+        tracker.pictures(0, pictures)
+    finally:
+        tracker.close()

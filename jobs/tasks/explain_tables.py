@@ -1,0 +1,160 @@
+"""From rows of images to a table: a method's figures with their 95 % intervals, and what is compared with what."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fgvc.explanation.config import BASELINES
+from fgvc.explanation.examination import Found
+from fgvc.explanation.funnybirds import QUESTIONS, SHARES, best_share, completeness_of
+from fgvc.explanation.scores import max_box_accuracy
+from fgvc.runtime.chunks import Arrays
+from fgvc.study.statistics import interval_over_images
+
+MEANS = ("pointing", "energy", "telling", "insertion", "deletion", "road", "empty", "seconds")
+PERTURBED = ("insertion", "deletion", "road")  # are measured on few images, of all methods
+DRAWS = 2000
+LARGER = ("pointing", "energy", "max_box_acc", "telling", "insertion", "road", "funnybirds")  # is better
+
+
+def bootstrapped(rows: int, figure: Callable[[np.ndarray], float], seed: int = 0) -> list[float]:
+    """[low, high] of a figure of images that is no mean: 95 %, percentile bootstrap. figure: rows -> value."""
+    random = np.random.default_rng(seed)
+    drawn = [figure(random.integers(rows, size=rows)) for _ in range(DRAWS)]
+    return [round(float(bound), 5) for bound in np.nanquantile(drawn, [0.025, 0.975])]
+
+
+def with_interval(values: np.ndarray) -> dict[str, Any]:
+    """{mean, interval, images} of the images that have a value; empty where none has."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return {}
+    found = interval_over_images(known.astype(float), DRAWS)
+    return {"mean": found.middle, "interval": [round(found.low, 5), round(found.high, 5)], "images": len(known)}
+
+
+def method_figures(rows: Arrays, name: str) -> dict[str, Any]:
+    """A method's figures: {score: mean, score_interval: [low, high], ...}; those that nothing is known of left out."""
+    figures: dict[str, Any] = {"images": len(rows["entries"])}
+    for score in MEANS:
+        if (values := rows.get(f"{name}/{score}")) is not None and (found := with_interval(values)):
+            figures[score] = found["mean"]
+            if score not in ("seconds", "empty"):
+                figures[f"{score}_interval"] = found["interval"]
+    ious = rows[f"{name}/ious"]
+    known = ious[~np.isnan(ious).any(1)]
+    if len(known):
+        figures |= max_box_accuracy(known)
+        right = lambda picked: float((known[picked] >= 0.5).mean(0).max())  # noqa: E731
+        figures["max_box_acc_interval"] = bootstrapped(len(known), right)
+    return figures
+
+
+def difference(rows: Arrays, ours: str, theirs: str, score: str) -> dict[str, Any]:
+    """Of two methods over the images that both have a value of: {mean, interval, images}."""
+    return with_interval(rows[f"{ours}/{score}"].astype(float) - rows[f"{theirs}/{score}"].astype(float))
+
+
+def protocol_figures(validation: Arrays, measured: Arrays, name: str) -> dict[str, Any]:
+    """FunnyBirds' figures of a method: the share of a map that makes a part important is chosen on `validation`."""
+    if not (validation["right"].any() and measured["right"].any()):
+        return {}
+    share = best_share(validation[f"{name}/completeness"])
+    checks, order, targets = (measured[f"{name}/{key}"] for key in QUESTIONS)
+
+    def three(rows: np.ndarray) -> list[float]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of means over nothing: NaN is what they are
+            return [completeness_of(checks[rows])[share], np.nanmean(order[rows]), np.nanmean(targets[rows])]
+
+    complete, correct, contrastive = three(np.arange(len(order)))
+    csdc, pc, dc, distractors = np.nanmean(checks, axis=0)[:, share].tolist()
+    figures = {
+        "funnybirds": np.mean([complete, correct, contrastive]), "completeness": complete, "csdc": csdc, "pc": pc,
+        "dc": dc, "distractors": distractors, "correctness": correct, "contrastivity": contrastive,
+        "share": SHARES[share],
+    }  # fmt: skip
+    known = {key: float(value) for key, value in figures.items() if np.isfinite(value)}
+    if "funnybirds" in known:
+        known["funnybirds_interval"] = bootstrapped(len(order), lambda rows: float(np.mean(three(rows))))
+    return known
+
+
+def best_of(figures: dict[str, dict[str, Any]], scores: Sequence[str] = LARGER) -> dict[str, str]:
+    """The method with the largest value of every score among those measured on the same images, baselines left out."""
+    most = max(row["images"] for row in figures.values())
+    candidates = {name: row for name, row in figures.items() if name not in BASELINES}
+    best = {}
+    for score in scores:
+        known = {
+            name: row[score]
+            for name, row in candidates.items()
+            if score in row and (row["images"] == most or score in PERTURBED)
+        }
+        if known:
+            best[score] = max(known, key=lambda name: known[name])
+    return best
+
+
+def figures_of(found: Found, classes: Sequence[str]) -> dict[str, Any]:
+    """What result.json holds of a split."""
+    methods: dict[str, dict[str, Any]] = {}
+    for name in found.methods:
+        row = method_figures(found.of(name), name)
+        for score in PERTURBED:
+            if f"{name}/{score}" in found.few:
+                row |= _named(score, with_interval(found.few[f"{name}/{score}"]))
+        if name in found.sanity:
+            correlations = np.abs(found.sanity[name])
+            row |= {"sanity": float(correlations[:, -1].mean()), "sanity_cascade": correlations.mean(0).tolist()}
+        if f"{name}/completeness" in found.birds:
+            row |= protocol_figures(found.validation, found.birds, name)
+        methods[name] = row
+    rows = found.rows
+    figures: dict[str, Any] = {"images": len(rows["entries"])}
+    first = found.methods[0]
+    if "pointing" in methods[first]:
+        figures |= {"pointing": methods[first]["pointing"], "pointing_by": first}
+    if (rows["labels"] >= 0).all():
+        figures["top1"] = float((rows["labels"] == rows["predicted"]).mean())
+    figures |= {"methods": methods, "best": best_of(methods)}
+    if found.birds:
+        figures["birds"] = {
+            "measured": int(found.birds["right"].sum()), "drawn": len(found.birds["right"]),
+            "thresholds_by": int(found.validation["right"].sum()),
+        }  # fmt: skip
+        if known := with_interval(found.birds["background"]):
+            figures["birds"]["background_independence"] = known["mean"]
+    return figures | _comparisons(found, figures["best"]) | _by_class(found, classes)
+
+
+def _named(score: str, found: dict[str, Any]) -> dict[str, Any]:
+    return {score: found["mean"], f"{score}_interval": found["interval"]} if found else {}
+
+
+def _comparisons(found: Found, best: dict[str, str]) -> dict[str, Any]:
+    """The best method of some scores against plain CAM and the centre: the mean difference with its interval."""
+    rows: dict[str, Any] = {}
+    for score in ("pointing", "energy", "telling"):
+        for other in ("cam", "centre"):
+            ours = best.get(score)
+            if ours and ours != other and all(f"{name}/{score}" in found.rows for name in (ours, other)):
+                rows[f"{score}: {ours} - {other}"] = difference(found.rows, ours, other, score)
+    return {"differences": {name: row for name, row in rows.items() if row}}
+
+
+def _by_class(found: Found, classes: Sequence[str]) -> dict[str, Any]:
+    """Predicted class -> share of the first method's maps on the object: a class that is told by something else is
+    the lowest."""
+    rows, first = found.rows, found.methods[0]
+    energy = rows.get(f"{first}/energy")
+    if energy is None or np.isnan(energy).all():
+        return {}
+    means = {}
+    for label in np.unique(rows["predicted"]):
+        values = energy[(rows["predicted"] == label) & ~np.isnan(energy)]
+        if len(values):
+            means[classes[label]] = round(float(values.mean()), 5)
+    return {"energy_by_class": dict(sorted(means.items(), key=lambda item: item[1]))}

@@ -1,0 +1,75 @@
+"""Training that breaks returns to its last checkpoint at half the learning rate, says so, and ends after three."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import small_run
+from torch import nn
+
+from jobs.cli import main
+from jobs.tasks import classify
+from shards.manifest import Manifest
+
+
+def breaking(when: Callable[[int], bool]) -> Callable[..., Any]:
+    """`classification` whose loss is not a number in the steps, counted over all attempts, for which `when` holds."""
+    made, real = {"steps": 0}, classify.classification
+
+    def make(*arguments: Any) -> Any:
+        objective = real(*arguments)
+
+        def broken(model: nn.Module, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            loss, figures = objective(model, batch)
+            made["steps"] += 1
+            return (loss * float("nan") if when(made["steps"]) else loss), figures
+
+        return broken
+
+    return make
+
+
+def test_a_broken_step_costs_an_epoch_at_most(
+    guide: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(classify, "classification", breaking(lambda steps: steps == 15))
+    assert main(small_run(guide, tmp_path, "a", "train.deterministic=true")) == 0
+    folder = tmp_path / "classify" / "a"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [*range(1, 11), 10, *range(11, 31)]
+    news = rows[10]
+    assert news == {"step": 10, "epoch": 1.0, "rewind": "the loss is nan at step 15", "lr_scale": 0.5}
+    monkeypatch.undo()
+    assert main(small_run(guide, tmp_path, "b", "train.deterministic=true")) == 0
+    healthy = [json.loads(line) for line in (tmp_path / "classify/b/metrics.jsonl").read_text().splitlines()]
+    assert [row["lr"] for row in rows[:10]] == [row["lr"] for row in healthy[:10]]
+    assert [row["lr"] for row in rows[11:]] == [row["lr"] / 2 for row in healthy[10:]]
+    assert rows[11]["loss"] == healthy[10]["loss"]  # the same weights, the same images
+    (rewind,) = json.loads((folder / "result.json").read_text())["rewinds"]
+    assert rewind == {"reason": "the loss is nan at step 15", "step": 10, "lr_scale": 0.5}
+    assert "rewinds" not in json.loads((tmp_path / "classify/b/result.json").read_text())
+
+
+def test_after_three_it_ends_and_says_what_to_change(
+    guide: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(classify, "classification", breaking(lambda steps: steps >= 15))
+    assert main(small_run(guide, tmp_path, "a")) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the loss is nan at step 11 after 3 returns to a checkpoint, each at half the learning rate" in last
+    assert last.endswith("lower optim.lr or set optim.clip=1")
+    # A later start does not begin to count anew.
+    assert main(small_run(guide, tmp_path, "a")) == 2
+    assert "after 3 returns" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "classify/a/rewinds.json").read_text())) == 3
+
+
+def test_none_where_none_are_allowed(
+    guide: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(classify, "classification", breaking(lambda steps: steps == 5))
+    assert main(small_run(guide, tmp_path, "a", "train.rewinds=0")) == 2
+    assert "the loss is nan at step 5; lower optim.lr" in capsys.readouterr().err

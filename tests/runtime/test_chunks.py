@@ -1,0 +1,68 @@
+"""Work in chunks: the same bits for any ranks and after any kill, nothing computed twice."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fgvc.runtime import chunks
+from fgvc.runtime.chunks import in_chunks
+
+
+def load(parts: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+    yield from map(np.array, parts)
+
+
+def draw(batch: np.ndarray) -> dict[str, np.ndarray]:
+    return {"entry": batch, "drawn": torch.rand(len(batch)).numpy() + np.random.rand(len(batch))}
+
+
+def test_all_entries_in_order_with_draws_by_chunk(tmp_path: Path) -> None:
+    entries = [5, 3, 8, 1, 9, 2, 7]
+    found = in_chunks(tmp_path / "a", entries, 3, load, draw, seed=4)
+    assert found["entry"].tolist() == entries
+    again = in_chunks(tmp_path / "b", entries[:6], 3, load, draw, seed=4)
+    assert np.array_equal(again["drawn"], found["drawn"][:6])  # a chunk's draws do not hang on the others
+    other = in_chunks(tmp_path / "c", entries, 3, load, draw, seed=5)
+    assert not np.isclose(other["drawn"], found["drawn"]).any()
+
+
+def test_what_was_computed_is_kept_and_the_damaged_is_done_again(tmp_path: Path) -> None:
+    entries, calls = list(range(10)), []
+
+    def work(batch: np.ndarray) -> dict[str, np.ndarray]:
+        if 6 in batch and len(calls) < 4:
+            calls.append(batch[0])
+            raise KeyboardInterrupt
+        calls.append(batch[0])
+        return draw(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_chunks(tmp_path / "a", entries, 2, load, work)
+    assert calls == [0, 2, 4, 6]
+    (tmp_path / "a" / "000001.npz").write_bytes((tmp_path / "a" / "000001.npz").read_bytes()[:100])
+    found = in_chunks(tmp_path / "a", entries, 2, load, work)
+    assert calls == [0, 2, 4, 6, 2, 6, 8]
+    whole = in_chunks(tmp_path / "b", entries, 2, load, draw)
+    assert all(np.array_equal(found[name], whole[name]) for name in whole)
+
+
+def test_every_rank_takes_every_second_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "world_size", lambda: 2)
+    taken = {}
+    for number in (1, 0):
+        monkeypatch.setattr(chunks, "rank", lambda number=number: number)
+        monkeypatch.setattr(chunks, "broadcast_object", lambda value: [0, 1, 2, 3])
+        taken[number] = []
+
+        def work(batch: np.ndarray, number: int = number) -> dict[str, np.ndarray]:
+            taken[number] += batch.tolist()
+            return draw(batch)
+
+        (tmp_path / "a").mkdir(exist_ok=True)
+        found = in_chunks(tmp_path / "a", range(4), 1, load, work)
+    assert taken == {1: [1, 3], 0: [0, 2]}
+    monkeypatch.undo()
+    assert np.array_equal(found["drawn"], in_chunks(tmp_path / "b", range(4), 1, load, draw)["drawn"])

@@ -1,0 +1,172 @@
+"""The guard: what it takes for a leap or a fall, that a kill changes nothing, and that planted collapses are caught."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from interruptions import finish
+from PIL import Image
+from scipy.stats import binom
+from small_runs import small_run
+from torch import nn
+
+from fgvc.classification.probe_guard import mcnemar
+from fgvc.training.config import LoopConfig, OptimConfig
+from fgvc.training.guard import OVER_PROBE, OVER_PROBE_P, Guard
+from fgvc.training.rewind import Diverged
+from fgvc.training.schedule import Schedule
+from jobs.cli import main
+from jobs.tasks import classify
+from shards.building.build import build
+from shards.building.config import BuildOptions
+from shards.errors import UserError
+from shards.manifest import Manifest, read_manifest
+from shards.sample import RawDataset, RawSample
+
+
+def guard(memory: dict | None = None, per_epoch: int = 10, metrics: Path = Path("none")) -> Guard:
+    learner: Any = SimpleNamespace(memory={} if memory is None else memory)
+    return Guard(learner, LoopConfig(batch=100), OptimConfig(warmup_epochs=1), Schedule(per_epoch, 1000), metrics)
+
+
+def test_mcnemar_is_the_binomial_tail() -> None:
+    ours = np.array([True] * 3 + [False] * 9 + [True] * 30)
+    theirs = np.array([False] * 3 + [True] * 9 + [True] * 30)
+    assert mcnemar(ours, theirs) == pytest.approx(2 * binom.cdf(3, 12, 0.5))
+    assert mcnemar(ours, ours) == 1.0
+
+
+def first_leap(losses: list[float], memory: dict | None = None) -> int | None:
+    watched = guard(memory)
+    for step, loss in enumerate(losses, 1):
+        try:
+            watched.step(step, {"loss": loss})
+        except Diverged:
+            return step
+    return None
+
+
+def test_a_leap_is_what_lasts_and_rises_above_the_start() -> None:
+    calm = [2.0] * 10 + [0.5] * 60
+    assert first_leap([*calm, 9.0, *[0.5] * 20]) is None  # one bad batch: the mean of five is 2.2
+    assert first_leap([*calm, *[2.5] * 20]) is None  # five times what it was, hardly more than the start
+    # 3.2 a step after 0.5: the mean of five passes 3 (1.5 times the start) with the fifth
+    assert first_leap([*calm, *[3.2] * 20]) == 75
+    assert first_leap([2.0] * 20 + [50.0] * 20) is None  # too short a past: what is not finite or unlearns ends it
+
+
+def test_a_killed_run_is_watched_as_one_that_was_not() -> None:
+    losses = [2.0] * 10 + [0.5] * 60 + [3.2] * 10
+    memory: dict = {}
+    assert first_leap(losses[:72], memory) is None
+    restored = json.loads(json.dumps(memory))
+    watched = guard(restored)
+    for step in (73, 74):
+        watched.step(step, {"loss": 3.2})
+    with pytest.raises(Diverged, match=r"the loss leapt from 0\.5 to 3\.2 by step 75"):
+        watched.step(75, {"loss": 3.2})
+
+
+def epochs(watched: Guard, *accuracies: float, first: int = 1) -> None:
+    for number, accuracy in enumerate(accuracies):
+        for step in range(10):
+            watched.step((first - 1 + number) * 10 + step + 1, {"loss": 1.0, "top1": accuracy})
+
+
+def test_training_accuracy_has_to_fall_twice_running() -> None:
+    epochs(guard(), 0.5, 0.8, 0.7, 0.81, 0.7, 0.85)
+    epochs(guard(), 0.8, 0.76, 0.76, 0.76)  # by 4 points
+    with pytest.raises(
+        UserError, match=r"training accuracy fell from 80\.0% to 60\.0% \(step 40\), two epochs running"
+    ):
+        epochs(guard(), 0.5, 0.8, 0.7, 0.6, 0.9)
+    memory: dict = {}
+    epochs(guard(memory), 0.5, 0.8, 0.7)
+    with pytest.raises(UserError, match="training accuracy fell"):
+        epochs(guard(memory), 0.7, first=4)
+
+
+def test_held_out_below_the_probe_twice_running_after_the_warm_up(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+
+    def after(*evaluations: tuple[float, float], first: int = 2) -> None:
+        watched = guard(metrics=metrics)
+        for number, (over, p) in enumerate(evaluations):
+            watched.step((first + number) * 10, {"loss": 1.0})
+            watched.evaluated((first + number) * 10, {OVER_PROBE: over, OVER_PROBE_P: p})
+        watched.step((first + len(evaluations)) * 10, {"loss": 1.0})
+
+    after((-0.06, 1e-4), (-0.04, 1e-4), (-0.06, 1e-4))
+    after((-0.06, 1e-4), (-0.2, 0.002))
+    after((-0.06, 1e-4), (-0.06, 1e-4), first=0)  # the first within the warm-up
+    message = r"6\.0 points below the probe that the run began with \(p = 1e-04\).*train\.guard=false"
+    with pytest.raises(UserError, match=message):
+        after((0.01, 1.0), (-0.06, 1e-4), (-0.06, 1e-4))
+    metrics.write_text(json.dumps({"step": 20, OVER_PROBE: -0.06, OVER_PROBE_P: 1e-4}) + "\n")
+    with pytest.raises(UserError, match="below the probe"):
+        after((-0.06, 1e-4), first=3)
+
+
+def shuffled(from_step: int) -> Callable[..., Any]:
+    """`classification` of images as plain as their labels, which mean nothing from a step on."""
+    real = classify.classification
+
+    def make(*arguments: Any) -> Any:
+        objective, made = real(*arguments), {"steps": 0}
+
+        def broken(model: nn.Module, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            made["steps"] += 1
+            batch.images = (batch.labels * 60).to(torch.uint8)[:, None, None, None].expand_as(batch.images)
+            if made["steps"] > from_step:
+                batch.labels = (batch.entries * 2654435761 >> 7) % 4
+            return objective(model, batch)
+
+        return broken
+
+    return make
+
+
+def test_shuffled_labels_after_a_good_start_are_caught(
+    guide: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(classify, "classification", shuffled(40))
+    more = ["train.epochs=30", "optim.lr=0.02", "train.mixup=0", "evaluate_test=false"]
+    assert main(small_run(guide, tmp_path, "a", *more)) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "two epochs running: the run has unlearnt what it knew; lower optim.lr (fgvc find-lr finds one)" in last
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Manifest:
+    """Shards of 80 images, each of its class's grey with noise: a probe on any network tells them apart."""
+    draw, samples = np.random.default_rng(0), []
+    for number in range(80):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(draw.integers(0, 40, (32, 32, 3), np.uint8) + np.uint8(60 * (number % 4))).save(path)
+        samples.append(RawSample(str(number), path, number % 4, "train"))
+    build(RawDataset("plain", tuple("abcd"), tuple(samples), "CC0-1.0"), tmp_path / "plain", BuildOptions(workers=1))
+    return read_manifest(tmp_path / "plain")
+
+
+@pytest.mark.slow
+def test_a_rate_far_too_high_is_caught_on_two_ranks_and_can_be_overridden(
+    plain: Manifest, fgvc: Callable[..., Any], tmp_path: Path
+) -> None:
+    words = small_run(
+        plain, tmp_path, "a", "model.name=test_vit", "model.kwargs={img_size: 32}", "optim.method=adamw",
+        "train.head_start=probe", "data.folds=2", "data.fold=0", "evaluate_test=false", "train.mixup=0", "train.ema=0",
+        "optim.warmup_epochs=0", "optim.schedule=constant", "optim.lr=0.3", "train.epochs=4", "data.workers=1",
+        "train.deterministic=true", "train.precision=bf16",
+    )  # fmt: skip
+    _, errors = finish(fgvc(*words, "--processes", "2"), 2)
+    assert "points below the probe that the run began with" in errors
+    rows = [json.loads(line) for line in (tmp_path / "classify/a/metrics.jsonl").read_text().splitlines()]
+    assert [row[OVER_PROBE] <= -0.05 for row in rows if OVER_PROBE in row] == [True, True]
+    assert rows[-1]["step"] == 10
+    finish(fgvc(*words, "train.guard=false"))  # one rank, the same run
+    assert (tmp_path / "classify/a/result.json").is_file()

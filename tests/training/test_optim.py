@@ -1,0 +1,44 @@
+"""Parameter groups against timm's own, family by family."""
+
+import pytest
+import timm
+import torch
+from timm.optim import param_groups_layer_decay
+
+from fgvc.training.config import OptimConfig
+from fgvc.training.optim import parameter_groups
+
+FAMILIES = [
+    "vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "swin_tiny_patch4_window7_224", "convnext_atto",
+    "resnet18",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rates_and_decays_equal_timms(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=7)
+    ours = parameter_groups(model, OptimConfig(layer_decay=0.7, weight_decay=0.05, head_multiplier=1.0))
+    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    theirs = param_groups_layer_decay(model, weight_decay=0.05, no_weight_decay_list=spared, layer_decay=0.7)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    def settings(groups: list[dict]) -> dict[str, tuple[float, float]]:
+        return {
+            names[id(parameter)]: (pytest.approx(group["lr_scale"]), group["weight_decay"])
+            for group in groups
+            for parameter in group["params"]
+        }
+
+    found, expected = settings(ours), settings(theirs)
+    assert found.keys() == expected.keys() == set(names.values())
+    assert [key for key in found if found[key] != expected[key]] == []
+
+
+def test_positions_and_tokens_do_not_decay() -> None:
+    model = timm.create_model("test_vit", num_classes=5)
+    decays = {
+        name: group["weight_decay"] for group in parameter_groups(model, OptimConfig()) for name in group["names"]
+    }
+    assert decays["pos_embed"] == decays["cls_token"] == 0.0
+    assert decays["patch_embed.proj.weight"] > 0.0
