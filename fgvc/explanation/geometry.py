@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.manifest import Entry
+from shards.entries import Entry
 from shards.reading.config import ImageConfig
 from shards.reading.views import View
 from shards.sample import Box

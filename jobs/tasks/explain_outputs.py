@@ -32,7 +32,8 @@ def write_outputs(config: Config, opened: Any, found: Found, figures: dict[str, 
     text = "".join(json.dumps(line) + "\n" for line in lines(found, opened.gallery, classes))
     write_bytes(folder.path / "explanations.jsonl", text.encode())
     if config.boxes_by and opened.measured:
-        path, made_by = folder.path / "boxes.jsonl", {"job": "explain", "run": config.name, "method": config.boxes_by}
+        path = folder.path / "boxes.jsonl"
+        made_by: dict[str, Any] = {"job": "explain", "run": config.name, "method": config.boxes_by}
         made_by |= {"threshold": config.box_threshold, "weights": opened.inputs["weights"]}
         boxes = layer_of(found.boxes, opened.everything(config))
         write_layer(path, opened.measured.manifest, boxes, made_by)

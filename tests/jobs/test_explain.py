@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cluster_commands import command, wait_until
 from PIL import Image
 from planted import planted_guide
 from safetensors.torch import load_file
@@ -21,6 +22,9 @@ from shards.boxes_layer import read_layer
 from shards.manifest import Manifest, read_manifest
 from shards.reading.reader import Reader
 from shards.sources.field_guide.source import Options
+from slurm.errors import SlurmError
+from slurm.testbed import daemons
+from slurm.testbed.cluster import down, missing_packages, up
 
 SMALL = [
     "images=12", "slow_images=2", "sanity_images=2", "birds=4", "contrasts=2", "data.workers=0", "track.wandb=disabled",
@@ -251,3 +255,24 @@ def test_a_planted_shortcut_is_exposed(tmp_path: Path, capsys: pytest.CaptureFix
     assert next(iter(found["energy_by_class"])) == guide.classes[1]
     assert "oracle" not in found["methods"]  # these are not the field guide's own pictures
     assert f"least on the object: {guide.classes[1]}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing_packages(accounting=False)), reason="Slurm's Debian packages are missing")
+def test_two_ranks_of_a_cluster_equal_one(explained: Path, weights: Path, guide: Manifest, tmp_path: Path) -> None:
+    try:
+        daemons.unshare()
+    except SlurmError as error:
+        pytest.skip(str(error))
+    testbed = up(tmp_path / "slurm")
+    try:
+        command(
+            testbed, tmp_path, "explain", f"weights={weights}", f"data.shards={guide.folder}", "runs_dir=runs",
+            "name=slurm", "methods=[cam, layercam, occlusion]", "boxes_by=cam", *SMALL, "--on", "testbed",
+            "tasks_per_node=2",
+        )  # fmt: skip
+        run = tmp_path / "runs/explain/slurm"
+        wait_until((run / "result.json").is_file)
+        assert without_times(result_of(run)) == without_times(result_of(explained))
+    finally:
+        down(testbed.folder)
