@@ -212,7 +212,8 @@ class Bench:
 
         shards = self.folder / "shards"
         if not shards.exists():
-            build_from("field_guide", "-", shards, ["species=4", f"train_per_class={8 if tiny else 64}", "size=512"])
+            few = ["train_per_class=4", "test_per_class=4", "size=64"] if tiny else ["train_per_class=64", "size=512"]
+            build_from("field_guide", "-", shards, ["species=4", *few])
         manifest = read_manifest(shards)
         samples = Samples(manifest, train_transform(ImageConfig(), self.case.size))
         workers = 0 if tiny else max(1, len(os.sched_getaffinity(0)) - 2)

@@ -14,6 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fgvc.runtime.distributed import broadcast_object, do_first, ranks_here
+from fgvc.runtime.flops import FlopCounter
 from fgvc.runtime.run_folder import RESULT, RunFolder, open_run
 from jobs.config import hashed, to_dict
 from jobs.shards import build_from
@@ -119,8 +120,9 @@ BUILD_FOR_SIZE = "choose another size, or build the network for it, such as mode
 
 def check_forward(
     network: nn.Module, name: str, *sizes: int, key: str = "image.size", advice: str = BUILD_FOR_SIZE
-) -> None:  # fmt: skip
+) -> float:  # fmt: skip
     """Raise UserError when a network does not take square images of these sides, in pixels, as the setting `key` asks.
+    Returns the floating-point operations of a forward pass of one image of the last side.
 
     The forward pass that finds out calculates shapes only, so that a large network costs no time.
     """
@@ -128,8 +130,9 @@ def check_forward(
     network.eval()
     try:
         for size in dict.fromkeys(sizes):
-            with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+            with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), FlopCounter() as counter:
                 network(torch.zeros(1, 3, size, size))
+        return counter.total
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(f"{key}={size}: {name} does not take it: {reason}; {advice}") from None

@@ -25,6 +25,7 @@ COMMANDS = {
     "classify": Entry("train", "classify CONFIG", "fine-tune a classifier, measure it once on the test split", True),
     "detect": Entry("train", "detect CONFIG", "train a detector on shards with boxes", True),
     "crop": Entry("train", "crop CONFIG", "find the object in every image: a boxes layer to crop by", True),
+    "find-lr": Entry("train", "find-lr CONFIG", "a learning rate for a classifier's config, by a range test"),
     "gan": Entry("train", "gan CONFIG", "train a generator of images like those in shards", True),
     "synthesize": Entry("train", "synthesize CONFIG", "images by a trained generator, as shards to train with", True),
     "evaluate": Entry("measure", "evaluate CONFIG", "trained weights on any shards", True),
@@ -45,7 +46,7 @@ JOBS = tuple(name for name, entry in COMMANDS.items() if entry.job)
 
 def command_module(name: str) -> ModuleType:
     """The module of a command."""
-    return importlib.import_module(f"jobs.{name}")
+    return importlib.import_module(f"jobs.{name.replace('-', '_')}")
 
 
 def task_module(name: str) -> ModuleType:

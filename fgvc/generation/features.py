@@ -24,6 +24,9 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 class Features(nn.Module):
     """(N, 3, H, W) uint8 -> (N, D) fp32, pooled. `name`: how figures of them are called."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, network: nn.Module, name: str, size: int, mean: torch.Tensor, std: torch.Tensor) -> None:
         """mean, std: (1, 3, 1, 1), 0-1 scale. size: side to which images are resized."""
         super().__init__()

@@ -1,6 +1,7 @@
 """One step of a GAN's training as phases of an AdversarialLearner: what each player sees and minimises."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,11 +75,8 @@ class Game:
         for weight, images in ((self.train.r1, real), (self.train.r2, generated)):
             if weight and images is not None:
                 seen = self._augmented(images, batch, FOR_DISCRIMINATOR)
-                labels, known = self._labels(batch), self._known(batch)
-                total = total + weight * squared_gradient(
-                    lambda x, labels=labels, known=known: plain(network, x, labels, known),
-                    seen,  # type: ignore[misc]
-                )
+                judge = partial(plain, network, labels=self._labels(batch), class_weight=self._known(batch))
+                total = total + weight * squared_gradient(judge, seen)
         return total
 
     def _real(self, batch: Batch) -> torch.Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 
 from fgvc.generation.config import GanImageConfig, GanModelConfig, MeasureConfig
 from fgvc.generation.draws import normals
+from fgvc.generation.metrics import Described, thumbnails
 from fgvc.generation.record import to_bytes
 from fgvc.models.layers import eval_mode
 from fgvc.runtime.chunks import in_chunks
@@ -29,29 +30,31 @@ def real_features(
     folder: Path, features: nn.Module, manifest: Manifest, indices: Sequence[int], view: View, image: GanImageConfig,
     size: int, config: MeasureConfig, *, device: torch.device, workers: int, mirrored: bool = False,
     title: str = "real",
-) -> np.ndarray:  # fmt: skip
-    """(N, D) of the images as the generator is to make them, `size` pixels wide; (2 N, D) with all mirror images after
-    them. folder: where they are kept, of these very images, crops and features."""
+) -> Described:  # fmt: skip
+    """(N, ...) of the images as the generator is to make them, `size` pixels wide; (2 N, ...) with all mirror images
+    after them. folder: where they are kept, of these very images, crops and features."""
     samples = Samples(manifest, eval_image(image, size), [view])
 
     def work(batch: Any) -> dict[str, np.ndarray]:
         images = batch.images.to(device)
-        found = {"features": features(images).cpu().numpy()}
-        return found | ({"mirrored": features(images.flip(3)).cpu().numpy()} if mirrored else {})
+        found = _described(features, images)
+        turned = _described(features, images.flip(3)) if mirrored else {}
+        return found | {f"mirrored_{name}": values for name, values in turned.items()}
 
     with torch.inference_mode():
         found = in_chunks(
             folder, indices, config.batch, lambda chunks: chunk_loader(chunks, samples, workers=workers), work,
             title=f"features, {title}",
         )  # fmt: skip
-    return np.concatenate([found["features"], found["mirrored"]]) if mirrored else found["features"]
+    parts = [[found[name], *([found[f"mirrored_{name}"]] if mirrored else [])] for name in Described._fields]
+    return Described(*map(np.concatenate, parts))
 
 
 def generated_features(
     folder: Path, network: nn.Module, model: GanModelConfig, labels: Sequence[int], features: nn.Module,
     config: MeasureConfig, *, seed: int, device: torch.device, title: str = "generated",
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """(N, D) of one image for every label, and the images (N, 3, H, W) uint8. folder: this network's."""
+) -> tuple[Described, np.ndarray]:  # fmt: skip
+    """(N, ...) of one image for every label, and the images (N, 3, H, W) uint8. folder: this network's."""
 
     def load(chunks: Sequence[Sequence[int]]) -> Iterator[Sequence[int]]:
         return iter(chunks)
@@ -60,11 +63,20 @@ def generated_features(
         latents = normals(seed, [(MEASURED, number) for number in numbers], model.latent).to(device)
         asked = torch.tensor([labels[number] for number in numbers], device=device)
         images = to_bytes(network(latents, asked), model)
-        return {"features": features(images).cpu().numpy(), "images": images.cpu().numpy()}
+        return _described(features, images) | {"images": images.cpu().numpy()}
 
     with torch.inference_mode(), eval_mode(network):
         found = in_chunks(folder, range(len(labels)), config.batch, load, work, seed=seed, title=f"images, {title}")
-    return found["features"], found["images"]
+    return Described(found["features"], found["thumbnails"]), found["images"]
+
+
+def describe(features: nn.Module, images: torch.Tensor) -> Described:
+    """Images (N, 3, H, W) uint8 as they are compared."""
+    return Described(**_described(features, images))
+
+
+def _described(features: nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
+    return {"features": features(images).cpu().numpy(), "thumbnails": thumbnails(images).cpu().numpy()}
 
 
 def real_key(

@@ -1,9 +1,11 @@
 """How close generated images are to real ones, by features (N, D) of both: Frechet distance, KID, precision, recall."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
@@ -112,8 +114,31 @@ def nearest(features: np.ndarray, training: np.ndarray, rows: int, *, leave_out_
     return Nearest((version.gather(1, index[:, None])[:, 0] * rows + index).numpy(), ratio.numpy())
 
 
-def memorised(found: Nearest) -> np.ndarray:
-    """(N,) bool: which images are copies of training images: nearer to one than half of what its neighbours are
-    (Carlini et al., 2023, https://arxiv.org/abs/2301.13188, section 4.2). An absolute distance would take blurred
-    images, which are near to all, for copies."""
-    return found.ratio < COPY
+class Described(NamedTuple):
+    """Images as they are compared, a row each: by a network's features (N, D), and by their own pixels (N, E)."""
+
+    features: np.ndarray
+    thumbnails: np.ndarray
+
+
+def thumbnails(images: torch.Tensor) -> torch.Tensor:
+    """(N, 3, H, W) uint8 -> (N, 768): 16 x 16 pixels, of mean 0 and length 1, so that light and contrast do not count;
+    an image of one colour is all 0."""
+    small = functional.interpolate(images.float() / 255, (16, 16), mode="bilinear", antialias=True)
+    small = (small - small.mean((2, 3), keepdim=True)).flatten(1)
+    return small / small.norm(dim=1, keepdim=True).clamp_min(1e-3)
+
+
+def memorised(images: Described, training: Described, rows: int, *, leave_out_self: bool = False) -> np.ndarray:
+    """(N,) bool: which are copies of training images: nearer to one than half of what its neighbours are, by features
+    or by pixels (after Carlini et al., 2023, https://arxiv.org/abs/2301.13188, section 4.2). An absolute distance would
+    take blurred images, which are near to all, for copies; features alone miss copies that were shrunk. Arguments as
+    of `nearest`."""
+    pairs = [(_unit(ours), _unit(theirs)) for ours, theirs in zip(images, training, strict=True)]
+    found = [nearest(*pair, rows, leave_out_self=leave_out_self) for pair in pairs]
+    return (found[0].ratio < COPY) | (found[1].ratio < COPY)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """At length 1: an image with little in it has short features, to which those of a grey one would be near."""
+    return rows / np.clip(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6, None)

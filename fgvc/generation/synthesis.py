@@ -11,7 +11,8 @@ from torch import nn
 
 from fgvc.generation.config import GanModelConfig
 from fgvc.generation.draws import normals
-from fgvc.generation.metrics import memorised, nearest
+from fgvc.generation.measure import describe
+from fgvc.generation.metrics import Described, memorised
 from fgvc.generation.record import to_bytes
 from fgvc.runtime.chunks import in_chunks
 
@@ -48,7 +49,7 @@ class Candidates:
 
 def make_candidates(
     folder: Path, makers: Sequence[Maker], classes: int, per_class: int, chunk: int, *, seed: int, truncation: float,
-    quality: int, judge: Judge | None, features: nn.Module, training: np.ndarray, rows: int,
+    quality: int, judge: Judge | None, features: nn.Module, training: Described, rows: int,
 ) -> Candidates:  # fmt: skip
     """`per_class` candidates of every class that a maker has, class by class. training: features of the
     `rows` images that the makers were trained on, as of `nearest`."""
@@ -63,7 +64,7 @@ def make_candidates(
             parts.append(maker_of[label].make(seed, numbers, [label] * len(numbers), truncation))
         images = torch.cat(parts)
         sure = judge(images, torch.tensor(labels, device=images.device)) if judge else torch.ones(len(images))
-        copy = memorised(nearest(features(images).cpu().numpy(), training, rows))
+        copy = memorised(describe(features, images), training, rows)
         encoded = [_encode(image, quality) for image in images.cpu()]
         return {"jpeg": np.array(encoded), "confidence": sure.cpu().numpy(), "copy": copy}
 

@@ -6,7 +6,6 @@ the accuracies under the two attacks on the same training images. Then training 
 no such gap, and on from there with attacks of twice as many steps.
 """
 
-import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,12 +21,11 @@ from fgvc.robustness.config import DefenceConfig
 from fgvc.robustness.epsilon import read_epsilon
 from fgvc.robustness.objectives import attack_steps, epsilon_at, of_pixels
 from fgvc.runtime.distributed import barrier, rank, sum_over_ranks
-from fgvc.training.checkpoint import latest_valid, step_of
+from fgvc.training.checkpoint import latest_valid, save, step_of
 from fgvc.training.learner import SupervisedLearner
 from fgvc.training.rewind import Diverged, Rewind
 from shards.reading.order import START
 
-log = logging.getLogger(__name__)
 OVERFITTED = "training overfitted to its attack"
 # A healthy model differs by a few points under the two attacks, an overfitted one by most of its accuracy.
 GAP = 0.2
@@ -89,7 +87,7 @@ class Watch:
                 f"{self.defence.check_steps}, after epoch {epoch}",
                 "set defence.method=pgd or a smaller defence.step",
             )
-        learner.save(self.good)
+        save(self.good, learner.step, learner.state(), keep=1)
         return {"train_own_attack": own, "train_pgd": several, "attack_steps": float(steps)}
 
     def _robust(

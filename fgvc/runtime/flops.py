@@ -6,7 +6,18 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+
+def _cpu_attention(query: Any, key: Any, value: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+# torch's own, and attention as it runs on a CPU, which torch leaves out.
+FORMULAS: dict[Any, Any] = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
+}
 
 _final = 0  # how many `no_backward_follows` are entered
 
@@ -41,14 +52,14 @@ class FlopCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if func._overloadpacket not in flop_registry and func is not torch.ops.prim.device.default:
+        if func._overloadpacket not in FORMULAS and func is not torch.ops.prim.device.default:
             with self:
                 result = func.decompose(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
         result = func(*args, **kwargs)
-        if func._overloadpacket in flop_registry:
-            operations = flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+        if func._overloadpacket in FORMULAS:
+            operations = FORMULAS[func._overloadpacket](*args, **kwargs, out_val=result)
             self.total += operations
             self.final += operations if _final else 0
         return result

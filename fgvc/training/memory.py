@@ -34,6 +34,21 @@ def memory_is_named(learner: Any, config: LoopConfig, micro_batches: list[Any]) 
     raise UserError(_advice(config, images, fits, how))
 
 
+@contextmanager
+def memory_is_named_outside_steps() -> Iterator[None]:
+    """Turn "out of memory" while a network is built, measured or exported into a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        where, reason = _where(), str(error).splitlines()[0]
+        raise UserError(
+            f"out of memory outside a training step, on {where}: {reason}; take train.precision=bf16, or a smaller "
+            "image.size or model.name"
+        ) from None
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a GPU (torch.OutOfMemoryError) or the host (a plain RuntimeError) had too little memory."""
     return isinstance(error, torch.OutOfMemoryError) or (
@@ -43,10 +58,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def largest_that_fits(rehearse: Callable[[int], None], most: int) -> int:
     """The first of `most`, its half, its quarter, ... images with which `rehearse` has memory enough; 0 if none."""
+    gc.collect()  # what hangs on the failed pass
     count = most
     while count:
         count -= count % 2 if count > 1 else 0  # mixing pairs images
-        free_memory()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         try:
             rehearse(count)
             return count
@@ -57,12 +74,6 @@ def largest_that_fits(rehearse: Callable[[int], None], most: int) -> int:
                 raise
         count //= 2
     return 0
-
-
-def free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def first_of(batch: Any, images: int, count: int) -> Any:
@@ -77,8 +88,7 @@ def first_of(batch: Any, images: int, count: int) -> Any:
 
 
 def _advice(config: LoopConfig, images: int, fits: int, how: str) -> str:
-    where = "a GPU" if torch.cuda.is_available() else "this machine"
-    said = f"out of memory: {where} holds no micro-batch of {images} images; {how}"
+    said = f"out of memory: {_where()} holds no micro-batch of {images} images; {how}"
     share = config.batch // world_size()
     fitting = [n for n in range(config.accumulation + 1, share + 1) if share % n == 0 and share // n <= fits]
     parts = next((n for n in fitting if share // n % 2 == 0), next(iter(fitting), 0))
@@ -90,3 +100,7 @@ def _advice(config: LoopConfig, images: int, fits: int, how: str) -> str:
     if config.strategy == "ddp":
         ways.insert(0, "train.strategy=fsdp on several ranks, which share out the weights")
     return f"{said}: take {', or '.join(ways)}"
+
+
+def _where() -> str:
+    return "this GPU" if torch.cuda.is_available() else "this machine"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -66,7 +67,10 @@ class Player:
         whole = self.strategy.whole(local)
         if not self.strategy.cuts_weights:
             return self._eval_copy.filled(dict(whole))
-        return self._eval_copy.streamed(hosted(whole, keep=True), self.device)
+        weights = hosted(whole, keep=True)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the copies are under way
+        return self._eval_copy.streamed(weights, self.device)
 
     def state(self, keep: bool) -> dict[str, Any]:
         """Weights, average and optimizer state, whole, by name and on the CPU, so that any number of ranks and any

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from fgvc.runtime.distributed import broadcast_object, rank
-from fgvc.training.checkpoint import latest_valid, load, step_of
+from fgvc.training.checkpoint import latest_valid, load
 from shards.errors import UserError
 from shards.files import write_json
 
@@ -25,15 +25,12 @@ FACTOR = 0.5
 class Diverged(UserError):
     """Training broke. Raised on all ranks at the same step: by the loop, by what is measured, by an objective's guard.
 
-    advice: what a user may change so that it does not. since: the step whose checkpoint, and later ones, are of no use
-    either (None: those whose weights are finite are).
+    advice: what a user may change so that it does not.
     """
 
-    def __init__(
-        self, reason: str, advice: str = "lower optim.lr or set optim.clip=1", since: int | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, reason: str, advice: str = "lower optim.lr or set optim.clip=1") -> None:
         super().__init__(f"{reason}; {advice}")
-        self.reason, self.advice, self.since = reason, advice, since
+        self.reason, self.advice = reason, advice
 
 
 @dataclass(frozen=True)
@@ -45,13 +42,10 @@ class Rewind:
     lr_scale: float
 
 
-def drop_broken(folder: Path, since: int | None = None) -> None:
-    """Delete checkpoints from step `since` on, and the newest as long as their weights are not finite: one may have
-    been written after the very step that broke them, whose own loss was still a number. Rank 0 calls it."""
+def drop_broken(folder: Path) -> None:
+    """Delete the newest checkpoints as long as their weights are not finite: one may have been written after the very
+    step that broke them, whose own loss was still a number. Rank 0 calls it."""
     while (newest := latest_valid(folder)) is not None:
-        if since is not None and step_of(newest) >= since:
-            shutil.rmtree(newest)
-            continue
         networks = load(newest, "shared").get("networks", {}).values()
         weights = [one for network in networks for one in network["weights"].values() if one.is_floating_point()]
         if all(bool(torch.isfinite(one).all()) for one in weights):

@@ -46,7 +46,7 @@ from shards.reading.views import View, open_crops
 
 def run(config: Config) -> dict[str, Any]:
     """Train, measure, export; what result.json holds. Raises UserError for a user's mistake."""
-    return train("classify", config, _inputs, _Classify)
+    return train("classify", config, _inputs, Classify)
 
 
 def _inputs(config: Config) -> dict[str, str]:
@@ -62,7 +62,7 @@ def _inputs(config: Config) -> dict[str, str]:
     return inputs
 
 
-class _Classify:
+class Classify:
     """One run, opened (a Task and a SplitTask of jobs/tasks/training.py)."""
 
     panels: Sequence[Panel] = (
@@ -74,6 +74,8 @@ class _Classify:
         self.config, self.manifest, self.splits, self.folder, self.accelerator = opened
         config = self.config
         self.images, self.trains = len(self.splits.train), config.train.method != "probe"
+        # What a defence trains on grows harder as it goes, and clean accuracy is its price.
+        self.guarded = config.train.guard and config.defence.method == "none"
         self.measured = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
         self.crops = open_crops(self.manifest, self.splits, config.data)
         self.workers = loader_workers(config.data)
@@ -81,7 +83,7 @@ class _Classify:
         if config.train.grad_checkpointing:
             checkpoint_gradients(self.network)
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
-        check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
+        self.flops = check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
         self.mean, self.std = input_statistics(self.network, config.model)
         self.listed = read_listed(expand(config.exclude, "exclude"), self.manifest) if config.exclude else None
         self.temperature = temperature_from(config.train, self.manifest, config.model.name)
@@ -96,7 +98,7 @@ class _Classify:
         config = self.config
         if found is None and "probe" in (config.train.method, config.train.head_start):
             self._probe()
-            if self.trains and config.train.guard and self.splits.watched:
+            if self.trains and self.guarded and self.splits.watched:
                 keep_probe(self.folder.path, self.predict(self.network, self.splits.watched, "the probe, held out"))
         if config.train.method == "lora":
             add_lora(self.network, config.train.lora_rank)
@@ -115,7 +117,7 @@ class _Classify:
         samples: Any = Samples(self.manifest, transform, self.crops.train, cache=config.data.cache, seed=config.seed)
         blend = None
         if self.synthetic is not None:
-            samples, blend = self.synthetic.samples(samples, transform, config.data.cache), self.synthetic.blend
+            samples, blend = self.synthetic.samples(samples, transform, config.data.cache), self.synthetic.blend.blend
         return train_loader(
             self.manifest, self.splits.train, samples, seed=config.seed, batch=config.train.batch,
             epochs=config.train.epochs, window=config.data.window, start_step=start_step, place=place,
@@ -124,7 +126,7 @@ class _Classify:
 
     def held_out(self, learner: SupervisedLearner, epoch: int) -> dict[str, float]:
         last = epoch == self.config.train.epochs
-        figures = {} if self.watch is None else self.watch.after_epoch(learner, epoch, last)
+        figures: dict[str, float] = {} if self.watch is None else self.watch.after_epoch(learner, epoch, last)
         if not self.splits.watched:
             return figures
         network = learner.eval_network()
@@ -139,6 +141,7 @@ class _Classify:
         kept = self.best.restore(network, self.accelerator.device) if self.best is not None else {}
         merge_lora(network)
         figures, pictures = measure_splits(self, network)
+        figures["gflops"] = round(self.flops / 1e9, 3)
         if self.watch is not None:
             figures["defence"] = defence_figures(self.config.defence, self.folder.metrics)
         if kept:

@@ -15,7 +15,7 @@ from fgvc.generation.collapse import collapsed
 from fgvc.generation.features import create_features, feature_title
 from fgvc.generation.game import Game
 from fgvc.generation.measure import eval_image, generated_features, real_features, real_key, training_image
-from fgvc.generation.metrics import check_count, compare, floor, memorised, nearest
+from fgvc.generation.metrics import Described, check_count, compare, floor, memorised, nearest
 from fgvc.generation.networks.create import create_networks
 from fgvc.generation.pictures import draw_grid, draw_interpolations, draw_pairs
 from fgvc.generation.record import write_generator
@@ -140,13 +140,13 @@ class _Gan:
                 folder, network, self.model, labels, features, config.measure, seed=config.seed, device=self.device,
                 title=split,
             )  # fmt: skip
-            found: dict[str, Any] = compare(made, real[: len(chosen)])
+            found: dict[str, Any] = compare(made.features, real.features[: len(chosen)])
             found |= {"count": len(chosen), "features": config.measure.features, "title": feature_title(config.measure)}
             if split == "train" and whole:
-                found["floor"] = floor(real[: len(chosen)], config.seed)
-                found["memorised"] = float(memorised(nearest(made, real, len(chosen))).mean())
-                among = nearest(real[: len(chosen)], real, len(chosen), leave_out_self=True)
-                found["memorised_floor"] = float(memorised(among).mean())
+                found["floor"] = floor(real.features[: len(chosen)], config.seed)
+                found["memorised"] = float(memorised(made, real, len(chosen)).mean())
+                own = Described(*(values[: len(chosen)] for values in real))
+                found["memorised_floor"] = float(memorised(own, real, len(chosen), leave_out_self=True).mean())
                 if rank() == 0:
                     pictures["nearest"] = self._pairs(images, made, real, chosen)
             figures[split] = found
@@ -170,7 +170,7 @@ class _Gan:
 
     def _pairs(self, images: Any, made: Any, real: Any, chosen: list[int]) -> Path:
         """The generated images that are nearest to a training image, above it."""
-        found = nearest(made, real, len(chosen))
+        found = nearest(made.features, real.features, len(chosen))
         closest = found.ratio.argsort()[:PAIRS]
         samples = Samples(self.manifest, eval_image(self.config.image, self.model.size), [self.view])
         theirs = [samples[-1, chosen[found.index[i] % len(chosen)]][0] for i in closest]

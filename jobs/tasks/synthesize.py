@@ -165,20 +165,20 @@ def _pack(
     """Write the kept images as shards, with what was seen in making them, and a sheet of some."""
     images, run = folder / "images", records[0]["run"]
     images.mkdir(exist_ok=True)
-    samples = []
+    samples, classes = [], np.unique(found.label[chosen.places]).tolist()  # of some, nothing may have been kept
     for number, place in enumerate(chosen.places):
         path = images / f"{number:07d}.jpg"
         path.write_bytes(found.jpeg[place])
         label = int(found.label[place])
-        samples.append(RawSample(f"gan-{label:05d}-{number:07d}", path, label, "train", origin=f"gan:{run}"))
+        key = f"gan-{label:05d}-{number:07d}"
+        samples.append(RawSample(key, path, classes.index(label), "train", origin=f"gan:{run}"))
     seen = [record for about in records for record in about["trained_on"]]
     if config.classifier:
         seen += load_classifier(expand(config.classifier, "classifier"))[1].get("trained_on") or [None]
     unique = [record for number, record in enumerate(seen) if record not in seen[:number]]
-    raw = RawDataset(
-        f"gan:{run}", manifest.classes, tuple(samples), manifest.licence, manifest.citation,
-        extra={"trained_on": unique},
-    )  # fmt: skip
+    names = tuple(manifest.classes[label] for label in classes)
+    extra = {"trained_on": unique}
+    raw = RawDataset(f"gan:{run}", names, tuple(samples), manifest.licence, manifest.citation, extra=extra)
     build(raw, out, BuildOptions(workers=1))
     count = len(chosen.places)
     some = [chosen.places[at] for at in np.linspace(0, count - 1, min(SHEET, count)).astype(int)]

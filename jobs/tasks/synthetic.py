@@ -1,6 +1,6 @@
 """Synthetic images for a classifier's run, opened: refused where they give away what the run holds out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,24 +12,22 @@ from shards.manifest import Manifest, read_manifest
 from shards.paths import expand
 from shards.reading.config import SyntheticConfig
 from shards.reading.loader import Samples
-from shards.reading.synthetic import OTHER_SEED, BlendedSamples, open_blend
+from shards.reading.synthetic import OTHER_SEED, Blend, BlendedSamples, open_blend
 from shards.reading.transforms import Transform
 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """blend: of `train_loader`. trained_on: which real images made them (fgvc/classification/seen.py)."""
+    """trained_on: which real images made them (fgvc/classification/seen.py)."""
 
     manifest: Manifest
-    blend: Callable[[list[tuple[int, int]], int], list[tuple[int, int]]]
-    offset: int
-    seed: int
+    blend: Blend
     trained_on: list[Any]
 
     def samples(self, real: Samples, transform: Transform, cache: str) -> BlendedSamples:
         """Real and synthetic samples in one, the latter whole: they were cut out before they were learnt from."""
-        synthetic = Samples(self.manifest, transform, cache=cache, seed=self.seed + OTHER_SEED)
-        return BlendedSamples(real, synthetic, self.offset)
+        synthetic = Samples(self.manifest, transform, cache=cache, seed=self.blend.seed + OTHER_SEED)
+        return BlendedSamples(real, synthetic, self.blend)
 
 
 def open_synthetic(
@@ -58,5 +56,4 @@ def open_synthetic(
             f"synthetic.shards={config.shards}: made from {seen} of the {len(set(kept_out))} images that this run "
             "holds out; train the generator (and the classifier that chooses) with this data.folds and data.fold"
         )
-    blend = open_blend(config, manifest, real, train, seed)
-    return Synthetic(manifest, blend.blend, len(real.entries), seed, list(records or []))
+    return Synthetic(manifest, open_blend(config, manifest, real, train, seed), list(records or []))

@@ -20,6 +20,7 @@ from fgvc.training.curves import Panel, plot_training_curves
 from fgvc.training.guard import Guard
 from fgvc.training.learner import Learner, SupervisedLearner
 from fgvc.training.loop import fit
+from fgvc.training.memory import memory_is_named_outside_steps
 from fgvc.training.rewind import Diverged, Rewind, Rewinds, drop_broken
 from fgvc.training.schedule import Schedule
 from fgvc.training.strategies.create import check_strategy, create_accelerator
@@ -90,7 +91,8 @@ def run(
         splits = open_splits(manifest, config.data)
         if config.evaluate_test and not splits.test:
             raise UserError(f"{manifest.folder}: no split '{config.data.test_split}'; set evaluate_test=false")
-        figures = _train(job, make, Opened(config, manifest, splits, folder, accelerator))
+        with memory_is_named_outside_steps():
+            figures = _train(job, make, Opened(config, manifest, splits, folder, accelerator))
         return finish(folder, figures, inputs, time.monotonic() - began) if main else figures
 
 
@@ -106,7 +108,7 @@ def _train(job: str, make: Callable[[Opened], Task], opened: Opened) -> dict[str
             return figures | ({"rewinds": rewinds.record} if rewinds.made else {})
         except Diverged as error:
             if rank() == 0:
-                drop_broken(opened.folder.checkpoints, error.since)
+                drop_broken(opened.folder.checkpoints)
             found = broadcast_object(latest_valid(opened.folder.checkpoints) if rank() == 0 else None)
             news = rewinds.add(error, step_of(found) if found else 0, config.train.rewinds)
         gc.collect()  # the broken networks
@@ -135,7 +137,7 @@ def _attempt(
             batches = task.batches(learner.step, Place(rank(), world_size(), config.train.accumulation))
 
             guard = None
-            if config.train.guard and isinstance(learner, SupervisedLearner):
+            if getattr(task, "guarded", config.train.guard) and isinstance(learner, SupervisedLearner):
                 guard = Guard(learner, config.train, config.optim, schedule, folder.metrics)
 
             def evaluate() -> dict[str, float]:

@@ -22,8 +22,8 @@ class Blend:
     """A share of every batch's places goes to synthetic images: a pure function of the step and the seed, so that it is
     the same for any number of ranks and after any kill. The number of steps stays what it is without them.
 
-    offset: number of the first synthetic image; real ones come before. labels: (M,) of the synthetic images. weights:
-    (classes,) how often a class is taken; None: all images in turns.
+    offset: number of the first synthetic image; real ones come before. labels: (M,) of the synthetic images, as the
+    real ones count them. weights: (classes,) how often a class is taken; None: all images in turns.
     """
 
     offset: int
@@ -54,24 +54,25 @@ class Blend:
 
 
 class BlendedSamples(Dataset):
-    """Real samples below `offset`, synthetic ones from there on."""
+    """Real samples below a blend's offset, synthetic ones from there on."""
 
-    def __init__(self, real: Samples, synthetic: Samples, offset: int) -> None:
-        self.real, self.synthetic, self.offset = real, synthetic, offset
+    def __init__(self, real: Samples, synthetic: Samples, blend: Blend) -> None:
+        self.real, self.synthetic, self.offset, self.labels = real, synthetic, blend.offset, blend.labels
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[torch.Tensor, int, int, int]:
         epoch, index = place
         if index < self.offset:
             return self.real[place]
-        image, label, _, _ = self.synthetic[epoch, index - self.offset]
-        return image, label, index, epoch
+        image, _, number, _ = self.synthetic[epoch, index - self.offset]
+        return image, int(self.labels[number]), index, epoch
 
 
 def open_blend(config: SyntheticConfig, synthetic: Manifest, real: Manifest, train: Sequence[int], seed: int) -> Blend:
     """Raises UserError for synthetic images of other classes, or of none of those that need some."""
-    if synthetic.classes != real.classes:
-        raise UserError(f"synthetic.shards={config.shards}: of other classes than {real.folder}")
-    labels = synthetic.entries.label
+    if strangers := set(synthetic.classes) - set(real.classes):
+        raise UserError(f"synthetic.shards={config.shards}: {real.folder} has no class '{min(strangers)}'")
+    numbers = np.array([real.classes.index(name) for name in synthetic.classes])  # not of every class, perhaps
+    labels = numbers[synthetic.entries.label]
     weights = None
     if config.classes != "all":
         counts = np.bincount(real.entries.label[np.asarray(train)], minlength=len(real.classes))

@@ -59,7 +59,12 @@ def test_status_shows_the_distance_as_a_number(calm: Path) -> None:
 
 @pytest.mark.parametrize(
     ("ranks", "kill", "more"),
-    [(1, "discriminator:7", ()), (2, "generator:7", ("train.precision=bf16", "data.workers=1", "train.r1=1"))],
+    [
+        (1, "discriminator:7", ()),
+        pytest.param(
+            2, "generator:7", ("train.precision=bf16", "data.workers=1", "train.r1=1"), marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_a_kill_in_either_phase_changes_no_bit(
     guide: Manifest, tmp_path: Path, ranks: int, kill: str, more: tuple[str, ...]
@@ -67,8 +72,9 @@ def test_a_kill_in_either_phase_changes_no_bit(
     """The killed run is left with the checkpoint of step 5, the end of the first epoch, or a later one."""
     for name, kills in (("calm", [""]), ("killed", [kill, ""])):
         for phase in kills:
-            words = gan_words(guide, tmp_path, name, "train.penalty_every=2", *more)
-            codes = run_ranks(tmp_path, [str(HELPERS / "deadly_gan.py"), phase, *words], ranks)
+            small = ("measure.images=8", "measure.pictures=0", "train.penalty_every=2")
+            words = gan_words(guide, tmp_path, name, *small, *more)
+            codes = run_ranks(tmp_path, [str(HELPERS / "deadly_gan.py"), phase, *words], ranks, seconds=1500)
             assert codes == [-signal.SIGKILL if phase else 0] * ranks
     runs = [tmp_path / "gan" / name for name in ("calm", "killed")]
     left, right = (load_file(run / "model.safetensors") for run in runs)
@@ -127,9 +133,12 @@ Words = Callable[[Manifest], list[str]]
     ("words", "message"),
     [
         (["only=species"], "only=species: no such class"),
-        (["only=CLASS0", "data.limit=4", "train.batch=16"], "train.batch=16 is more than the "),
+        (["only=CLASS0", "data.limit=20", "train.batch=16"], "train.batch=16 is more than the "),
+        (["only=CLASS0", "data.limit=4", "train.batch=1"], "1 image(s) of split train to compare with"),
         (["measure.images=2"], "2 image(s) of split train to compare with: precision and recall need more than 3"),
         (["model.std=[0.5, 0.5, 0]"], "std above 0"),
+        (["train.unconditional_epochs=1", "train.ramp_epochs=2"], "classes would never be known"),
+        (["data.crop=whole+box"], "one view of an image"),
         (["train.strategy=zero1"], "train.strategy=zero1 to zero3 train one network"),
         (["measure.features=inception", "measure.weights=LITE0"], "not readable as tensors"),
     ],
@@ -147,8 +156,9 @@ def test_mistakes_are_named(
     assert message in capsys.readouterr().err
 
 
-def test_one_image_of_a_class_and_images_of_unequal_sizes_are_trained_on(birds: Manifest, tmp_path: Path) -> None:
-    """50 real birds of one class and of every shape; then one alone, at batch 1."""
+@pytest.mark.slow
+def test_images_of_unequal_sizes_are_trained_on(birds: Manifest, tmp_path: Path) -> None:
+    """Real birds of one class, of every shape, cut out as squares."""
     words = gan_words(birds, tmp_path, "real", f"only={birds.classes[3]}", "data.crop=square", "train.max_steps=2")
     assert main([*words, "train.batch=8", "measure.images=8"]) == 0
     assert result_of(tmp_path / "gan/real")["train_count"] < 60

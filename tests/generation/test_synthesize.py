@@ -61,6 +61,7 @@ def test_what_is_made(synthetic: Path, guide: Manifest) -> None:
     assert not (synthetic / "synthesize/calm/candidates").exists()
 
 
+@pytest.mark.slow
 def test_a_kill_and_two_ranks_make_the_same_bytes(
     synthetic: Path, generator: Path, guide: Manifest, fgvc: Start, tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_kill_and_two_ranks_make_the_same_bytes(
     assert fingerprints[0] == fingerprints[1]
 
 
+@pytest.mark.slow
 def test_truncation_seed_and_class_change_the_images(
     synthetic: Path, generator: Path, guide: Manifest, tmp_path: Path
 ) -> None:
@@ -111,6 +113,7 @@ def test_a_classifier_drops_what_it_is_not_sure_of_and_its_training_images_are_n
 FOLD0 = ["data.folds=5", "data.fold=0", "evaluate_test=false"]
 
 
+@pytest.mark.slow
 def test_a_run_trains_with_them_and_resumes_exactly(
     synthetic: Path, guide: Manifest, fgvc: Start, tmp_path: Path
 ) -> None:

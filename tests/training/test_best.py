@@ -119,7 +119,7 @@ def test_two_ranks_and_sharded_strategies_keep_the_same_epoch(guide: Manifest, t
     """Killed on two ranks while the best epoch's checkpoint is written, under each strategy."""
     vit = [
         "model.name=test_vit", "model.kwargs={img_size: 32}", "optim.method=adamw", "optim.lr=0.001", "train.mixup=0",
-        "train.checkpoint_keep_finished=true",
+        "train.checkpoint_keep_finished=true", "train.epochs=5", "data.workers=1",
     ]  # fmt: skip
     words = {
         strategy: small_run(guide, tmp_path, strategy, *CHOOSES, *vit, f"train.strategy={strategy}")
@@ -127,7 +127,7 @@ def test_two_ranks_and_sharded_strategies_keep_the_same_epoch(guide: Manifest, t
     }
     (tmp_path / "words.json").write_text(json.dumps(list(words.values())))
     helper = [str(HELPERS / "strategy_ranks.py"), "words.json"]
-    assert run_ranks(tmp_path, helper, 2) == [0, 0]
+    assert run_ranks(tmp_path, helper, 2, seconds=550) == [0, 0]
     calm = result_of(tmp_path / "classify/ddp")
     for strategy in words:
         run, kept = tmp_path / "classify" / strategy, result_of(tmp_path / "classify" / strategy)["kept"]
@@ -139,7 +139,7 @@ def test_two_ranks_and_sharded_strategies_keep_the_same_epoch(guide: Manifest, t
     assert [row["loss"] for row in left] == pytest.approx([row["loss"] for row in right], rel=1e-4)
     # Killed on two ranks, resumed on two.
     again, shape = tmp_path / "again", [*CHOOSES, *vit]
-    environment = {"KILL": str(calm["kept"]["step"]), "AFTER": "0"}
+    environment = {"KILL": str(calm["kept"]["step"]), "MOMENT": MOMENTS[0]}
     with pytest.MonkeyPatch.context() as patch:
         for key, value in environment.items():
             patch.setenv(key, value)

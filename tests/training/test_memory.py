@@ -1,14 +1,27 @@
 """Out of memory in a step: one line, exit code 2, and a micro-batch that really fits."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import proxy_run
 import pytest
 import torch
 
+from fgvc.runtime.config import TrackConfig
+from fgvc.runtime.tracking import Tracker
 from fgvc.training.config import LoopConfig
-from fgvc.training.memory import first_of, is_out_of_memory, largest_that_fits, memory_is_named
+from fgvc.training.loop import fit
+from fgvc.training.memory import (
+    first_of,
+    is_out_of_memory,
+    largest_that_fits,
+    memory_is_named,
+    memory_is_named_outside_steps,
+)
+from fgvc.training.schedule import Schedule
 from shards.errors import UserError
+from shards.reading.loader import Batch
 
 TOO_MUCH = 1 << 55  # bytes; more than the address space of a process
 
@@ -60,6 +73,32 @@ def test_where_it_cannot_be_tried_half_is_named_and_where_nothing_fits_other_way
     assert "not even one fits: take train.strategy=fsdp on several ranks" in said
     assert "train.precision=bf16" in said
     assert "bf16" not in message(Limited(0), LoopConfig(batch=4, precision="bf16"), 4)
+
+
+def test_a_learner_tries_on_its_own_objective(tmp_path: Path) -> None:
+    """Two of eight images fit the objective; the state that AdamW would add is held meanwhile."""
+
+    class Hungry(proxy_run.Proxies):
+        def forward(self, model: torch.nn.Module, batch: Batch) -> Any:
+            if len(batch.images) > 3:
+                torch.empty(TOO_MUCH, dtype=torch.uint8)
+            return super().forward(model, batch)
+
+    learner = proxy_run.make()
+    learner._step.objective = Hungry(4, learner.player.network.num_features)
+    count = torch.arange(8)
+    batch = Batch(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), count % 4, count, count * 0)
+    before = {name: one.clone() for name, one in learner.player.network.state_dict().items() if "running" not in name}
+    tracker = Tracker(TrackConfig(wandb="disabled"), tmp_path, "classify", "hungry", {})
+    with pytest.raises(UserError, match=r"2 fit: set train.accumulation=4 \(2 images at a time\)"):
+        fit(learner, iter([batch]), LoopConfig(batch=8), Schedule(1, 1), tmp_path, tracker)
+    assert all(one.equal(learner.player.network.state_dict()[name]) for name, one in before.items())
+
+
+def test_outside_a_step() -> None:
+    said = r"out of memory outside a training step, on this machine: .*smaller image\.size"
+    with pytest.raises(UserError, match=said), memory_is_named_outside_steps():
+        torch.empty(TOO_MUCH, dtype=torch.uint8)
 
 
 def test_other_errors_pass() -> None:
