@@ -59,6 +59,12 @@ def check(config: Config) -> None:
     """Raise UserError for settings that no data could make right."""
     if len(config.model.mean) != 3 or len(config.model.std) != 3 or min(config.model.std) <= 0:
         raise UserError("model.mean, model.std: three numbers each, for red, green and blue; std above 0")
+    train = config.train
+    if train.unconditional_epochs + train.ramp_epochs > train.epochs:
+        raise UserError(
+            f"train.unconditional_epochs={train.unconditional_epochs:g} and train.ramp_epochs={train.ramp_epochs:g} "
+            f"are more than train.epochs={train.epochs}: classes would never be known"
+        )
     if config.data.crop.startswith("whole+"):
         raise UserError(f"data.crop={config.data.crop}: one view of an image; take whole, box or square")
 

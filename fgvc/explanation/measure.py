@@ -18,7 +18,7 @@ from fgvc.explanation.perturbation import insertion_deletion, road
 from fgvc.explanation.scores import THRESHOLDS, energy_in, ious_of, mask_of, points_at, scored_box
 from fgvc.explanation.subject import Subject
 from fgvc.runtime.chunks import Arrays
-from shards.manifest import Entry
+from shards.entries import Entry
 from shards.sample import Box
 
 KEPT = 56  # side of the maps that are kept, for pictures

@@ -53,7 +53,7 @@ def run(config: Config) -> dict[str, Any]:
     began = time.monotonic()
     check(config)
     accelerator = create_accelerator("fp32", deterministic=True)
-    opened = _open(config, accelerator.device, accelerator.num_processes)
+    opened = _open(config, accelerator.device)
     classes = opened.about["classes"]
     for name in config.pair:
         if name not in classes:
@@ -74,7 +74,7 @@ def run(config: Config) -> dict[str, Any]:
         return figures
 
 
-def _open(config: Config, device: torch.device, ranks: int) -> Opened:
+def _open(config: Config, device: torch.device) -> Opened:
     weights = expand(config.weights, "weights")
     if config.photos:
         about, files = read_classifier(weights), photo_files(expand(config.photos, "photos"))
@@ -86,7 +86,7 @@ def _open(config: Config, device: torch.device, ranks: int) -> Opened:
         return Opened(about, gallery, numbers, Subject(load_classifier(weights)[0], about["size"], device), inputs)
     measured = open_measured(config)
     about, numbers = measured.about, drawn(measured.indices, config.images, config.seed)
-    gallery = _gallery(measured, numbers, loader_workers(measured.data, ranks))
+    gallery = _gallery(measured, numbers, loader_workers(measured.data))
     subject, guide = Subject(load_classifier(weights)[0], about["size"], device), open_guide(measured.manifest)
     darkroom = Darkroom(guide, subject, measured.image) if guide and gallery.whole else None
     return Opened(about, gallery, numbers, subject, measured.inputs, measured, darkroom)

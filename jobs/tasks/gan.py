@@ -73,7 +73,7 @@ class _Gan:
         self.model = replace(config.model, conditional=config.model.conditional and not config.only)
         everything = sorted({index for indices in self.sets.values() for index in indices})
         (self.view,) = open_views(train_policy(config.data), self.manifest, everything)
-        self.workers = loader_workers(config.data, self.accelerator.num_processes)
+        self.workers = loader_workers(config.data)
         self.game = Game(self.model, config.train, config.seed, self.device)
 
     def learner(self, schedule: Schedule, found: Path | None) -> AdversarialLearner:
@@ -134,7 +134,7 @@ class _Gan:
         for split, indices in self.sets.items():
             chosen = limited(indices, config.measure.images)
             real = self._real(features, chosen, split)
-            labels = [self.manifest.entries[index].label for index in chosen]
+            labels = self.manifest.entries.label[chosen].tolist()
             folder = self.folder.features / f"generated-{split}-{step}"
             made, images = generated_features(
                 folder, network, self.model, labels, features, config.measure, seed=config.seed, device=self.device,

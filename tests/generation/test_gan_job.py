@@ -72,8 +72,9 @@ def test_a_kill_in_either_phase_changes_no_bit(
     """The killed run is left with the checkpoint of step 5, the end of the first epoch, or a later one."""
     for name, kills in (("calm", [""]), ("killed", [kill, ""])):
         for phase in kills:
-            words = gan_words(guide, tmp_path, name, "train.penalty_every=2", *more)
-            codes = run_ranks(tmp_path, [str(HELPERS / "deadly_gan.py"), phase, *words], ranks, seconds=590)
+            small = ("measure.images=8", "measure.pictures=0", "train.penalty_every=2")
+            words = gan_words(guide, tmp_path, name, *small, *more)
+            codes = run_ranks(tmp_path, [str(HELPERS / "deadly_gan.py"), phase, *words], ranks, seconds=1500)
             assert codes == [-signal.SIGKILL if phase else 0] * ranks
     runs = [tmp_path / "gan" / name for name in ("calm", "killed")]
     left, right = (load_file(run / "model.safetensors") for run in runs)
@@ -136,6 +137,8 @@ Words = Callable[[Manifest], list[str]]
         (["only=CLASS0", "data.limit=4", "train.batch=1"], "1 image(s) of split train to compare with"),
         (["measure.images=2"], "2 image(s) of split train to compare with: precision and recall need more than 3"),
         (["model.std=[0.5, 0.5, 0]"], "std above 0"),
+        (["train.unconditional_epochs=1", "train.ramp_epochs=2"], "classes would never be known"),
+        (["data.crop=whole+box"], "one view of an image"),
         (["train.strategy=zero1"], "train.strategy=zero1 to zero3 train one network"),
         (["measure.features=inception", "measure.weights=LITE0"], "not readable as tensors"),
     ],

@@ -103,6 +103,8 @@ def test_the_command(capsys: pytest.CaptureFixture) -> None:
     said = capsys.readouterr().out
     assert said.splitlines()[-1].startswith("fits: 1 x 8 GB")
     assert [line.split()[0] for line in said.splitlines()[2:8]] == ["ddp", "ddp", "zero1", "zero2", "zero3", "fsdp"]
+    assert main([*words, "--on", "a100", "--estimate"]) == 0  # submits nothing
+    assert capsys.readouterr().out == said
     assert main([*words, "train.method=probe", "--estimate"]) == 2
     assert main(["detect", "data.shards=nowhere", "--estimate"]) == 2
     assert "counts fgvc classify, not fgvc detect" in capsys.readouterr().err
