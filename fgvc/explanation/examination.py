@@ -21,7 +21,7 @@ from fgvc.explanation.subject import Subject
 from fgvc.runtime.chunks import Arrays, in_chunks
 from shards.errors import UserError
 
-CHUNK, FEW = 16, 4  # images of a chunk, and of one of slow work: what a kill costs at most
+CHUNK, FEW = 8, 4  # images of a chunk, and of one of slow work: what a kill costs, and whose graph is in memory
 EACH = 3  # birds of a species that thresholds are chosen by
 ASIDE = 10**9  # their numbers begin here
 
