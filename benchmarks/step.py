@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/step.py                                     resnet18, 128 px, batch 16
     .venv/bin/python benchmarks/step.py --model tf_efficientnet_lite0 --size 224 --steps 20 --threads 1
+    .venv/bin/python benchmarks/step.py --compile                           both loops compiled
 
 Both loops train twins of one network (same weights, optimizer, uint8 batches and normalisation) and take turns at
 every step, so that a busy second is felt by both. Printed: medians, and the middle half of the ratios step by step.
@@ -79,9 +80,11 @@ def in_turns(options: argparse.Namespace, folder: Path) -> tuple[list[float], li
     network = create_model(options.model, num_classes=CLASSES)
     mean, std = input_statistics(network, ModelConfig())
     bare = Bare(copy.deepcopy(network), mean, std, accelerator.device)
+    if options.compile:
+        bare.network.compile()
     # One long epoch: checkpoints and evaluation belong to its end, which is not measured.
     total = options.steps + WARM_UP
-    train = TrainConfig(batch=options.batch, epochs=1, checkpoint_minutes=1e9)
+    train = TrainConfig(batch=options.batch, epochs=1, checkpoint_minutes=1e9, compile=options.compile)
     objective = classification(CLASSES, train, 0, accelerator.device)
     schedule = Schedule(total, total)
     learner = SupervisedLearner(network, Normalised(network, mean, std), objective, OPTIM, train, schedule, accelerator)
@@ -138,6 +141,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--wandb", default="disabled", choices=["disabled", "offline"])
     parser.add_argument("--alone", default="", choices=["", "plain", "tuned"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -149,13 +153,17 @@ def main() -> None:
         ours, bare = in_turns(options, Path(folder))
     ratios = sorted(mine / theirs for mine, theirs in zip(ours, bare, strict=True))
     quarter = len(ratios) // 4
-    print(f"{options.model}, {options.size} px, batch {options.batch}, {options.threads} thread(s), {len(ours)} steps")
+    compiled = ", compiled" if options.compile else ""
+    print(
+        f"{options.model}, {options.size} px, batch {options.batch}, {options.threads} thread(s), {len(ours)} steps"
+        f"{compiled}"
+    )
     print(f"  ours {statistics.median(ours):8.1f} ms a step\n  bare {statistics.median(bare):8.1f} ms a step")
     print(
         f"  ours / bare: medians {statistics.median(ours) / statistics.median(bare):.3f}; step by step "
         f"{statistics.median(ratios):.3f}, middle half {ratios[quarter]:.3f} to {ratios[-1 - quarter]:.3f}"
     )
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and not options.compile:
         effect = memory_effect(options)
         print(f"  bare in a fresh process: {effect['plain']:.1f} ms; with tune_cpu_memory {effect['tuned']:.1f} ms")
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end, torch {torch.__version__}")

@@ -4,10 +4,11 @@ import os
 from typing import Any
 
 from fgvc.classification.config import TrainConfig
+from fgvc.robustness.config import DefenceConfig
+from fgvc.robustness.epsilon import read_epsilon
 from fgvc.training.config import LoopConfig, OptimConfig
 from shards.errors import UserError
-from shards.manifest import MANIFEST
-from shards.paths import expand
+from shards.paths import MANIFEST, expand
 from shards.reading.config import DataConfig
 
 
@@ -21,6 +22,18 @@ def check_mixing(train: TrainConfig) -> None:
             f"pair neighbours, and a micro-batch of {micro} is odd; choose a multiple of "
             f"{2 * ranks * train.accumulation}"
         )
+
+
+def check_defence(defence: DefenceConfig, train: TrainConfig) -> None:
+    """Raise UserError for a defence that cannot be trained as asked."""
+    read_epsilon(defence.epsilon, key="defence.epsilon")
+    name = f"defence.method={defence.method}"
+    if defence.method != "none" and train.method == "probe":
+        raise UserError(f"{name}: a probe trains a linear head alone; set train.method=finetune")
+    if defence.teacher and defence.method != "distillation":
+        raise UserError(f"defence.teacher={defence.teacher}: only defence.method=distillation has one")
+    if defence.method in ("fgsm", "pgd", "trades") and train.precision == "fp16":
+        raise UserError(f"{name}: gradients by pixels vanish in fp16; set train.precision=bf16 or fp32")
 
 
 def check_choices(train: TrainConfig, data: DataConfig) -> None:
@@ -48,7 +61,7 @@ def check_files(config: Any) -> None:
                 f"{folder}: no {MANIFEST} there; build the shards with: fgvc shards build SOURCE ROOT {folder}"
             )
     for key, path in (("model.weights", getattr(model, "weights", "")), ("weights", getattr(config, "weights", ""))):
-        if path and path not in ("hub", "none") and "$" not in path and not expand(path, key).is_file():
+        if path and path not in ("hub", "none") and not {"$", "*"} & set(path) and not expand(path, key).is_file():
             raise UserError(f"{key}={path}: No such file or directory; give a path to safetensors or pth")
 
 

@@ -4,6 +4,7 @@
     fgvc classify configs/classify/field_guide.yaml --processes 4       here: 4 ranks (GPUs, or CPU processes)
     fgvc classify configs/classify/field_guide.yaml --on debug          20 steps on 64 images, a held-out fold, no test
     fgvc classify configs/classify/field_guide.yaml --on h100 nodes=2   on Slurm, 2 nodes (docs/slurm.md)
+    fgvc classify CONFIG --estimate                                     the memory it takes, counted; runs nothing
     fgvc classify CONFIG optim.lr=0.02 train.epochs=20 name=longer      any setting as key=value
     fgvc classify CONFIG data.folds=5 data.fold=0 evaluate_test=false   choose settings by a held-out fold
     fgvc classify CONFIG data.holdout=0.1 train.keep=best train.patience=5      stop early, keep the best epoch
@@ -19,12 +20,14 @@ from typing import Any
 
 from fgvc.classification.config import TrainConfig
 from fgvc.models.config import ModelConfig
+from fgvc.robustness.config import DefenceConfig
 from fgvc.runtime.config import TrackConfig
 from fgvc.training.config import OptimConfig
-from jobs.checks import check_choices, check_mixing
+from jobs.checks import check_choices, check_defence, check_mixing
 from jobs.headline import Headline, calibration, look_at, without_listed
+from shards.errors import UserError
 from shards.options import option
-from shards.reading.config import DataConfig, ImageConfig
+from shards.reading.config import DataConfig, ImageConfig, SyntheticConfig
 
 DEBUG = [
     "data.workers=0", "data.limit=64", "data.folds=5", "data.fold=0", "evaluate_test=false", "train.max_steps=20",
@@ -45,10 +48,12 @@ class Config:
         "", "file of keys or file names, one a line: figures without these images are given too", False
     )
     data: DataConfig = field(default_factory=DataConfig)
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    defence: DefenceConfig = field(default_factory=DefenceConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
 
 
@@ -56,6 +61,9 @@ def check(config: Config) -> None:
     """Raise UserError for settings that no data could make right."""
     check_mixing(config.train)
     check_choices(config.train, config.data)
+    check_defence(config.defence, config.train)
+    if config.synthetic.shards and config.train.method == "probe":
+        raise UserError("synthetic.shards: a probe reads every real image once; take another train.method")
 
 
 def report(result: dict[str, Any], folder: Path) -> str:
@@ -66,6 +74,9 @@ def report(result: dict[str, Any], folder: Path) -> str:
         for split, figures in result.items()
         if split in ("val", "test")
     ]
+    if (robust := result.get("defence", {}).get("val_robust")) is not None:
+        lines.append(f"val: {robust:.2%} under PGD in training's last check; fgvc attack attacks in earnest")
+    lines += [f"{back['reason']}: went back to step {back['step']}" for back in result.get("rewinds", [])]
     if kept := result.get("kept"):
         flattered = ", whose figures it flatters" if kept["chosen_on"] == "val" else ""
         lines.append(f"kept epoch {kept['epoch']} of {kept['of']}, the best on {kept['chosen_on']}{flattered}")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +46,12 @@ def load_job(name: str, path: str | Path | None = None, overrides: list[str] | N
     if hasattr(module, "check"):
         module.check(config)
     return config
+
+
+def load_command(words: Sequence[str]) -> Any:
+    """The config of `fgvc JOB FILE key=value...`, as `load_job` makes it."""
+    job, file, *settings = words
+    return load_job(job, file, settings)
 
 
 def trains(kind: type) -> bool:

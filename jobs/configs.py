@@ -47,9 +47,10 @@ def needs_of(file: Path) -> list[str]:
     text = file.read_text()
     comment = " ".join(_comment(text))
     needs = ["a GPU"] if "GPU" in comment.replace("no GPU", "") else []
-    model = read_yaml(file).get("model", {})
-    if model and model.get("weights", "hub") == "hub":
-        needs.append("a download (model.weights=hub)")
+    values = read_yaml(file)
+    model, key = values.get("model", {}), "backbone_weights" if "generator" in values else "weights"
+    if model and model.get(key, "hub") == "hub" and model.get("name") not in ("dcgan", "biggan", "biggan_deep"):
+        needs.append(f"a download (model.{key}=hub)")
     variables = [f"${name}" for name in dict.fromkeys(re.findall(r"\$\{([A-Z][A-Z0-9_]*)\}", text))]
     rest = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     others = [] if file.parent.name == "compare" and variables else re.findall(r"configs/\w+/\w+\.yaml", rest)

@@ -2,19 +2,24 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Headline:
-    """`key`: its name in the figures of a split, a fraction of 1, larger being better. `title`: as people read it.
+    """`key`: its name in the figures of a split. `title`: as people read it.
 
-    within: the key of result.json that holds the splits (empty: they are at its top).
+    within: the key of result.json that holds the splits (empty: they are at its top). goal: whether larger or
+    smaller is better. form: how a value is written. per_image: whether it is the mean of a figure of every image,
+    a fraction of 1, which comparisons pair.
     """
 
     key: str
     title: str
     within: str = ""
+    goal: Literal["maximize", "minimize"] = "maximize"
+    form: str = "{:.2%}"
+    per_image: bool = True
 
     def figures(self, result: dict[str, Any]) -> dict[str, float]:
         """Split -> figure, of every split that was measured."""
@@ -24,7 +29,9 @@ class Headline:
 
     def line(self, result: dict[str, Any]) -> str:
         """As `fgvc status` shows it: val top-1 81.30%, test top-1 80.78%."""
-        return ", ".join(f"{split} {self.title} {value:.2%}" for split, value in self.figures(result).items())
+        return ", ".join(
+            f"{split} {self.title} {self.form.format(value)}" for split, value in self.figures(result).items()
+        )
 
 
 def calibration(figures: dict[str, Any]) -> str:

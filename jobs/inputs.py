@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fgvc.runtime.distributed import barrier, rank
+from fgvc.runtime.distributed import broadcast_object, do_first, ranks_here
+from fgvc.runtime.flops import FlopCounter
 from fgvc.runtime.run_folder import RESULT, RunFolder, open_run
 from jobs.config import hashed, to_dict
 from jobs.shards import build_from
@@ -51,7 +52,7 @@ def open_job(job: str, config: Any, inputs: dict[str, str], main: bool = True) -
 
 
 def open_shards(config: DataConfig) -> Manifest:
-    """The manifest of `data.shards`; with `data.source`, rank 0 builds missing shards while the others wait.
+    """The manifest of `data.shards`; with `data.source`, rank 0 builds missing shards while the others wait for it.
 
     Of several runs that need the same missing shards, one builds them and the others wait for it.
     Raises UserError when the folder is not set, or holds no shards and no source is named.
@@ -59,15 +60,8 @@ def open_shards(config: DataConfig) -> Manifest:
     if not config.shards:
         raise UserError("data.shards is not set; build shards with fgvc shards build SOURCE ROOT OUT and name OUT")
     folder = expand(config.shards, "data.shards")
-    problem = ""
-    if rank() == 0 and config.source and not (folder / MANIFEST).is_file():
-        try:
-            _build(config, folder)
-        except UserError as error:
-            problem = str(error)
-    barrier()
-    if problem:
-        raise UserError(problem)
+    if config.source and broadcast_object(not (folder / MANIFEST).is_file()):
+        do_first(lambda: _build(config, folder))
     return read_manifest(folder)
 
 
@@ -101,13 +95,13 @@ def boxes_hashes(config: DataConfig) -> dict[str, str]:
     return found
 
 
-def loader_workers(config: DataConfig, ranks_here: int = 1) -> int:
+def loader_workers(config: DataConfig) -> int:
     """Loader processes for a rank: what is asked for, or one per core that is left beside the rank, at most 8."""
     if config.workers >= 0:
         return config.workers
-    # A task's cores on a cluster, else this rank's share of the machine's.
+    # A task's cores on a cluster, else this rank's share of this machine's.
     given = os.environ.get("SLURM_CPUS_PER_TASK")
-    cores = int(given) if given and "SLURM_PROCID" in os.environ else len(os.sched_getaffinity(0)) // ranks_here
+    cores = int(given) if given and "SLURM_PROCID" in os.environ else len(os.sched_getaffinity(0)) // ranks_here()
     return max(0, min(8, cores - 2))
 
 
@@ -126,8 +120,9 @@ BUILD_FOR_SIZE = "choose another size, or build the network for it, such as mode
 
 def check_forward(
     network: nn.Module, name: str, *sizes: int, key: str = "image.size", advice: str = BUILD_FOR_SIZE
-) -> None:  # fmt: skip
+) -> float:  # fmt: skip
     """Raise UserError when a network does not take square images of these sides, in pixels, as the setting `key` asks.
+    Returns the floating-point operations of a forward pass of one image of the last side.
 
     The forward pass that finds out calculates shapes only, so that a large network costs no time.
     """
@@ -135,8 +130,9 @@ def check_forward(
     network.eval()
     try:
         for size in dict.fromkeys(sizes):
-            with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+            with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), FlopCounter() as counter:
                 network(torch.zeros(1, 3, size, size))
+        return counter.total
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(f"{key}={size}: {name} does not take it: {reason}; {advice}") from None

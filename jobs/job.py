@@ -23,7 +23,7 @@ from jobs.config import describe, load_job, locate, to_dict
 from jobs.debug import debug_words, fresh_folder, remove_folder
 from jobs.experiments.sweep_file import agent_words
 from jobs.launch import launch, split_words
-from jobs.registry import command_module, default_name, task_module
+from jobs.registry import command_module, default_name, parts_of, task_module
 from jobs.words import Parser
 from shards.errors import UserError
 from slurm.job import note_mistake
@@ -55,12 +55,20 @@ def main(name: str, words: list[str]) -> int:
     if arguments.print_folder:
         print(folder)
         return 0
-    if on_cluster and not arguments.print_config:
+    if on_cluster and not (arguments.print_config or arguments.estimate):
         return launch(name, module, arguments.on, path, overrides, arguments.dry_run, arguments.follow)
     if arguments.print_config or arguments.dry_run:
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
         return 0
+    if arguments.estimate:
+        from jobs.tasks.estimate import report  # loads torch
+
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        print(report(name, config))
+        return 0
     check_files(config)
+    if parts := parts_of(module, config):  # one run after another, until one fails; what is done is passed over
+        return next((code for part in parts if (code := main(name, [*words, *part]))), 0)
     if arguments.processes > 1 and "RANK" not in os.environ:
         return run_ranks([sys.executable, "-m", "jobs.cli", name, *words], arguments.processes)
     return _run(module, name, config, debug)
@@ -180,6 +188,7 @@ def _parse(name: str, words: list[str]) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--follow", action="store_true")
     parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--estimate", action="store_true")
     parser.add_argument("--print-folder", action="store_true")
     return parser.parse_intermixed_args(words)
 

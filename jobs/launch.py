@@ -17,7 +17,7 @@ import yaml
 
 from fgvc.runtime.run_folder import refuse_another_config
 from jobs.config import as_words, flatten, from_dict, hashed, load, load_job, nearest, walk
-from jobs.registry import command_module, default_name
+from jobs.registry import command_module, default_name, parts_of
 from shards.errors import UserError
 from shards.paths import expand
 from slurm.client import use_testbed
@@ -146,6 +146,10 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
     if cluster == TESTBED and not dry and not use_testbed():
         raise SlurmError("--on testbed: no test cluster runs here; start one: fgvc cluster up")
     command, config = launch_of(profile, job, module.Config, path, own)
+    config.name = config.name or default_name(job, path, config)
+    if parts := parts_of(module, config):
+        made = [launch_of(profile, job, module.Config, path, [*own, *part])[0] for part in parts]
+        return _launch_array(profile, cluster, command.name, made, dry)
     if dry:
         print(sbatch_script(profile, [command]))
         return 0
@@ -167,6 +171,26 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
         flush=True,
     )
     return follow_log(submitted) if follow else 0
+
+
+def _launch_array(profile: Profile, cluster: str, name: str, commands: list[Launch], dry: bool) -> int:
+    """Submit the runs that one command stands for, those that are missing, as an array."""
+    missing = [command for command in commands if not (command.folder / "result.json").is_file()]
+    if not missing:
+        print(f"{name}: all {len(commands)} runs are done, nothing was submitted")
+        return 0
+    if dry:
+        print(sbatch_script(profile, missing))
+        return 0
+    first = submit(profile, missing)[0]
+    array = first.job.partition("_")[0]
+    done = f", {len(commands) - len(missing)} are done" * (len(missing) < len(commands))
+    print(
+        f"array {array}: {len(missing)} runs of {name} on {cluster}{done}\n"
+        f"  folders {missing[0].folder} ...\n  state   fgvc status\n  cancel  fgvc cancel {array}",
+        flush=True,
+    )
+    return 0
 
 
 def fetch_weights(configs: Iterable[Any]) -> list[str]:

@@ -21,13 +21,16 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "shards": Entry("data", "shards build|verify|show|list|coco", "raw images to shards"),
+    "shards": Entry("data", "shards build|verify|show|list|coco|convert", "raw images to shards"),
     "classify": Entry("train", "classify CONFIG", "fine-tune a classifier, measure it once on the test split", True),
     "detect": Entry("train", "detect CONFIG", "train a detector on shards with boxes", True),
     "crop": Entry("train", "crop CONFIG", "find the object in every image: a boxes layer to crop by", True),
-    "attack": Entry("measure", "attack CONFIG", "accuracy under attack, and whether it can be believed", True),
+    "find-lr": Entry("train", "find-lr CONFIG", "a learning rate for a classifier's config, by a range test"),
+    "gan": Entry("train", "gan CONFIG", "train a generator of images like those in shards", True),
+    "synthesize": Entry("train", "synthesize CONFIG", "images by a trained generator, as shards to train with", True),
     "evaluate": Entry("measure", "evaluate CONFIG", "trained weights on any shards", True),
     "explain": Entry("measure", "explain CONFIG", "what a classifier looks at, scored; why this class, not that", True),
+    "attack": Entry("measure", "attack CONFIG", "accuracy under attack, and whether it can be believed", True),
     "compare": Entry("measure", "compare CONFIG...", "several configs x seeds x folds, with paired intervals"),
     "sweep": Entry("measure", "sweep FILE", "hyperparameter search, from a W&B sweep file"),
     "configs": Entry("look up", "configs [COMMAND]", "the configs that come with fgvc, and what each needs"),
@@ -43,7 +46,7 @@ JOBS = tuple(name for name, entry in COMMANDS.items() if entry.job)
 
 def command_module(name: str) -> ModuleType:
     """The module of a command."""
-    return importlib.import_module(f"jobs.{name}")
+    return importlib.import_module(f"jobs.{name.replace('-', '_')}")
 
 
 def task_module(name: str) -> ModuleType:
@@ -57,6 +60,11 @@ def default_name(job: str, path: Path | None, config: Any) -> str:
         return path.stem
     make = getattr(command_module(job), "default_name", None)
     return make(config) if make else job
+
+
+def parts_of(module: ModuleType, config: Any) -> list[list[str]]:
+    """The runs that a command stands for where it stands for several (fgvc gan per_class=true): more words of each."""
+    return module.parts(config) if hasattr(module, "parts") else []
 
 
 def summary() -> str:

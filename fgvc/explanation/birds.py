@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fgvc.explanation.geometry import Placement, whole_placement
 from fgvc.explanation.subject import Subject
-from shards.manifest import Entry, Manifest
+from shards.entries import Entry
+from shards.manifest import Manifest
 from shards.reading.config import ImageConfig
 from shards.reading.decode import decode
 from shards.reading.reader import Reader
@@ -22,6 +23,7 @@ from shards.sources.field_guide.source import scene_of
 from shards.sources.field_guide.species import Traits, catalogue
 
 SEEDS = 32  # of the drawing, which the manifest does not record, that are tried
+REMEMBERED = 64  # birds, of a megabyte or two each: every map of one asks for the same pictures
 SIBLINGS = 2  # species that so many parts or fewer tell apart can be explained rightly or wrongly
 
 
@@ -51,10 +53,13 @@ class Guide:
     def scene(self, bird: Bird) -> Scene:
         return scene_of(self.seed, bird.split, bird.label, bird.index, self.size)
 
+    def encoded(self, bird: Bird, without: Collection[str] = ()) -> bytes:
+        """A JPEG, as the shards would hold it."""
+        return encode(paint_without(self.species[bird.label], self.scene(bird), without))
+
     def image(self, bird: Bird, without: Collection[str] = ()) -> Tensor:
-        """(3, H, W) uint8 as the shards would hold it."""
-        picture = paint_without(self.species[bird.label], self.scene(bird), without)
-        return decode(encode(picture))
+        """(3, H, W) uint8."""
+        return decode(self.encoded(bird, without))
 
     def part_regions(self, bird: Bird) -> dict[str, np.ndarray]:
         """Visible part -> (H, W) bool."""
@@ -72,8 +77,8 @@ class Guide:
         return found
 
     def tells(self, a: int, b: int) -> list[str]:
-        """The parts that tell two species apart, of those that have a place."""
-        return [part for part in self.telling[f"{min(a, b)}-{max(a, b)}"] if part in BIRD_PARTS]
+        """The parts that tell two species apart, of those that have a place; none of a species and itself."""
+        return [] if a == b else [part for part in self.telling[f"{min(a, b)}-{max(a, b)}"] if part in BIRD_PARTS]
 
     def sufficient(self, label: int) -> list[frozenset[str]]:
         """As `sufficient_parts`."""
@@ -81,18 +86,16 @@ class Guide:
 
 
 def open_guide(manifest: Manifest) -> Guide | None:
-    """The guide that redraws these shards byte for byte; None for any other data set, or one that was changed since."""
+    """The guide that redraws these shards byte for byte, tried on an image of every class; None for any other data set,
+    or one that was changed since."""
     if manifest.source != "field_guide" or "telling" not in manifest.extra or not manifest.entries:
         return None
-    entry, stored = manifest.entries[0], Reader(manifest).read(0)
-    try:
-        species = catalogue(len(manifest.classes))
-    except ValueError:
-        return None
+    first = {entry.label: index for index, entry in reversed(list(enumerate(manifest.entries)))}
+    reader, size = Reader(manifest), max(manifest.entries[0].width, manifest.entries[0].height)
+    species = catalogue(len(manifest.classes))
     for seed in range(SEEDS):
-        guide = Guide(seed, max(entry.width, entry.height), species, manifest.extra["telling"])
-        bird = guide.bird(entry)
-        if encode(paint_without(species[bird.label], guide.scene(bird), ())) == stored:
+        guide = Guide(seed, size, species, manifest.extra["telling"])
+        if all(guide.encoded(guide.bird(manifest.entries[index])) == reader.read(index) for index in first.values()):
             return guide
     return None
 
@@ -121,6 +124,7 @@ class Darkroom:
     def __init__(self, guide: Guide, subject: Subject, image: ImageConfig) -> None:
         self.guide, self.subject, self.config = guide, subject, image
         self._transform = eval_transform(image, subject.size)
+        self._scored: dict[Bird, Scored] = {}
 
     def placement(self, bird: Bird) -> Placement:
         scene = self.guide.scene(bird)
@@ -136,6 +140,13 @@ class Darkroom:
 
     def score(self, bird: Bird) -> Scored:
         """A bird with what the classifier says without each of its parts and of the things around it."""
+        if bird not in self._scored:
+            if len(self._scored) >= REMEMBERED:
+                self._scored.clear()
+            self._scored[bird] = self._score(bird)
+        return self._scored[bird]
+
+    def _score(self, bird: Bird) -> Scored:
         placed = self.placement(bird)
         masks = {name: placed.mask(mask) for name, mask in self.guide.regions(bird).items()}
         masks = {name: mask for name, mask in masks.items() if mask.any()}

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fgvc.explanation.geometry import Placement, placement, whole_placement
 from shards.building.encode import ImageError, normalise
+from shards.entries import Entry
 from shards.errors import UserError
-from shards.manifest import Entry, Manifest
+from shards.manifest import Manifest
 from shards.reading.config import ImageConfig
 from shards.reading.decode import decode
 from shards.reading.loader import Batch, Samples, chunk_loader
@@ -50,12 +51,18 @@ def of_shards(
     return Gallery(entries, places, load, view == WHOLE)
 
 
-def of_photos(path: Path, image: ImageConfig, size: int) -> Gallery:
-    """An image file, or all those in a folder, sorted by name. Raises UserError when there are none, or one is not
-    readable."""
+def photo_files(path: Path) -> list[Path]:
+    """An image file, or all those in a folder, sorted by name. Raises UserError when there are none."""
+    if not path.exists():
+        raise UserError(f"photos={path}: no such file or folder")
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise UserError(f"photos={path}: no images there ({', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def of_photos(files: Sequence[Path], image: ImageConfig, size: int) -> Gallery:
+    """Image files, whole. Raises UserError for one that is not readable."""
     transform = eval_transform(image, size)
     found = [_decoded(file) for file in files]
     entries = {

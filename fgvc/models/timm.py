@@ -50,6 +50,7 @@ def create_model(config: ModelConfig, classes: int) -> nn.Module:
         load_weights(model, expand(config.weights, "model.weights"))
     if size := config.kwargs.get("img_size"):
         height, width = size if isinstance(size, list | tuple) else (size, size)
+        _check_patches(model, height, width)
         model.pretrained_cfg = dict(model.pretrained_cfg) | {"input_size": (3, height, width)}
     return model
 
@@ -86,6 +87,18 @@ def input_statistics(model: nn.Module, config: ModelConfig) -> tuple[torch.Tenso
     own = resolve_model_data_config(model)
     shape = (1, 3, 1, 1)
     return torch.tensor(config.mean or own["mean"]).view(shape), torch.tensor(config.std or own["std"]).view(shape)
+
+
+def _check_patches(model: nn.Module, *sides: int) -> None:
+    """timm cuts an image into whole patches and leaves out what is over, without a word."""
+    patches: Any = getattr(getattr(model, "patch_embed", None), "patch_size", ())
+    for side, patch in zip(sides, patches, strict=False):
+        if side % patch:
+            below = side // patch * patch
+            raise UserError(
+                f"model.kwargs: img_size {side} is not a multiple of the network's patches of {patch} pixels; take "
+                f"{below or patch} or {below + patch}, and image.size with it"
+            )
 
 
 def _move_stride(model: nn.Module) -> None:

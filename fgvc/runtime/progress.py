@@ -24,7 +24,7 @@ class Progress:
         self._images = images_per_step
         self._began = self._last = time.perf_counter()
         self._first = start
-        self._waited = 0.0
+        self._waited = self._paused = 0.0
 
     def waited(self, seconds: float) -> None:
         """Count time spent waiting for data."""
@@ -32,13 +32,13 @@ class Progress:
 
     def paused(self, seconds: float) -> None:
         """Leave time spent on something else (evaluation, a checkpoint) out of the next step's images/s."""
-        self._last += seconds
+        self._paused += seconds
 
-    def step(self, values: dict[str, str]) -> dict[str, float]:
-        """One step done; returns this run's figures: images/s and data_wait (share of the wall time)."""
-        now = time.perf_counter()
-        step_seconds, self._last = now - self._last, now
-        elapsed = now - self._began
+    def step(self, values: dict[str, str], finished: float) -> dict[str, float]:
+        """One step done at `finished` (time.perf_counter); this run's figures: images/s and data_wait (share of the
+        wall time)."""
+        step_seconds, self._last, self._paused = finished - self._last - self._paused, finished, 0.0
+        elapsed = finished - self._began
         figures = {
             "images_per_second": round(self._images / max(step_seconds, 1e-9), 2),
             "data_wait": round(self._waited / max(elapsed, 1e-9), 4),

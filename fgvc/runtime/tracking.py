@@ -11,10 +11,11 @@ from typing import Any
 
 from fgvc.runtime.config import TrackConfig
 from shards.errors import UserError
-from shards.files import full_disk_is_named, write_bytes
+from shards.files import full_disk_is_named, write_bytes, write_json
 
 log = logging.getLogger(__name__)
 
+HELD = "held.json"  # a step's values that wait for what is measured after it
 MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # of WANDB_MODE, as W&B takes it
 
 
@@ -33,11 +34,13 @@ class Tracker:
         main: bool = True,
     ) -> None:
         self.main, self._every = main, config.every
+        self.held: dict[str, Any] | None = None  # the values of `hold` that a run resumes with
         self._run: Any = None
         if not main:
             return
-        self._path = folder / "metrics.jsonl"
-        cut_back(self._path, step)
+        self._path, self._held = folder / "metrics.jsonl", folder / HELD
+        self.held = self._take_up(step)
+        cut_back(self._path, step - 1 if self.held else step)
         self._file = self._path.open("a")
         mode = wandb_mode(config)
         if mode != "disabled":
@@ -52,6 +55,31 @@ class Tracker:
             self._file.flush()
         if self._run is not None:
             self._send(lambda run: run.log(values, step=step))
+
+    def hold(self, step: int, values: dict[str, Any]) -> None:
+        """Keep the values of a step on the disk until `release`: what is missing in them is about to be measured, and
+        a run that resumes after this step measures it again."""
+        if self.main:
+            write_json(self._held, {"step": step, "values": values})
+
+    def release(self) -> None:
+        """Held values have been logged, whole."""
+        self.held = None
+        if self.main and self._held.is_file():
+            self.sync()
+            self._held.unlink()
+
+    def _take_up(self, step: int) -> dict[str, Any] | None:
+        """Held values of this very step; those of another one, of a checkpoint that was lost, are dropped."""
+        try:
+            held: dict[str, Any] = json.loads(self._held.read_text())
+        except (OSError, ValueError):
+            return None
+        if held["step"] == step:
+            values: dict[str, Any] = held["values"]
+            return values
+        self._held.unlink()
+        return None
 
     def sync(self) -> None:
         """Put the record on the disk; called before a checkpoint, so that no checkpoint is newer than it."""

@@ -56,6 +56,7 @@ class RowFigures:
     test_runs: int
     p: float | None = None
     p_holm: float | None = None
+    gflops: float | None = None  # of a forward pass of one image, in 10^9 operations
 
 
 def read_run(folder: Path, seed: int, fold: int) -> Measured | None:
@@ -141,9 +142,11 @@ def cells_of(rows: Sequence[RowFigures], title: str) -> list[list[str]]:
     corrected = sum(row.p_holm is not None for row in rows) > 1
     touched = any(row.test_runs for row in rows)
     unfinished = any(row.runs < row.planned for row in rows)
+    header[5:5] = ["GFLOPs"] * _has_flops(rows)
     header[4:4] = ["p (Holm)"] * corrected
     header += [f"test {title} %"] * touched + ["runs"] * unfinished
-    return [header, *([*_cells(row, corrected), *_more_cells(row, touched, unfinished)] for row in rows)]
+    flops = _has_flops(rows)
+    return [header, *([*_cells(row, corrected, flops), *_more_cells(row, touched, unfinished)] for row in rows)]
 
 
 def table(rows: Sequence[RowFigures], title: str) -> str:
@@ -185,7 +188,7 @@ def _row(
         label=label, runs=len(runs), planned=planned, images=len(entries), value=value, low=low, high=high,
         per_seed=per_seed, std=statistics.stdev(per_seed) if len(per_seed) > 1 else None,
         difference=difference[:3] if difference else None, p=difference.p if difference else None,
-        parameters=runs[0].result["parameters"],
+        parameters=runs[0].result["parameters"], gflops=runs[0].result.get("gflops"),
         images_per_second=_median([run.images_per_second for run in runs]),
         evaluation_images_per_second=_median([run.result.get("evaluation_images_per_second") for run in runs]),
         seconds=_median([run.seconds for run in runs]),
@@ -198,7 +201,11 @@ def _median(values: Sequence[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _cells(row: RowFigures, corrected: bool) -> list[str]:
+def _has_flops(rows: Sequence[RowFigures]) -> bool:
+    return any(row.gflops is not None for row in rows)
+
+
+def _cells(row: RowFigures, corrected: bool, flops: bool) -> list[str]:
     difference = "-"
     if row.difference is not None:
         difference = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in row.difference))
@@ -209,6 +216,7 @@ def _cells(row: RowFigures, corrected: bool) -> list[str]:
         difference,
         *[_p_text(row.p_holm)] * corrected,
         _shown(row.parameters, "{:.2f} M", 1e-6),
+        *[_shown(row.gflops, "{:.2f}")] * flops,
         _shown(row.images_per_second, "{:.1f}"),
         _shown(row.evaluation_images_per_second, "{:.1f}"),
         _duration(row.seconds),

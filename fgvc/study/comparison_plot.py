@@ -10,8 +10,8 @@ from fgvc.study.comparison import RowFigures
 def accuracy_and_cost(path: Path, rows: Sequence[RowFigures], name: str, title: str) -> None:
     """A line a row, as in the table: the headline figure `name`, its difference from the first row, and its cost.
 
-    Bars are 95 % bootstrap intervals over images. Cost is wall time, and parameters where rows differ in them. Rows
-    without a finished run are left out; without any, nothing is drawn.
+    Bars are 95 % bootstrap intervals over images. Cost is wall time, and parameters and operations where rows differ in
+    them. Rows without a finished run are left out; without any, nothing is drawn.
     """
     shown = [row for row in rows if row.value is not None]
     if not shown:
@@ -19,6 +19,8 @@ def accuracy_and_cost(path: Path, rows: Sequence[RowFigures], name: str, title: 
     costs = [("wall time of a run, minutes", [(row.seconds or 0) / 60 for row in shown])]
     if len({row.parameters for row in shown}) > 1:
         costs.append(("parameters, millions", [(row.parameters or 0) / 1e6 for row in shown]))
+    if len({row.gflops for row in shown if row.gflops}) > 1:
+        costs.append(("forward pass, GFLOPs", [row.gflops or 0 for row in shown]))
     figure, axes = pyplot.subplots(
         1, 2 + len(costs), figsize=(7 + 3.5 * len(costs), 1.8 + 0.32 * len(shown)), layout="constrained"
     )

@@ -16,7 +16,7 @@ from fgvc.training.config import LoopConfig, OptimConfig
 from fgvc.training.learner import Means
 from fgvc.training.player import Player
 from fgvc.training.schedule import Schedule
-from fgvc.training.state import load_state, restore_rank, save_state
+from fgvc.training.state import load_state, restore_rank, state_of
 from fgvc.training.strategies.create import check_strategy
 
 # (name -> network as it is called, micro-batch as the loader gave it) -> (mean loss, {name: mean figure}).
@@ -99,8 +99,8 @@ class AdversarialLearner:
         """The plain network of a player to evaluate and export, as `Player.eval_network`."""
         return self.players[name].eval_network()
 
-    def save(self, folder: Path) -> None:
-        save_state(folder, self.step, self.players, self.accelerator, self.config.checkpoint_keep)
+    def state(self) -> dict[str, Any]:
+        return state_of(self.step, self.players, self.accelerator)
 
     def _move(self, phase: Phase, micro_batches: list[Any]) -> dict[str, torch.Tensor]:
         mover, means = self.players[phase.player], Means(len(micro_batches))

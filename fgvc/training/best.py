@@ -27,7 +27,8 @@ class BestEpoch:
         self, folder: RunFolder, schedule: Schedule, figure: str, *, patience: int, checkpoints: int
     ) -> None:  # fmt: skip
         """schedule: of the run; it ends here once the last `patience` epochs were no better than one before them (0:
-        never). figure: its key in metrics.jsonl. checkpoints: how many are kept. All ranks call all methods."""
+        never). figure: its key in metrics.jsonl. checkpoints: how many of the last epochs a run may resume from. All
+        ranks call all methods."""
         self.folder, self.schedule, self.figure = folder.checkpoints, schedule, figure
         self.patience, self.checkpoints = patience, checkpoints
         found = _measured(folder.metrics, figure) if rank() == 0 else []
@@ -35,14 +36,14 @@ class BestEpoch:
         self._end_schedule()
 
     def add(self, step: int, value: float, network: nn.Module) -> None:
-        """Take in an epoch that ended with `step`, before its checkpoint is written; `network` is what was measured."""
+        """Take in an epoch that ended with `step`, before its checkpoint is valid; `network` is what was measured."""
         self.epochs.append((step, broadcast_object(value)))
         self._end_schedule()
         if rank() != 0:
             return
         if self._best() == step:
             export(self._file(step), network.state_dict(), {})
-        # Each checkpoint that is there, and the one about to be written, ends an epoch or lies in one after it.
+        # Each checkpoint that is there, and the one being written, ends an epoch or lies in one after it.
         reach = range(max(1, len(self.epochs) - self.checkpoints), len(self.epochs) + 1)
         needed = {self._file(self._best(count)) for count in reach}
         for file in self.folder.glob("best-*.safetensors"):

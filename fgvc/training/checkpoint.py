@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -17,44 +18,86 @@ log = logging.getLogger(__name__)
 CHECKSUMS = "checksums.json"
 
 
-def save(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> Path:
-    """Write `parts` (file stem -> state of tensors and plain values) of this rank as checkpoint `step`.
+class Writer:
+    """Writes checkpoints beside training, at most one at a time: every rank its part, in a thread of its own, and rank
+    0 makes the checkpoint valid once all are written. All ranks call every method at the same step.
 
-    All ranks call it, with different stems. A kill at any moment leaves the checkpoints before it as they were.
-    Raises UserError on every rank when the disk of one is full.
+    A kill at any moment leaves the checkpoints before it as they were.
     """
-    final = folder / f"step-{step:08d}"
-    temporary = folder / f".step-{step:08d}.tmp"
-    if rank() == 0:
-        for leftover in folder.glob(".step-*.tmp"):
-            shutil.rmtree(leftover)
-        temporary.mkdir(parents=True)
-    barrier()
-    problem, sums = "", {}
-    try:
-        with full_disk_is_named(folder):
-            for stem, state in parts.items():
-                sums[f"{stem}.pt"] = _write(temporary / f"{stem}.pt", state)
-    except UserError as error:
-        problem = str(error)
-    answers = gather_objects((problem, sums))
-    problems = [text for text, _ in answers if text]
-    if not problems and rank() == 0:
-        try:
-            with full_disk_is_named(folder):
-                _publish(temporary, final, {name: digest for _, one in answers for name, digest in one.items()})
-        except UserError as error:
-            problems = [str(error)]
-    problems = gather_objects(problems)[0]
-    if problems:
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self._thread: Thread | None = None
+        self._problem, self._sums = "", dict[str, str]()
+
+    def begin(self, step: int, parts: dict[str, Any]) -> None:
+        """Start to write this rank's `parts` (file stem -> state of tensors and plain values, which nobody changes any
+        more; the stems of ranks differ) as checkpoint `step`. Raises UserError as `finish` does, of the one before."""
+        self.finish()
+        self._final = self.folder / f"step-{step:08d}"
+        self._temporary = self.folder / f".step-{step:08d}.tmp"
         if rank() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(problems[0])
-    if rank() == 0:
-        for old in sorted(folder.glob("step-*"))[:-keep]:
-            shutil.rmtree(old)
-    barrier()
-    return final
+            for leftover in self.folder.glob(".step-*.tmp"):
+                shutil.rmtree(leftover)
+            self._temporary.mkdir(parents=True)
+        barrier()
+        self._problem, self._sums = "", {}
+        self._thread = Thread(target=self._write, args=(parts,), daemon=True)
+        self._thread.start()
+
+    @property
+    def written(self) -> bool:
+        """Whether this rank has written its part of a checkpoint that still waits for `finish`."""
+        return self._thread is not None and not self._thread.is_alive()
+
+    def finish(self) -> None:
+        """Wait for every rank's part and make the checkpoint valid; nothing where none is being written. Raises
+        UserError on every rank when the disk of one is full."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        answers = gather_objects((self._problem, self._sums))
+        problems = [text for text, _ in answers if text]
+        if not problems and rank() == 0:
+            try:
+                with full_disk_is_named(self.folder):
+                    sums = {name: digest for _, one in answers for name, digest in one.items()}
+                    _publish(self._temporary, self._final, sums)
+            except UserError as error:
+                problems = [str(error)]
+        problems = gather_objects(problems)[0]
+        if problems:
+            if rank() == 0:
+                shutil.rmtree(self._temporary, ignore_errors=True)
+            raise UserError(problems[0])
+        if rank() == 0:
+            for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+                shutil.rmtree(old)
+        barrier()
+
+    def drop(self, step: int) -> None:
+        """Delete checkpoint `step`, if there is one."""
+        self.finish()
+        if rank() == 0:
+            shutil.rmtree(self.folder / f"step-{step:08d}", ignore_errors=True)
+        barrier()
+
+    def _write(self, parts: dict[str, Any]) -> None:
+        try:
+            with full_disk_is_named(self.folder):
+                for stem, state in parts.items():
+                    self._sums[f"{stem}.pt"] = _write(self._temporary / f"{stem}.pt", state)
+        except Exception as error:  # of a thread: said where the run can end for it
+            self._problem = str(error) if isinstance(error, UserError) else f"{self.folder}: {error!r}"
+
+
+def save(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> Path:
+    """Write one checkpoint and wait for it, as `Writer` does; its folder."""
+    writer = Writer(folder, keep)
+    writer.begin(step, parts)
+    writer.finish()
+    return folder / f"step-{step:08d}"
 
 
 def latest_valid(folder: Path) -> Path | None:

@@ -66,7 +66,8 @@ class LoopConfig:
         False,
     )
     deterministic: bool = option(False, "same bits every time on the same hardware, ranks and threads; slower")
-    checkpoint_minutes: Annotated[float, Ge(0)] = option(5.0, "save at every epoch's end and this often", False)
+    checkpoint_minutes: Annotated[float, Ge(0)] = option(5.0, "save this often, too (0: after every step)", False)
+    checkpoint_epochs: Annotated[int, Gt(0)] = option(1, "save at the end of every so many epochs", False)
     rewinds: Annotated[int, Ge(0)] = option(
         3, "training that breaks (a loss that is not finite) returns to the last checkpoint at half the learning rate, "
         "so often at most", False,

@@ -2,24 +2,22 @@
 
 import copy
 import os
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from fgvc.models.layers import eval_mode
-from fgvc.runtime.distributed import rank
+from fgvc.runtime.distributed import rank, world_size
 from fgvc.runtime.flops import FlopCounter
 from fgvc.training.config import LoopConfig, OptimConfig
 from fgvc.training.player import Player
 from fgvc.training.schedule import Schedule
-from fgvc.training.state import load_state, restore_rank, save_state
+from fgvc.training.state import load_state, restore_rank, state_of, unchanged_draws
 from fgvc.training.strategies.create import check_strategy
 
 # (model, micro-batch as the loader gave it) -> (mean loss, {name: mean figure}); the same names on every rank. It moves
@@ -46,8 +44,8 @@ class Learner(Protocol):
     def learn(self, micro_batches: list[Any]) -> dict[str, torch.Tensor]:
         """One step on this rank's micro-batches; mean figures, the losses among them named `loss...`."""
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint. All ranks call it."""
+    def state(self) -> dict[str, Any]:
+        """This rank's parts of a checkpoint (fgvc/training/checkpoint.py), copied to the CPU. All ranks call it."""
 
 
 class SupervisedLearner:
@@ -72,7 +70,7 @@ class SupervisedLearner:
             network, self._step, optim, config, schedule, accelerator,
             state["networks"]["model"] if state else None, ema=config.ema,
         )  # fmt: skip
-        self.step, self._forward_flops = 0, 0.0
+        self.step, self._flops = 0, 0.0
         self._whole = whole if config.compile else None  # not compiled yet
         self.memory: dict[str, Any] = {}  # plain values, the same on every rank, that checkpoints hold too
         if found is not None and state is not None:
@@ -85,8 +83,7 @@ class SupervisedLearner:
 
     @property
     def flops(self) -> float:
-        """The backward pass counts as twice the forward."""
-        return 3 * self._forward_flops * self.config.accumulation
+        return self._flops * self.config.accumulation
 
     def learn(self, micro_batches: list[Any]) -> dict[str, torch.Tensor]:
         if self._whole is not None:
@@ -112,31 +109,43 @@ class SupervisedLearner:
             network.pretrained_cfg = settings | {"classifier": settings["classifier"][:-1]}
         return network
 
-    def save(self, folder: Path) -> None:
-        keep = self.config.checkpoint_keep
-        save_state(folder, self.step, {"model": self.player}, self.accelerator, keep, self.memory)
+    @property
+    def rehearse(self) -> Callable[[Any], None] | None:
+        """Make one forward and backward pass with what a step needs beside it, to see whether there is memory enough;
+        the run cannot go on afterwards. None where a pass takes all ranks."""
+        return None if self.player.strategy.cuts_weights and world_size() > 1 else self._rehearse
+
+    def _rehearse(self, batch: Any) -> None:
+        parameters, optimizer = self.player.trainable, self.player.strategy.optimizer
+        optimizer.zero_grad()
+        state = 2 if isinstance(optimizer, torch.optim.AdamW) else 1
+        held = [torch.zeros_like(one) for one in parameters for _ in range(0 if optimizer.state else state)]
+        loss, _ = self._step(batch)  # without the strategy: nothing is exchanged
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+        del held
+
+    def state(self) -> dict[str, Any]:
+        return state_of(self.step, {"model": self.player}, self.accelerator, self.memory)
 
     def _compile(self, whole: nn.Module, batch: Any) -> None:
         """Compile the network before its first step. What counts operations keeps torch from compiling whatever it has
         seen, so they are counted before, in a pass that leaves no trace; every rank makes it."""
-        objective, draws = copy.deepcopy(self._step.objective), (np.random.get_state(), random.getstate())
-        with torch.random.fork_rng(), eval_mode(whole), torch.enable_grad(), FlopCounter() as counter:
+        objective = copy.deepcopy(self._step.objective)
+        with unchanged_draws(), eval_mode(whole), torch.enable_grad(), FlopCounter() as counter:
             objective(whole, copy.copy(batch))
-        np.random.set_state(draws[0])
-        random.setstate(draws[1])
-        self._forward_flops = counter.total
+        self._flops = counter.with_backward
         whole.compile(backend=os.environ.get("FGVC_COMPILE_BACKEND", "inductor"))
         self._whole = None
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """Rank 0 counts the floating-point operations of its first forward pass (a multiply-add counts two)."""
-        if self._forward_flops or rank() != 0:
+        if self._flops or rank() != 0:
             yield
             return
         with FlopCounter() as counter:
             yield
-        self._forward_flops = counter.total
+        self._flops = counter.with_backward
 
 
 class Means:

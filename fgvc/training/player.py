@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -10,6 +11,7 @@ from fgvc.runtime.distributed import sync_buffers
 from fgvc.training.average import Average
 from fgvc.training.config import LoopConfig, OptimConfig
 from fgvc.training.eval_copy import EvalCopy
+from fgvc.training.host import hosted
 from fgvc.training.schedule import Schedule, lr_factor, peak_lr, set_lr
 from fgvc.training.strategies.create import create_strategy
 
@@ -28,7 +30,7 @@ class Player:
         self.optim, self.config, self.schedule = optim, config, schedule
         if state is not None:  # before the weights are spread over the ranks
             network.load_state_dict(state["weights"])
-        self.network = network.to(accelerator.device)
+        self.network, self.device = network.to(accelerator.device), accelerator.device
         network.train()
         freeze_batch_norm(network, config.freeze_bn)
         freeze_layers(network, config.freeze_layers)
@@ -59,16 +61,23 @@ class Player:
 
     def eval_network(self) -> nn.Module:
         """The plain network to evaluate and export, whole on every rank: the average if one is kept. All ranks call
-        it: they take over rank 0's BatchNorm statistics."""
+        it: they take over rank 0's BatchNorm statistics. Where the strategy cuts weights into parts it lies in the
+        host's memory, and its layers come to the device as they are called."""
         local = self.average.tensors if self.average is not None else self.strategy.local()
-        return self._eval_copy.filled(self.strategy.full(local))
+        whole = self.strategy.whole(local)
+        if not self.strategy.cuts_weights:
+            return self._eval_copy.filled(dict(whole))
+        weights = hosted(whole, keep=True)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the copies are under way
+        return self._eval_copy.streamed(weights, self.device)
 
     def state(self, keep: bool) -> dict[str, Any]:
-        """Weights, average and optimizer state, whole and by name, so that any number of ranks and any strategy can
-        resume from them. All ranks call it; one with keep=False gets nothing worth keeping."""
+        """Weights, average and optimizer state, whole, by name and on the CPU, so that any number of ranks and any
+        strategy can resume from them. All ranks call it; one with keep=False gets nothing worth keeping."""
         sync_buffers(self.network)
         strategy = self.strategy
-        weights = strategy.full(strategy.local(), keep=keep)
-        average = strategy.full(self.average.tensors, keep=keep) if self.average is not None else None
-        optimizer = strategy.optimizer_state(keep=keep)
+        weights = hosted(strategy.whole(strategy.local()), keep)
+        average = hosted(strategy.whole(self.average.tensors), keep) if self.average is not None else None
+        optimizer = strategy.optimizer_state(keep)
         return {"weights": weights, "average": average, "optimizer": optimizer, "moves": self.moves}

@@ -1,7 +1,9 @@
 """What a checkpoint of a run holds: every network's state, and each rank's random draws."""
 
+import copy
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,10 @@ from fgvc.training import checkpoint
 from fgvc.training.player import Player
 
 
-def save_state(
-    folder: Path, step: int, players: Mapping[str, Player], accelerator: Accelerator, keep: int,
-    memory: dict[str, Any] | None = None,
-) -> None:  # fmt: skip
-    """Write checkpoint `step` into `folder` and keep the newest `keep` of them. All ranks call it.
+def state_of(
+    step: int, players: Mapping[str, Player], accelerator: Accelerator, memory: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """This rank's parts of checkpoint `step` (file stem -> state), copied to the CPU. All ranks call it.
 
     memory: plain values, the same on every rank, that come back with it.
     """
@@ -31,12 +32,24 @@ def save_state(
     if rank() == 0:
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         parts["shared"] = {"networks": networks, "scaler": scaler, "step": step, "ranks": world_size()}
-        parts["shared"]["memory"] = memory or {}
-    checkpoint.save(folder, step, parts, keep)
+        parts["shared"]["memory"] = copy.deepcopy(memory or {})  # a thread writes it
+    if accelerator.device.type == "cuda":
+        torch.cuda.synchronize(accelerator.device)  # the copies are under way
+    return parts
+
+
+@contextmanager
+def unchanged_draws() -> Iterator[None]:
+    """Leave every generator of random numbers as it was before."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng():
+        yield
+    np.random.set_state(numpy_state)
+    random.setstate(python_state)
 
 
 def load_state(found: Path | None) -> dict[str, Any] | None:
-    """What `save_state` wrote for all ranks; None where there is no checkpoint."""
+    """What `state_of` gave for all ranks; None where there is no checkpoint."""
     if found is None:
         return None
     state = checkpoint.load(found, "shared")

@@ -17,14 +17,19 @@ class Utilization:
     def __init__(self, learner: Learner, config: LoopConfig) -> None:
         self.learner, self.config, self.rate, self.steps = learner, config, 0.0, 0
 
+    @property
+    def measures_next(self) -> bool:
+        """Whether the next figures bring a measurement, for which the device must be idle."""
+        return (self.steps + 1) & self.steps == 0
+
     def figures(self, images_per_second: float) -> dict[str, float]:
         """The rate is the best of several measurements (after 1, 2, 4, 8, ... steps, since the machine may be busy
         during one), and never below what training itself reaches."""
+        measures, device = self.measures_next, self.learner.device
+        self.steps += 1
         if rank() != 0:
             return {}
-        device = self.learner.device
-        self.steps += 1
-        if self.steps & (self.steps - 1) == 0:
+        if measures:
             self.rate = max(self.rate, matmul_rate(device, self.config.precision))
         reached = self.learner.flops * images_per_second / self.config.batch
         self.rate = max(self.rate, reached)

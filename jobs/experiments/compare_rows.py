@@ -194,6 +194,11 @@ def _module(job: str) -> ModuleType:
     able = [name for name in JOBS if trains(kind := command_module(name).Config) or measures(kind)]
     if job not in able:
         raise UserError(f"job={job}: cannot be compared{nearest(job, able)}; there are {', '.join(able)}")
+    if not command_module(job).HEADLINE.per_image:
+        raise UserError(
+            f"job={job}: cannot be compared: intervals pair images, and its figure is of a set of images as a whole; "
+            "start its runs one by one, with several seeds, or take fgvc sweep"
+        )
     return command_module(job)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fgvc.runtime.run_folder import RESULT, counted_time
-from jobs.config import load_job
+from jobs.config import load_command
 from jobs.experiments.compare_results import write_results
 from jobs.experiments.compare_rows import Config, Run
 from jobs.experiments.runners import job_says
@@ -69,7 +69,7 @@ def dry_run(config: Config, runs: list[Run], profile: Profile | None) -> None:
 def submit(config: Config, runs: list[Run], profile: Profile, follow: bool) -> bool:
     """Submit the missing runs as an array; whether all have ended, so that the table can be written."""
     missing = [planned.command.words for planned in runs if not planned.command.done]
-    for warning in fetch_weights(load_job(config.job, file, words) for _, file, *words in missing):
+    for warning in fetch_weights(load_command(words) for words in missing):
         print(f"compare {config.name}: {warning}", flush=True)
     stages = [Stage(config.name, tuple(_launches(config, runs, profile)))]
     submitted = submit_graph(profile, stages)[config.name]

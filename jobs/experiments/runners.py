@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.config import load_job
+from jobs.config import load_command
 from jobs.experiments.sequence import Command, Process, last_line
 from jobs.launch import fetch_weights
 from slurm.graph import Stage, submit_graph
@@ -69,7 +69,7 @@ class Jobs:
         self._gone: set[str] = set()
 
     def start(self, commands: Sequence[Command]) -> None:
-        for warning in fetch_weights(load_job(job, file, words) for job, file, *words in (c.words for c in commands)):
+        for warning in fetch_weights(load_command(command.words) for command in commands):
             log.warning("sweep %s: %s", self._name, warning)
         tasks = tuple(Launch(f"sweep/{self._name}", command.words, command.folder) for command in commands)
         submit_graph(self._profile, [Stage("trials", tasks, throttle=self._throttle)])

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
-from jobs.config import describe, held_out_only, load, load_job, read_yaml
+from jobs.config import describe, held_out_only, load, load_command, read_yaml
 from jobs.experiments.runners import job_says
 from jobs.experiments.sweep_file import flat, job_config, split_command, trial_words_of
 from jobs.launch import fetch_weights, read_profile, scratch_runs, split_words
@@ -95,7 +95,7 @@ def _agent(sweep_path: str, config: Config, profile: Profile) -> int:
         values = {key: entry["value"] for key, entry in read_yaml(Path(os.environ["WANDB_SWEEP_PARAM_PATH"])).items()
                   if isinstance(entry, dict) and not key.startswith("_")}  # fmt: skip
         task = trial_task(job, rest, flat(values), folder, run_id)
-        for warning in fetch_weights([load_job(*task.words[:2], list(task.words[2:]))]):
+        for warning in fetch_weights([load_command(task.words)]):
             print(f"{task.name}: {warning}", flush=True)
         passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         run_job(replace(profile, env=profile.env | passed), task)

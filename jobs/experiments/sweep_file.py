@@ -182,7 +182,8 @@ def _command(file: Path, values: dict[str, Any]) -> tuple[str, Path, tuple[str, 
 
 def _headline(job: str) -> dict[str, str]:
     """What a sweep optimises by default: the job's headline on the held-out fold."""
-    return {"name": f"val_{command_module(job).HEADLINE.key}", "goal": "maximize"}
+    headline = command_module(job).HEADLINE
+    return {"name": f"val_{headline.key}", "goal": headline.goal}
 
 
 def _metric(file: Path, values: Any) -> Metric:

@@ -24,95 +24,116 @@ from fgvc.models.layers import checkpoint_gradients
 from fgvc.models.lora import add_lora, merge_lora
 from fgvc.models.normalised import Normalised
 from fgvc.models.timm import create_model, input_size, input_statistics
+from fgvc.robustness.watch import Watch, strengthened
 from fgvc.training.best import BestEpoch
 from fgvc.training.curves import Panel
-from fgvc.training.learner import SupervisedLearner
+from fgvc.training.learner import Objective, SupervisedLearner
+from fgvc.training.rewind import Rewinds
 from fgvc.training.schedule import Schedule
 from jobs.classify import Config
 from jobs.inputs import boxes_hashes, check_forward, file_hash, loader_workers
+from jobs.tasks.defence import defence_figures, open_objective
+from jobs.tasks.synthetic import open_synthetic
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
+from shards.manifest import read_manifest
 from shards.paths import expand
 from shards.reading.loader import Place, Samples, train_loader
+from shards.reading.splits import limited
 from shards.reading.transforms import train_transform
 from shards.reading.views import View, open_crops
 
 
 def run(config: Config) -> dict[str, Any]:
     """Train, measure, export; what result.json holds. Raises UserError for a user's mistake."""
-    return train("classify", config, _inputs, _Classify)
+    return train("classify", config, _inputs, Classify)
 
 
 def _inputs(config: Config) -> dict[str, str]:
     inputs = {"weights": file_hash(config.model.weights, "model.weights")} | boxes_hashes(config.data)
     if config.exclude:
         inputs["exclude"] = file_hash(config.exclude, "exclude")
+    if config.defence.teacher:
+        inputs["teacher"] = file_hash(config.defence.teacher, "defence.teacher")
+    if config.synthetic.shards:
+        inputs["synthetic"] = read_manifest(expand(config.synthetic.shards, "synthetic.shards")).fingerprint
     if run := config.train.temperature_from:
         inputs["temperature_from"] = file_hash(str(held_out_answers(run)), "train.temperature_from")
     return inputs
 
 
-class _Classify:
+class Classify:
     """One run, opened (a Task and a SplitTask of jobs/tasks/training.py)."""
 
-    panels: Sequence[Panel] = (Panel("loss", ["loss"], ["nll"]), Panel("top-1", ["top1"], ["top1"]))
+    panels: Sequence[Panel] = (
+        Panel("loss", ["loss"], ["nll"]),
+        Panel("top-1", ["top1", "robust_top1"], ["top1", "robust"]),
+    )
 
     def __init__(self, opened: Opened) -> None:
         self.config, self.manifest, self.splits, self.folder, self.accelerator = opened
         config = self.config
         self.images, self.trains = len(self.splits.train), config.train.method != "probe"
+        # What a defence trains on grows harder as it goes, and clean accuracy is its price.
+        self.guarded = config.train.guard and config.defence.method == "none"
         self.measured = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
         self.crops = open_crops(self.manifest, self.splits, config.data)
-        self.workers = loader_workers(config.data, self.accelerator.num_processes)
+        self.workers = loader_workers(config.data)
         self.network = create_model(config.model, len(self.manifest.classes))
         if config.train.grad_checkpointing:
             checkpoint_gradients(self.network)
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
-        check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
+        self.flops = check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
         self.mean, self.std = input_statistics(self.network, config.model)
         self.listed = read_listed(expand(config.exclude, "exclude"), self.manifest) if config.exclude else None
         self.temperature = temperature_from(config.train, self.manifest, config.model.name)
-        labels = np.array([self.manifest.entries[index].label for index in self.splits.train])
+        labels = self.manifest.entries.label[self.splits.train]
         self.weights = class_weights(labels, len(self.manifest.classes), config.train.class_weights)
         self.best: BestEpoch | None = None
+        self.watch: Watch | None = None
+        kept_out = [*self.splits.watched, *self.splits.held_out, *self.splits.test]
+        self.synthetic = open_synthetic(config.synthetic, self.manifest, self.splits.train, kept_out, config.seed)
 
     def learner(self, schedule: Schedule, found: Path | None) -> SupervisedLearner:
         config = self.config
         if found is None and "probe" in (config.train.method, config.train.head_start):
             self._probe()
-            if self.trains and config.train.guard and self.splits.watched:
+            if self.trains and self.guarded and self.splits.watched:
                 keep_probe(self.folder.path, self.predict(self.network, self.splits.watched, "the probe, held out"))
         if config.train.method == "lora":
             add_lora(self.network, config.train.lora_rank)
-        objective = classification(
-            len(self.manifest.classes), config.train, config.seed, self.accelerator.device, self.weights
-        )  # fmt: skip
         learner = SupervisedLearner(
-            self.network, self._normalised(self.network), objective, config.optim, config.train, schedule,
+            self.network, self._normalised(self.network), self._objective(), config.optim, config.train, schedule,
             self.accelerator, found,
         )  # fmt: skip
         if config.train.keep == "best":
-            keep, patience = config.train.checkpoint_keep, config.train.patience
-            self.best = BestEpoch(self.folder, schedule, "val_top1", patience=patience, checkpoints=keep)
+            keep, patience = config.train.checkpoint_keep * config.train.checkpoint_epochs, config.train.patience
+            figure = "val_top1" if self.watch is None else "val_robust"
+            self.best = BestEpoch(self.folder, schedule, figure, patience=patience, checkpoints=keep)
         return learner
 
     def batches(self, start_step: int, place: Place) -> Iterator[Any]:
         config, transform = self.config, train_transform(self.config.image, self.size)
-        samples = Samples(self.manifest, transform, self.crops.train, cache=config.data.cache, seed=config.seed)
+        samples: Any = Samples(self.manifest, transform, self.crops.train, cache=config.data.cache, seed=config.seed)
+        blend = None
+        if self.synthetic is not None:
+            samples, blend = self.synthetic.samples(samples, transform, config.data.cache), self.synthetic.blend.blend
         return train_loader(
             self.manifest, self.splits.train, samples, seed=config.seed, batch=config.train.batch,
             epochs=config.train.epochs, window=config.data.window, start_step=start_step, place=place,
-            workers=self.workers, balance=config.train.balanced_sampling,
+            workers=self.workers, balance=config.train.balanced_sampling, blend=blend,
         )  # fmt: skip
 
     def held_out(self, learner: SupervisedLearner, epoch: int) -> dict[str, float]:
+        last = epoch == self.config.train.epochs
+        figures: dict[str, float] = {} if self.watch is None else self.watch.after_epoch(learner, epoch, last)
         if not self.splits.watched:
-            return {}
+            return figures
         network = learner.eval_network()
         predictions = self.predict(network, self.splits.watched, "held out")
-        figures = {"val_top1": float(predictions.correct.mean()), "val_nll": nll(predictions)}
-        if self.best is not None:
-            self.best.add(learner.step, figures["val_top1"], network)
+        figures |= {"val_top1": float(predictions.correct.mean()), "val_nll": nll(predictions)}
+        if self.best is not None and self.best.figure in figures:
+            self.best.add(learner.step, figures[self.best.figure], network)
         return figures | against_probe(self.folder.path, predictions)
 
     def measure(self, learner: SupervisedLearner) -> tuple[dict[str, Any], dict[str, Path]]:
@@ -120,6 +141,9 @@ class _Classify:
         kept = self.best.restore(network, self.accelerator.device) if self.best is not None else {}
         merge_lora(network)
         figures, pictures = measure_splits(self, network)
+        figures["gflops"] = round(self.flops / 1e9, 3)
+        if self.watch is not None:
+            figures["defence"] = defence_figures(self.config.defence, self.folder.metrics)
         if kept:
             figures["kept"] = kept | {"chosen_on": "a held-out share" if self.config.data.folds else "val"}
         return figures | ({"crops": self.crops.counts} if self.crops.counts else {}), pictures
@@ -144,10 +168,31 @@ class _Classify:
         model, image, data = self.config.model, self.config.image, self.config.data
         record = {"name": model.name, "kwargs": model.kwargs, "caffe_stride": model.caffe_stride}
         trained_on = [training_record(self.manifest, data, self.splits.train), *records_of_start(model.weights)]
+        trained_on += self.synthetic.trained_on if self.synthetic is not None else []
         facts = about(
             self.manifest, record, image, data, self.mean, self.std, self.eval_size, self.temperature, trained_on
         )
         export(self.folder.weights, network.state_dict(), facts)
+
+    def _objective(self) -> Objective:
+        """What is learnt; with a defence, `watch` measures how it does."""
+        config, device = self.config, self.accelerator.device
+        if config.defence.method == "none":
+            return classification(len(self.manifest.classes), config.train, config.seed, device, self.weights)
+
+        def sample_of(indices: list[int], view: View) -> DataLoader:
+            chosen = limited(indices, config.defence.check_images)
+            return split_loader(
+                self.manifest, chosen, config.data, config.image, self.eval_size, view, 64, self.workers
+            )  # fmt: skip
+
+        defence = strengthened(config.defence, Rewinds(self.folder.path).made)
+        held_out = sample_of(self.splits.watched, self.crops.test[0]) if self.splits.watched else None
+        self.watch = Watch(
+            defence, config.seed, self.folder.checkpoints, sample_of(self.splits.train, self.crops.train[0]), held_out,
+            self._normalised,
+        )  # fmt: skip
+        return open_objective(config, defence, self.manifest, self.size, device, self.weights)
 
     def _probe(self) -> None:
         """Put a probe's head on the network: features of the training images are computed once, then solved for."""
@@ -160,6 +205,7 @@ class _Classify:
                 self.manifest, indices, config.data, config.image, self.eval_size, view, 64, self.workers
             )  # fmt: skip
 
+        self.network.to(self.accelerator.device)
         found = probe_head(
             self.network, self._normalised(self.network), [partial(loader_of, view) for view in self.crops.train],
             self.accelerator.device, config.train.precision, train, self.folder.features, len(self.manifest.classes),
@@ -169,5 +215,6 @@ class _Classify:
             self.temperature = found
 
     def _normalised(self, network: nn.Module) -> Normalised:
-        """`network` as a model of uint8 images on this rank's device."""
-        return Normalised(network, self.mean, self.std, self.config.train.channels_last).to(self.accelerator.device)
+        """`network`, which stays where it is, as a model of uint8 images on this rank's device."""
+        device = self.accelerator.device
+        return Normalised(network, self.mean.to(device), self.std.to(device), self.config.train.channels_last)

@@ -8,17 +8,14 @@ from typing import Any
 
 import torch
 
-from fgvc.explanation.birds import Bird, Darkroom, open_guide, oracle_map, validation_birds
+from fgvc.explanation.birds import Darkroom, open_guide
 from fgvc.explanation.config import ALWAYS, BASELINES, SLOW
-from fgvc.explanation.explainers import Explainer, applicable, explainer
-from fgvc.explanation.funnybirds import protocol_rows
-from fgvc.explanation.gallery import Gallery, of_photos, of_shards
-from fgvc.explanation.measure import Examiner
-from fgvc.explanation.sanity import SHARES, randomised, sanity
+from fgvc.explanation.examination import CHUNK, FEW, Examination, Found
+from fgvc.explanation.explainers import applicable, explainer
+from fgvc.explanation.gallery import Gallery, of_photos, of_shards, photo_files
 from fgvc.explanation.subject import Subject
 from fgvc.models.record import read_classifier
 from fgvc.models.timm import load_classifier
-from fgvc.runtime.chunks import Arrays, in_chunks
 from fgvc.runtime.distributed import barrier, rank
 from fgvc.runtime.run_folder import RunFolder, finish
 from fgvc.training.strategies.create import create_accelerator
@@ -26,19 +23,16 @@ from jobs.config import nearest
 from jobs.explain import Config, check
 from jobs.inputs import file_hash, loader_workers, open_job
 from jobs.tasks.explain_outputs import write_outputs
-from jobs.tasks.explain_tables import Found, figures_of
+from jobs.tasks.explain_tables import figures_of
 from jobs.tasks.measured import Measured, drawn, open_measured
 from shards.errors import UserError
 from shards.paths import expand
 from shards.reading.config import ImageConfig
 
-CHUNK, FEW = 16, 4  # images of a chunk, of one of slow work: what a kill costs at most
-EACH = 3  # birds of a species that thresholds are chosen by
 
-
-@dataclass
+@dataclass(frozen=True)
 class Opened:
-    """What is explained. measured: None for photos. darkroom: where the images are field guide birds, seen whole."""
+    """What is explained: numbers are of images in the gallery. measured: None for photos."""
 
     about: dict[str, Any]
     gallery: Gallery
@@ -48,26 +42,31 @@ class Opened:
     measured: Measured | None = None
     darkroom: Darkroom | None = None
 
+    def everything(self, config: Config) -> Gallery:
+        """All images of the shards: what a boxes layer is of."""
+        assert self.measured is not None
+        return _gallery(self.measured, range(len(self.measured.manifest.entries)), loader_workers(config.data))
+
 
 def run(config: Config) -> dict[str, Any]:
     """Explain, score, draw; what result.json holds. Raises UserError for unfit weights, classes, methods or images."""
     began = time.monotonic()
     check(config)
     accelerator = create_accelerator("fp32", deterministic=True)
-    opened = _open(config, accelerator.device, accelerator.num_processes)
+    opened = _open(config, accelerator.device)
     classes = opened.about["classes"]
     for name in config.pair:
         if name not in classes:
             raise UserError(f"pair: {name!a}: no such class{nearest(name, classes)}")
+    methods = _methods(config, opened)
     with open_job("explain", config, opened.inputs, rank() == 0) as folder:
         if folder.result is not None:
             return folder.result
-        found = _explain(config, opened, folder)
+        found = _examine(config, opened, methods, folder)
         figures: dict[str, Any] = {}
         if rank() == 0:
             split = "photos" if config.photos else config.split
-            figures = {split: figures_of(found, classes)}
-            figures |= opened.measured.marks if opened.measured else {}
+            figures = {split: figures_of(found, classes)} | (opened.measured.marks if opened.measured else {})
             write_outputs(config, opened, found, figures[split], folder)
             figures = finish(folder, figures, opened.inputs, time.monotonic() - began)
             shutil.rmtree(folder.path / "chunks", ignore_errors=True)
@@ -75,113 +74,58 @@ def run(config: Config) -> dict[str, Any]:
         return figures
 
 
-def _open(config: Config, device: torch.device, ranks: int) -> Opened:
+def _open(config: Config, device: torch.device) -> Opened:
     weights = expand(config.weights, "weights")
     if config.photos:
-        path, about = expand(config.photos, "photos"), read_classifier(weights)
-        if not path.exists():
-            raise UserError(f"photos={config.photos}: no such file or folder")
+        about, files = read_classifier(weights), photo_files(expand(config.photos, "photos"))
         image = ImageConfig(eval_fit=about["fit"], eval_crop=about["eval_crop"], interpolation=about["interpolation"])
-        gallery = of_photos(path, image, about["size"])
-        files = [path] if path.is_file() else sorted(path.iterdir())
+        gallery = of_photos(files, image, about["size"])
         inputs = {"weights": file_hash(config.weights, "weights")}
-        inputs |= {f"photos.{file.name}": file_hash(str(file), "photos") for file in files if file.is_file()}
-        subject = Subject(load_classifier(weights)[0], about["size"], device)
-        return Opened(about, gallery, drawn(list(gallery.entries), config.images, config.seed), subject, inputs)
+        inputs |= {f"photos.{file.name}": file_hash(str(file), "photos") for file in files}
+        numbers = drawn(list(gallery.entries), config.images, config.seed)
+        return Opened(about, gallery, numbers, Subject(load_classifier(weights)[0], about["size"], device), inputs)
     measured = open_measured(config)
     about, numbers = measured.about, drawn(measured.indices, config.images, config.seed)
-    view = measured.views(numbers)[-1]  # of whole+box the part that was cut out
-    gallery = of_shards(
-        measured.manifest, numbers, view, measured.image, about["size"], cache=config.data.cache,
-        workers=loader_workers(measured.data, ranks),
-    )  # fmt: skip
-    subject = Subject(load_classifier(weights)[0], about["size"], device)
-    guide = open_guide(measured.manifest)
+    gallery = _gallery(measured, numbers, loader_workers(measured.data))
+    subject, guide = Subject(load_classifier(weights)[0], about["size"], device), open_guide(measured.manifest)
     darkroom = Darkroom(guide, subject, measured.image) if guide and gallery.whole else None
     return Opened(about, gallery, numbers, subject, measured.inputs, measured, darkroom)
 
 
-def _explain(config: Config, opened: Opened, folder: RunFolder) -> Found:
-    """Maps and scores of all images, over all ranks."""
-    chunks, subject, gallery = folder.path / "chunks", opened.subject, opened.gallery
-    methods = _methods(config, opened)
-    fast = [name for name in methods if name not in SLOW]
-    few = drawn(opened.numbers, config.slow_images or len(opened.numbers), config.seed + 1)
-    oracle = _oracle(opened) if opened.darkroom else None
-
-    def examined(title: str, numbers: Sequence[int], names: list[str], size: int, perturbs: bool) -> Arrays:
-        guide = opened.darkroom.guide if opened.darkroom else None
-        examiner = Examiner(
-            subject, names, gallery.entries, gallery.placements, config.seed, config.box_threshold, perturbs, guide,
-            oracle,
-        )  # fmt: skip
-        work = in_chunks(chunks / title, numbers, size, gallery.load, examiner, seed=config.seed, title=title)
-        if not work["finite"].all():
-            key = gallery.entries[int(work["entries"][~work["finite"]][0])].key
-            raise UserError(f"weights={config.weights}: outputs are not finite, first for '{key}'")
-        return work
-
-    found = Found(methods, examined("maps", opened.numbers, fast, CHUNK, False))
-    if config.slow_images:
-        found.few = examined("perturbed", few, methods, FEW, True)
-    if config.sanity_images:
-        found.sanity = _sanity(config, opened, [name for name in methods if name not in (*SLOW, "oracle")], chunks)
-    if opened.darkroom and config.birds:
-        _redraw(config, opened, [name for name in fast if name != "oracle"], chunks, found)
-    return found
+def _gallery(measured: Measured, numbers: Sequence[int], workers: int) -> Gallery:
+    """Images of the shards as the classifier sees them; of whole+box the part that was cut out."""
+    return of_shards(
+        measured.manifest, numbers, measured.views(numbers)[-1], measured.image, measured.about["size"],
+        cache=measured.data.cache, workers=workers,
+    )  # fmt: skip
 
 
 def _methods(config: Config, opened: Opened) -> list[str]:
     """Those that are named, or apply; then the baselines. Raises UserError for one that the network has nothing for."""
-    named = config.methods or [name for name in applicable(opened.subject) if config.slow_images or name not in SLOW]
-    for name in (*named, config.boxes_by or "cam", config.sheet or "cam"):
-        if name != "oracle" and (config.methods or name in (config.boxes_by, config.sheet)):
+    if "oracle" in config.methods and not opened.darkroom:
+        raise UserError("methods=oracle: only for whole images of the field guide, which are drawn without a part")
+    named = [name for name in (*config.methods, config.boxes_by, config.sheet) if name]
+    for name in named:
+        if name != "oracle":
             explainer(name, opened.subject)
-    extra = [name for name in (config.boxes_by, config.sheet) if name]
-    baselines = [*ALWAYS, *(["oracle"] if opened.darkroom else [])]
-    if "oracle" in named and not opened.darkroom:
-        raise UserError("methods: oracle is for whole images of the field guide, which can be drawn without a part")
-    return list(dict.fromkeys([*(name for name in (*named, *extra) if name not in BASELINES), *baselines]))
+    apply = applicable(opened.subject) if not config.methods else []
+    chosen = [name for name in (*apply, *named) if name not in BASELINES and (config.slow_images or name not in SLOW)]
+    return list(dict.fromkeys([*chosen, *ALWAYS, *(["oracle"] if opened.darkroom else [])]))
 
 
-def _oracle(opened: Opened) -> Explainer:
-    darkroom = opened.darkroom
-    assert darkroom is not None
-
-    def explain(inputs: torch.Tensor, classes: torch.Tensor, numbers: list[int]) -> torch.Tensor:
-        birds = [darkroom.guide.bird(opened.gallery.entries[number]) for number in numbers]
-        pairs = zip(birds, classes.tolist(), strict=True)
-        return torch.stack([oracle_map(darkroom.score(bird), label) for bird, label in pairs])
-
-    return explain
-
-
-def _sanity(config: Config, opened: Opened, names: list[str], chunks: Any) -> Arrays:
-    subjects = [opened.subject, *(randomised(opened.subject, share, config.seed) for share in SHARES)]
-
-    def work(batch: Any) -> Arrays:
-        inputs = opened.subject.normalise(batch.images)
-        classes, numbers = opened.subject.logits(inputs).argmax(1), [int(entry) for entry in batch.entries]
-        return {name: sanity(name, subjects, inputs, classes, numbers) for name in names}
-
-    few = drawn(opened.numbers, config.sanity_images, config.seed + 2)
-    return in_chunks(chunks / "sanity", few, FEW, opened.gallery.load, work, seed=config.seed, title="sanity")
-
-
-def _redraw(config: Config, opened: Opened, names: list[str], chunks: Any, found: Found) -> None:
-    """FunnyBirds' protocol: on birds that thresholds are chosen by, then on those that are measured."""
-    darkroom = opened.darkroom
-    assert darkroom is not None
-    methods = {name: explainer(name, opened.subject, config.seed) for name in names}
-    few = drawn(opened.numbers, config.birds, config.seed + 3)
-    measured = {number: darkroom.guide.bird(opened.gallery.entries[number]) for number in few}
-    aside = validation_birds(len(darkroom.guide.species), EACH)[: config.birds]
-    chosen: dict[int, Bird] = {10**9 + place: bird for place, bird in enumerate(aside)}
-
-    def rows(title: str, birds: dict[int, Bird]) -> Arrays:
-        return in_chunks(
-            chunks / title, list(birds), FEW, list, seed=config.seed, title=title,
-            work=lambda numbers: protocol_rows(darkroom, methods, [birds[number] for number in numbers], numbers),
-        )  # fmt: skip
-
-    found.validation, found.birds = rows("validation birds", chosen), rows("birds", measured)
+def _examine(config: Config, opened: Opened, methods: list[str], folder: RunFolder) -> Found:
+    """Maps and scores, over all ranks."""
+    numbers, seed = opened.numbers, config.seed
+    work = Examination(
+        opened.subject, opened.gallery, methods, folder.path / "chunks", opened.darkroom, seed, config.box_threshold
+    )  # fmt: skip
+    found = Found(methods, work.maps("maps", numbers, [name for name in methods if name not in SLOW], CHUNK, False))
+    if config.slow_images:
+        found.few = work.maps("few", drawn(numbers, config.slow_images, seed + 1), methods, FEW, True)
+    if config.sanity_images:
+        found.sanity = work.randomised(drawn(numbers, config.sanity_images, seed + 2))
+    if config.boxes_by and opened.measured:
+        found.boxes = work.boxes(opened.everything(config), config.boxes_by)
+    if opened.darkroom and config.birds:
+        found.validation, found.birds = work.redrawn(drawn(numbers, config.birds, seed + 3))
+    return found

@@ -1,17 +1,20 @@
 """From rows of images to a table: a method's figures with their 95 % intervals, and what is compared with what."""
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from fgvc.explanation.funnybirds import SHARES, best_share, completeness_of
+from fgvc.explanation.config import BASELINES
+from fgvc.explanation.examination import Found
+from fgvc.explanation.funnybirds import QUESTIONS, SHARES, best_share, completeness_of
 from fgvc.explanation.scores import max_box_accuracy
 from fgvc.runtime.chunks import Arrays
 from fgvc.study.statistics import interval_over_images
 
 MEANS = ("pointing", "energy", "telling", "insertion", "deletion", "road", "empty", "seconds")
+PERTURBED = ("insertion", "deletion", "road")  # are measured on few images, of all methods
 DRAWS = 2000
 LARGER = ("pointing", "energy", "max_box_acc", "telling", "insertion", "road", "funnybirds")  # is better
 
@@ -34,7 +37,7 @@ def with_interval(values: np.ndarray) -> dict[str, Any]:
 
 def method_figures(rows: Arrays, name: str) -> dict[str, Any]:
     """A method's figures: {score: mean, score_interval: [low, high], ...}; those that nothing is known of left out."""
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"images": len(rows["entries"])}
     for score in MEANS:
         if (values := rows.get(f"{name}/{score}")) is not None and (found := with_interval(values)):
             figures[score] = found["mean"]
@@ -56,55 +59,51 @@ def difference(rows: Arrays, ours: str, theirs: str, score: str) -> dict[str, An
 
 def protocol_figures(validation: Arrays, measured: Arrays, name: str) -> dict[str, Any]:
     """FunnyBirds' figures of a method: the share of a map that makes a part important is chosen on `validation`."""
+    if not (validation["right"].any() and measured["right"].any()):
+        return {}
     share = best_share(validation[f"{name}/completeness"])
-    checks, order, targets = (measured[f"{name}/{key}"] for key in ("completeness", "correctness", "contrastivity"))
+    checks, order, targets = (measured[f"{name}/{key}"] for key in QUESTIONS)
 
-    def three(rows: np.ndarray) -> tuple[float, float, float]:
-        return (
-            float(completeness_of(checks[rows])[share]), float(np.nanmean(order[rows])),
-            float(np.nanmean(targets[rows])),
-        )  # fmt: skip
+    def three(rows: np.ndarray) -> list[float]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of means over nothing: NaN is what they are
+            return [completeness_of(checks[rows])[share], np.nanmean(order[rows]), np.nanmean(targets[rows])]
 
-    everything = np.arange(len(order))
-    complete, correct, contrastive = three(everything)
+    complete, correct, contrastive = three(np.arange(len(order)))
     csdc, pc, dc, distractors = np.nanmean(checks, axis=0)[:, share].tolist()
-    return {
-        "funnybirds": float(np.mean([complete, correct, contrastive])),
-        "funnybirds_interval": bootstrapped(len(order), lambda rows: float(np.mean(three(rows)))),
-        "completeness": complete, "csdc": csdc, "pc": pc, "dc": dc, "distractors": distractors,
-        "correctness": correct, "contrastivity": contrastive, "share": float(SHARES[share]),
+    figures: dict[str, Any] = {
+        "funnybirds": np.mean([complete, correct, contrastive]), "completeness": complete, "csdc": csdc, "pc": pc,
+        "dc": dc, "distractors": distractors, "correctness": correct, "contrastivity": contrastive,
+        "share": SHARES[share],
     }  # fmt: skip
+    known: dict[str, Any] = {key: float(value) for key, value in figures.items() if np.isfinite(value)}
+    if "funnybirds" in known:
+        known["funnybirds_interval"] = bootstrapped(len(order), lambda rows: float(np.mean(three(rows))))
+    return known
 
 
 def best_of(figures: dict[str, dict[str, Any]], scores: Sequence[str] = LARGER) -> dict[str, str]:
-    """The method with the largest value of every score, baselines left out."""
-    candidates = {name: row for name, row in figures.items() if name not in ("random", "centre", "oracle")}
+    """The method with the largest value of every score among those measured on the same images, baselines left out."""
+    most = max(row["images"] for row in figures.values())
+    candidates = {name: row for name, row in figures.items() if name not in BASELINES}
     best = {}
     for score in scores:
-        known = {name: row[score] for name, row in candidates.items() if score in row}
+        known = {
+            name: row[score]
+            for name, row in candidates.items()
+            if score in row and (row["images"] == most or score in PERTURBED)
+        }
         if known:
             best[score] = max(known, key=lambda name: known[name])
     return best
-
-
-@dataclass
-class Found:
-    """Rows of images: of all and the fast methods; of few and all methods; of randomised weights; of redrawn birds."""
-
-    methods: list[str]
-    rows: Arrays
-    few: Arrays = field(default_factory=dict)
-    sanity: Arrays = field(default_factory=dict)
-    validation: Arrays = field(default_factory=dict)
-    birds: Arrays = field(default_factory=dict)
 
 
 def figures_of(found: Found, classes: Sequence[str]) -> dict[str, Any]:
     """What result.json holds of a split."""
     methods: dict[str, dict[str, Any]] = {}
     for name in found.methods:
-        row = method_figures(found.rows if f"{name}/pointing" in found.rows else found.few, name)
-        for score in ("insertion", "deletion", "road"):
+        row = method_figures(found.of(name), name)
+        for score in PERTURBED:
             if f"{name}/{score}" in found.few:
                 row |= _named(score, with_interval(found.few[f"{name}/{score}"]))
         if name in found.sanity:
@@ -125,8 +124,9 @@ def figures_of(found: Found, classes: Sequence[str]) -> dict[str, Any]:
         figures["birds"] = {
             "measured": int(found.birds["right"].sum()), "drawn": len(found.birds["right"]),
             "thresholds_by": int(found.validation["right"].sum()),
-            "background_independence": float(np.nanmean(found.birds["background"])),
         }  # fmt: skip
+        if known := with_interval(found.birds["background"]):
+            figures["birds"]["background_independence"] = known["mean"]
     return figures | _comparisons(found, figures["best"]) | _by_class(found, classes)
 
 

@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from accelerate import Accelerator
@@ -20,6 +20,7 @@ from fgvc.training.curves import Panel, plot_training_curves
 from fgvc.training.guard import Guard
 from fgvc.training.learner import Learner, SupervisedLearner
 from fgvc.training.loop import fit
+from fgvc.training.memory import memory_is_named_outside_steps
 from fgvc.training.rewind import Diverged, Rewind, Rewinds, drop_broken
 from fgvc.training.schedule import Schedule
 from fgvc.training.strategies.create import check_strategy, create_accelerator
@@ -61,6 +62,14 @@ class Task(Protocol):
         """Write weights and results into the run folder; what result.json holds of them, and pictures by name."""
 
 
+@runtime_checkable
+class Draws(Protocol):
+    """A task that has something to look at while it trains."""
+
+    def pictures(self, learner: Any, epoch: int) -> dict[str, Path]:
+        """Pictures by name, drawn after an epoch; none where none are due. All ranks call it."""
+
+
 def run(
     job: str, config: Any, inputs_of: Callable[[Any], dict[str, str]], make: Callable[[Opened], Task], *,
     networks: int = 1, objective_parameters: bool = False,
@@ -82,7 +91,8 @@ def run(
         splits = open_splits(manifest, config.data)
         if config.evaluate_test and not splits.test:
             raise UserError(f"{manifest.folder}: no split '{config.data.test_split}'; set evaluate_test=false")
-        figures = _train(job, make, Opened(config, manifest, splits, folder, accelerator))
+        with memory_is_named_outside_steps():
+            figures = _train(job, make, Opened(config, manifest, splits, folder, accelerator))
         return finish(folder, figures, inputs, time.monotonic() - began) if main else figures
 
 
@@ -127,11 +137,14 @@ def _attempt(
             batches = task.batches(learner.step, Place(rank(), world_size(), config.train.accumulation))
 
             guard = None
-            if config.train.guard and isinstance(learner, SupervisedLearner):
+            if getattr(task, "guarded", config.train.guard) and isinstance(learner, SupervisedLearner):
                 guard = Guard(learner, config.train, config.optim, schedule, folder.metrics)
 
             def evaluate() -> dict[str, float]:
-                figures = task.held_out(learner, learner.step // schedule.per_epoch)
+                epoch = learner.step // schedule.per_epoch
+                if isinstance(task, Draws):
+                    tracker.pictures(learner.step, task.pictures(learner, epoch))
+                figures = task.held_out(learner, epoch)
                 if guard is not None:
                     guard.evaluated(learner.step, figures)
                 return figures

@@ -72,3 +72,14 @@ class ImageConfig:
     )
     eval_crop: Annotated[float, Gt(0), Le(1)] = option(0.875, "center_crop: side of the crop by the resized short side")
     eval_flip: bool = option(False, "evaluation: average the logits of the image and its mirror image")
+
+
+@dataclass
+class SyntheticConfig:
+    """Synthetic images that a training run reads beside the real ones."""
+
+    shards: str = option("", "folder of shards that fgvc synthesize made (empty: none)", affects_result=False)
+    ratio: Annotated[float, Gt(0)] = option(1.0, "synthetic images for every real one; steps and epochs stay as many")
+    classes: Literal["all", "balance", "rare"] = option(
+        "all", "all in turns | more of rarer classes, by what they lack of the largest | those below the mean size only"
+    )

@@ -46,14 +46,14 @@ class Samples(Dataset):
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[torch.Tensor, int, int, int]:
         epoch, index = place
-        entry = self.reader.manifest.entries[index]
-        image = decode(self.reader.read(index), entry.key)
+        entries = self.reader.manifest.entries
+        image = decode(self.reader.read(index), entries.key(index))
         if epoch < 0:
             image = self.transform(self.views[0].cut(image, index))
         else:
             view = self.views[view_choice(self.seed, epoch, index, len(self.views))]
             image = seeded(self.transform, view.cut(image, index), transform_seed(self.seed, epoch, index))
-        return image, entry.label, index, epoch
+        return image, int(entries.label[index]), index, epoch
 
 
 def collate(rows: list[tuple[torch.Tensor, int, int, int]]) -> Batch:
@@ -84,6 +84,7 @@ def train_loader(
     place: Place = Place(),
     workers: int = 0,
     balance: float = 0.0,
+    blend: Callable[[list[tuple[int, int]], int], list[tuple[int, int]]] | None = None,
     collate: Callable[[list], Any] = collate,
 ) -> Iterator[Any]:
     """This rank's micro-batches of every step from `start_step` to the end of the last epoch, `place.accumulation` of
@@ -91,11 +92,14 @@ def train_loader(
 
     samples: maps (epoch, entry) to a sample, random only by `transform_seed(seed, epoch, entry)`.
     balance: how far rare classes are drawn as often as others (shards/reading/balance.py).
+    blend: the global batch of a step, and its number -> what is read instead (shards/reading/synthetic.py).
     collate: a list of such samples -> a batch.
     """
 
     def micro_batches() -> Iterator[list[tuple[int, int]]]:
-        for whole in global_batches(manifest, indices, seed, batch, epochs, window, start_step, balance):
+        wholes = global_batches(manifest, indices, seed, batch, epochs, window, start_step, balance)
+        for step, whole in enumerate(wholes, start=start_step):
+            whole = blend(whole, step) if blend is not None else whole
             yield from rank_batches(whole, place.rank, place.ranks, place.accumulation)
 
     return iter(_loader(samples, _Drawn(micro_batches), workers, collate))

@@ -27,7 +27,7 @@ class Splits:
 
 def open_splits(manifest: Manifest, config: DataConfig) -> Splits:
     """The splits a config asks for. Raises UserError for a fold that does not exist and a share that is no image."""
-    train, held_out, watched = manifest.split(config.train_split), [], []
+    train, held_out, watched = manifest.split(config.train_split), list[int](), list[int]()
     if config.folds:
         if config.fold >= config.folds or config.folds < 2:
             raise UserError(
@@ -39,14 +39,14 @@ def open_splits(manifest: Manifest, config: DataConfig) -> Splits:
         train, watched = _parted(train, held_out_of(manifest, train, config.holdout))
         if not watched:
             raise UserError(f"data.holdout={config.holdout:g}: of {count} training images that is none; hold out more")
-    test = [i for i, entry in enumerate(manifest.entries) if entry.split == config.test_split]
+    test = manifest.members(config.test_split).tolist()
     return Splits(*(limited(part, config.limit) for part in (train, held_out or watched, watched or held_out, test)))
 
 
 def _parted(indices: list[int], chosen: np.ndarray) -> tuple[list[int], list[int]]:
     """(those that are not chosen, those that are)."""
-    places = list(zip(indices, chosen.tolist(), strict=True))
-    return [index for index, out in places if not out], [index for index, out in places if out]
+    every = np.array(indices, np.int64)
+    return every[~chosen].tolist(), every[chosen].tolist()
 
 
 def limited(indices: list[int], limit: int) -> list[int]:

@@ -14,7 +14,7 @@ from small_runs import small_run
 from shards.manifest import Manifest
 from slurm.errors import SlurmError
 from slurm.profile import Profile
-from slurm.queue import states
+from slurm.queue import Job, states
 from slurm.submit import Launch, Submitted, submit
 from slurm.testbed.cluster import (
     Testbed,
@@ -102,11 +102,16 @@ class Watched:
         now = time.monotonic()
         if now - getattr(self, "_asked", 0) > 2:
             self._asked = now
-            try:
-                self._alive = states([self.id])[self.id].live
-            except SlurmError:
-                self._alive = True
+            job = self.state()
+            self._alive = job is None or job.live
         return self._alive
+
+    def state(self) -> Job | None:
+        """Of the job; None where the controller, which may be down or busy, does not answer."""
+        try:
+            return states([self.id])[self.id]
+        except SlurmError:
+            return None
 
     def log(self) -> str:
         return "".join(
@@ -116,7 +121,7 @@ class Watched:
     def ends(self) -> None:
         """Wait for the job to end; AssertionError if it failed."""
         deadline = time.monotonic() + PATIENCE_S
-        while (job := states([self.id])[self.id]).live:
+        while (job := self.state()) is None or job.live:
             assert time.monotonic() < deadline, f"{self.launch.name} did not end: {job}\n{self.log()}"
             time.sleep(0.2)
         assert job.state == "COMPLETED", f"{job}\n{self.log()}"
@@ -204,7 +209,7 @@ def disk_full(watched: Watched) -> None:
         except OSError:
             pass
         stream.truncate(max(0, stream.tell() - 2 * 65536))
-    while states([watched.id])[watched.id].live:
+    while (job := watched.state()) is None or job.live:
         time.sleep(0.2)
     assert "no space left on the disk" in watched.submitted.log.read_text(), watched.log()
     assert "Traceback" not in watched.submitted.log.read_text()

@@ -66,7 +66,7 @@ def test_images_seen_in_training_are_refused_or_marked(
 
 def test_debug_measures_no_test_split(done: Path, guide: Manifest, tmp_path: Path) -> None:
     assert evaluate(done / "model.safetensors", guide, tmp_path, "--on", "debug") == 0
-    result = json.loads((tmp_path / "evaluate/evaluate-train-debug/result.json").read_text())
+    result = json.loads((tmp_path / "evaluate/done-train-debug/result.json").read_text())
     assert "test" not in result
     assert (result["train"]["count"], result["seen"]) == (64, True)
 
@@ -77,9 +77,9 @@ def test_a_size_that_the_network_does_not_take_is_one_line(
     vit = ["model.name=test_vit", "image.size=32", "model.kwargs={img_size: 32}", "train.max_steps=1", "train.mixup=0"]
     assert main(small_run(guide, tmp_path, "vit", *vit, "evaluate_test=false")) == 0
     weights = tmp_path / "classify/vit/model.safetensors"
-    assert evaluate(weights, guide, tmp_path, "size=64") == 2
+    assert evaluate(weights, guide, tmp_path, "size=40") == 2
     errors = capsys.readouterr().err.strip().splitlines()
-    assert "size=64: test_vit does not take it: Input height (64) doesn't match model (32)" in errors[-1]
+    assert "size=40: test_vit does not take it: Input height (40) should be divisible" in errors[-1]
     assert not any("Traceback" in line for line in errors)
 
 

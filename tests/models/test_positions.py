@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from fgvc.models.config import ModelConfig
 from fgvc.models.timm import create_model
+from shards.errors import UserError
 
 SMALL = {"depth": 1, "embed_dim": 24, "num_heads": 2}  # a few seconds' worth of the family
 FLAT = {"depths": (1, 1)}
@@ -18,6 +19,11 @@ CASES = [
     ("convnext_atto", {"depths": (1, 1, 1, 1)}, {"depths": (1, 1, 1, 1)}),
     ("resnet18", {}, {}),
 ]  # fmt: skip
+
+
+def test_a_size_that_is_no_multiple_of_the_patch_is_refused() -> None:
+    with pytest.raises(UserError, match=r"img_size 100 is not a multiple of .* patches of 16 pixels; take 96 or 112"):
+        create_model(ModelConfig("vit_tiny_patch16_224", "none", kwargs={**SMALL, "img_size": 100}), 2)
 
 
 @pytest.mark.parametrize(("name", "made_with", "wanted"), CASES, ids=[case[0] for case in CASES])

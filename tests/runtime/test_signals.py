@@ -8,7 +8,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from fgvc.runtime.interrupt import Interrupted
 from fgvc.runtime.tracking import Tracker
 from fgvc.training.loop import fit
 from fgvc.training.schedule import Schedule
+from jobs.cli import main
 from shards.manifest import Manifest, read_manifest
 from shards.reading.config import ImageConfig
 from shards.reading.loader import Samples, train_loader
@@ -47,10 +47,8 @@ def words(guide: Manifest, runs: Path, name: str, ranks: int, workers: int) -> l
 def undisturbed(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """ranks -> the run folder of the same training, left alone."""
     runs = tmp_path_factory.mktemp("undisturbed")
-    for ranks in (1, 2):
-        command = [sys.executable, "-m", "jobs.cli", *words(guide, runs, f"ranks{ranks}", ranks, 0)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-        subprocess.run(command, check=True, env=environment, capture_output=True)
+    for ranks in (1, 2):  # two are started as processes
+        assert main(words(guide, runs, f"ranks{ranks}", ranks, 0)) == 0
     return {ranks: runs / f"classify/ranks{ranks}" for ranks in (1, 2)}
 
 
@@ -80,7 +78,7 @@ def test_saved_ended_and_resumed(
     stopped = steps_done(run)
     assert 5 <= stopped < STEPS
     assert (run / f"checkpoints/step-{stopped:08d}").is_dir()
-    finish(fgvc(*command))
+    assert main(command) == 0
     same_end(undisturbed[ranks], run, STEPS)
 
 

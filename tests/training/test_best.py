@@ -28,18 +28,27 @@ CHOOSES = [
     "train.deterministic=true", "data.holdout=0.2", "data.workers=2", "train.keep=best", "train.patience=2",
     "train.epochs=12", "seed=1", "optim.lr=0.02",
 ]  # fmt: skip
-# `fgvc WORDS`, ended by SIGKILL when the checkpoint of step KILL is about to be written, or once it is (AFTER=1).
+MOMENTS = ("best is written, its checkpoint not", "saved, not measured", "stopped early, no result")
+# `fgvc WORDS`, ended by SIGKILL in step KILL, at MOMENT.
 DEADLY = """
 import os, signal, sys
-from fgvc.training import checkpoint
-save = checkpoint.save
-def deadly(folder, step, *rest):
-    if step == int(os.environ["KILL"]) and os.environ["AFTER"] == "0":
+from fgvc.training import best, checkpoint, loop
+add, begin, end = best.BestEpoch.add, checkpoint.Writer.begin, loop._Loop.end
+def die(moment, step):
+    if os.environ["MOMENT"] == moment and os.environ["KILL"] == str(step):
         os.kill(os.getpid(), signal.SIGKILL)
-    save(folder, step, *rest)
-    if step == int(os.environ["KILL"]):
-        os.kill(os.getpid(), signal.SIGKILL)
-checkpoint.save = deadly
+def deadly_add(self, step, *rest):
+    add(self, step, *rest)
+    die("best is written, its checkpoint not", step)
+def deadly_begin(self, step, parts):
+    begin(self, step, parts)
+    if os.environ["MOMENT"] == "saved, not measured":
+        self.finish()
+    die("saved, not measured", step)
+def deadly_end(self):
+    end(self)
+    die("stopped early, no result", self.learner.step)
+best.BestEpoch.add, checkpoint.Writer.begin, loop._Loop.end = deadly_add, deadly_begin, deadly_end
 from jobs.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -79,24 +88,18 @@ def test_the_kept_weights_are_those_of_the_best_epoch(guide: Manifest, calm: Pat
     assert result_of(tmp_path / "classify/ended")["test"] == result["test"]
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        "best is written, its checkpoint not",
-        pytest.param("stopped early, not measured", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("moment", [MOMENTS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in MOMENTS[1:])])
 def test_a_kill_changes_nothing(guide: Manifest, calm: Path, tmp_path: Path, moment: str) -> None:
     result, run = result_of(calm), tmp_path / "classify/killed"
-    step, after = (result["kept"]["step"], "0") if moment.startswith("best") else (result["steps"], "1")
+    best, ended = result["kept"]["step"], moment == MOMENTS[2]
+    step = result["steps"] if ended else best
     words = small_run(guide, tmp_path, "killed", *CHOOSES)
-    moment_of_death = {"KILL": str(step), "AFTER": after}
     command = [sys.executable, "-c", DEADLY, *words]
-    killed = subprocess.run(command, env=os.environ | moment_of_death, capture_output=True)
+    killed = subprocess.run(command, env=os.environ | {"KILL": str(step), "MOMENT": moment}, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert (run / f"checkpoints/best-{result['kept']['step']:08d}.safetensors").is_file()
-    assert (run / f"checkpoints/step-{step:08d}").is_dir() == (after == "1")
-    if after == "1":  # the newest checkpoint is damaged: the one before it needs its own best epoch
+    assert (run / f"checkpoints/best-{best:08d}.safetensors").is_file() == (moment != MOMENTS[1])
+    assert (run / f"checkpoints/step-{step:08d}").is_dir() == (moment != MOMENTS[0])
+    if ended:  # the newest checkpoint is damaged: the one before it needs its own best epoch
         (run / f"checkpoints/step-{step:08d}/shared.pt").write_bytes(b"damaged")
     assert main(words) == 0
     same_end(calm, run, result["steps"])
@@ -116,7 +119,7 @@ def test_two_ranks_and_sharded_strategies_keep_the_same_epoch(guide: Manifest, t
     """Killed on two ranks while the best epoch's checkpoint is written, under each strategy."""
     vit = [
         "model.name=test_vit", "model.kwargs={img_size: 32}", "optim.method=adamw", "optim.lr=0.001", "train.mixup=0",
-        "train.checkpoint_keep_finished=true",
+        "train.checkpoint_keep_finished=true", "train.epochs=5", "data.workers=1",
     ]  # fmt: skip
     words = {
         strategy: small_run(guide, tmp_path, strategy, *CHOOSES, *vit, f"train.strategy={strategy}")
@@ -124,7 +127,7 @@ def test_two_ranks_and_sharded_strategies_keep_the_same_epoch(guide: Manifest, t
     }
     (tmp_path / "words.json").write_text(json.dumps(list(words.values())))
     helper = [str(HELPERS / "strategy_ranks.py"), "words.json"]
-    assert run_ranks(tmp_path, helper, 2) == [0, 0]
+    assert run_ranks(tmp_path, helper, 2, seconds=550) == [0, 0]
     calm = result_of(tmp_path / "classify/ddp")
     for strategy in words:
         run, kept = tmp_path / "classify" / strategy, result_of(tmp_path / "classify" / strategy)["kept"]
@@ -136,7 +139,7 @@ def test_two_ranks_and_sharded_strategies_keep_the_same_epoch(guide: Manifest, t
     assert [row["loss"] for row in left] == pytest.approx([row["loss"] for row in right], rel=1e-4)
     # Killed on two ranks, resumed on two.
     again, shape = tmp_path / "again", [*CHOOSES, *vit]
-    environment = {"KILL": str(calm["kept"]["step"]), "AFTER": "0"}
+    environment = {"KILL": str(calm["kept"]["step"]), "MOMENT": MOMENTS[0]}
     with pytest.MonkeyPatch.context() as patch:
         for key, value in environment.items():
             patch.setenv(key, value)

@@ -11,7 +11,7 @@ from torch import nn
 
 from fgvc.models.layers import classifier_names
 from fgvc.models.normalised import Normalised
-from fgvc.training.checkpoint import latest_valid
+from fgvc.training.checkpoint import latest_valid, save
 from fgvc.training.config import LoopConfig
 from fgvc.training.schedule import Schedule
 from fgvc.training.strategies.create import check_strategy, create_accelerator
@@ -49,7 +49,7 @@ def test_the_exported_network_is_without_them(trained: proxy_run.SupervisedLearn
 def test_resumed_exactly(guide: Manifest, tmp_path: Path, trained: proxy_run.SupervisedLearner) -> None:
     first = proxy_run.make()
     proxy_run.train(first, guide.folder, until=3)
-    first.save(tmp_path)
+    save(tmp_path, first.step, first.state())
     resumed = proxy_run.make(latest_valid(tmp_path))
     assert resumed.step == 3
     proxy_run.train(resumed, guide.folder)
@@ -106,7 +106,7 @@ def test_buffers_are_saved_and_a_frozen_teacher_is_left_alone(guide: Manifest, t
     learner, objective = make()
     teacher = {name: tensor.clone() for name, tensor in objective.teacher.state_dict().items()}
     proxy_run.train(learner, guide.folder, until=3)
-    learner.save(tmp_path)
+    save(tmp_path, learner.step, learner.state())
     assert not objective.teacher.training
     assert all(teacher[name].equal(tensor) for name, tensor in objective.teacher.state_dict().items())
     saved = learner.player.state(keep=True)["weights"]

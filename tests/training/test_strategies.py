@@ -22,7 +22,7 @@ from shards.reading.config import ImageConfig
 from shards.reading.loader import Samples, eval_loader
 from shards.reading.transforms import eval_transform
 
-STEPS = 6
+STEPS = 4
 SHARDED = ["fsdp", "zero1", "zero2", "zero3"]
 
 
@@ -55,14 +55,15 @@ def runs(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of finished runs, one a strategy, named by it, with every step's checkpoint; and the same in bf16."""
     folder = tmp_path_factory.mktemp("strategies")
     commands = [words(guide, folder, strategy, strategy) for strategy in ("ddp", *SHARDED)]
-    commands += [words(guide, folder, f"{one}-bf16", one, "train.precision=bf16") for one in ("ddp", *SHARDED)]
+    short = ["train.precision=bf16", "train.max_steps=2", "train.checkpoint_minutes=5", "evaluate_test=false"]
+    commands += [words(guide, folder, f"{one}-bf16", one, *short) for one in ("ddp", *SHARDED)]
     finish_all(folder, commands)
     return folder / "classify"
 
 
 def losses_agree(one: Path, other: Path, tolerance: float) -> None:
     left, right = rows(one), rows(other)
-    assert len(left) == len(right) == STEPS
+    assert len(left) == len(right) >= 2
     assert [row["loss"] for row in left] == pytest.approx([row["loss"] for row in right], rel=tolerance)
 
 
@@ -121,7 +122,7 @@ def test_killed_run_ends_the_same(runs: Path, guide: Manifest, tmp_path: Path, s
 @pytest.mark.slow
 def test_another_strategy_and_another_number_of_ranks_go_on(runs: Path, guide: Manifest, tmp_path: Path) -> None:
     """Stopped after each step, gone on with as something else: the losses are still ddp's."""
-    ways = [("zero2", 2), ("fsdp", 2), ("ddp", 1), ("zero3", 2), ("zero1", 2), ("ddp", 2)]
+    ways = [("zero2", 2), ("fsdp", 2), ("ddp", 1), ("zero3", 2)]
     folder = tmp_path / "classify/mixed"
     for done, (strategy, ranks) in enumerate(ways, 1):
         for record in ("result.json", "identity.json"):  # max_steps is part of a run's identity

@@ -6,6 +6,7 @@ checkpoint holds is the same too: whole tensors by name, so that a run resumes w
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from torch import nn
 from fgvc.runtime.device import autocast
 from fgvc.runtime.distributed import sync_module
 from fgvc.training.config import LoopConfig, OptimConfig
+from fgvc.training.host import hosted
 
 Tensors = dict[str, torch.Tensor]
 
@@ -33,6 +35,7 @@ class Strategy(ABC):
     """A local part is what a rank holds of the weights, by the names of the network's state_dict: all of it where a
     strategy does not say otherwise."""
 
+    cuts_weights = False  # whether a rank holds only a part of the weights
     cannot: ClassVar[dict[str, str]] = {}  # what it cannot do (of the names above) -> one line for the user
 
     network: nn.Module
@@ -61,21 +64,22 @@ class Strategy(ABC):
         """This rank's part of the weights and buffers, live."""
         return self.network.state_dict()
 
-    def full(self, local: Tensors, keep: bool = True) -> Tensors:
-        """The whole tensors of every rank's `local` parts. All ranks call it; one with keep=False gets nothing."""
-        return local if keep else {}
+    def whole(self, local: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
+        """The whole tensors of every rank's `local` parts, one put together after another, so that a device need not
+        hold them all. All ranks iterate to the end."""
+        yield from local.items()
 
     def part(self, full: Tensors) -> Tensors:
-        """This rank's part of whole tensors: the inverse of `full`."""
+        """This rank's part of whole tensors: the inverse of `whole`."""
         return full
 
     def optimizer_state(self, keep: bool) -> dict[str, dict[str, Any]]:
-        """Parameter name -> the optimizer's whole tensors for it (Adam: exp_avg, exp_avg_sq, step)."""
+        """Parameter name -> the optimizer's whole tensors for it (Adam: exp_avg, exp_avg_sq, step), on the CPU."""
         state = {}
         for name, parameter in self._optimized():
             if parameter in self.optimizer.state:
-                values = {key: self._whole(value) for key, value in self.optimizer.state[parameter].items()}
-                state[name] = values if keep else {}
+                values = self.optimizer.state[parameter].items()
+                state[name] = hosted(((key, self._whole(value)) for key, value in values), keep)
         return state if keep else {}
 
     def load_optimizer_state(self, state: dict[str, dict[str, Any]]) -> None:

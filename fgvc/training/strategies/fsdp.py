@@ -3,6 +3,7 @@
 torch's own function rather than accelerate's plug-in, which does not run on CPU ranks: one path everywhere.
 """
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ SMALLEST_UNIT = 1 << 16  # parameters; a gather for fewer costs more than it sav
 class FullyShard(Strategy):
     """A local part is this rank's shard of every parameter along its first dimension."""
 
+    cuts_weights = True
     cannot: ClassVar = DDP_ONLY | {
         TWO_NETWORKS: "train.strategy=fsdp trains one network; take ddp for two",
         OBJECTIVE_PARAMETERS: "train.strategy=fsdp cannot train an objective's own parameters; take ddp",
@@ -62,8 +64,7 @@ class FullyShard(Strategy):
             name: one.to_local() if isinstance(one, DTensor) else one for name, one in self.network.state_dict().items()
         }
 
-    def full(self, local: Tensors, keep: bool = True) -> Tensors:
-        whole = {}
+    def whole(self, local: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
         for name, live in self.network.state_dict().items():
             one = local[name]
             if isinstance(live, DTensor):
@@ -71,9 +72,7 @@ class FullyShard(Strategy):
                     one, live.device_mesh, live.placements, run_check=False, shape=live.shape, stride=live.stride()
                 )
                 one = shards.full_tensor()
-            if keep:
-                whole[name] = one
-        return whole
+            yield name, one
 
     def part(self, full: Tensors) -> Tensors:
         live = self.network.state_dict()

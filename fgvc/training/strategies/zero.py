@@ -7,6 +7,7 @@ name and put back, as under the other strategies (fgvc/training/strategies/base.
 import copy
 import logging
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from accelerate import DeepSpeedPlugin
 from torch import nn
 
 from fgvc.runtime.distributed import world_size
+from fgvc.training.host import hosted
 from fgvc.training.optim import create_optimizer
 from fgvc.training.strategies.base import (
     DDP_ONLY,
@@ -105,15 +107,14 @@ class Zero(Strategy):
         slices = {name: one.ds_tensor.data for name, one in self._parameters()}
         return self.network.state_dict() | slices
 
-    def full(self, local: Tensors, keep: bool = True) -> Tensors:
-        if self.stage < 3:
-            return local if keep else {}
-        whole = {name: one for name, one in local.items() if keep}
-        for name, parameter in self._parameters():
-            one = _joined(local[name], parameter)
-            if keep:
-                whole[name] = one
-        return whole
+    @property
+    def cuts_weights(self) -> bool:  # type: ignore[override]
+        return self.stage == 3
+
+    def whole(self, local: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
+        cut = dict(self._parameters()) if self.stage == 3 else {}
+        for name, one in local.items():
+            yield name, _joined(one, cut[name]) if name in cut else one
 
     def part(self, full: Tensors) -> Tensors:
         if self.stage < 3:
@@ -132,14 +133,15 @@ class Zero(Strategy):
         own = self.optimizer.state[flat]
         state: dict[str, dict[str, Any]] = {}
         for name, parameter in self._named:
-            values = {}
+            values: dict[str, Any] = {}
             for key, value in own.items():  # in the same order on every rank: each takes part in every exchange
                 if not torch.is_tensor(value) or value.shape != flat.shape:
-                    values[key] = copy.deepcopy(value)  # Adam's step, one for every parameter
+                    one = copy.deepcopy(value)  # Adam's step, one for every parameter
                 elif self.stage < 3:
-                    values[key] = safe_get_full_optimizer_state(parameter, key)
+                    one = safe_get_full_optimizer_state(parameter, key)
                 else:
-                    values[key] = _joined(safe_get_local_optimizer_state(parameter, key), parameter)
+                    one = _joined(safe_get_local_optimizer_state(parameter, key), parameter)
+                values |= hosted([(key, one)], keep)
             if keep:
                 state[name] = values
         return state

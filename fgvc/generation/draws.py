@@ -1,0 +1,26 @@
+"""Random numbers of a GAN as functions of the sample: the same for any number of ranks and after any kill."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from scipy.stats import norm
+
+Key = tuple[int, ...]
+
+
+def normals(seed: int, keys: Iterable[Key], width: int, truncation: float = 0.0) -> torch.Tensor:
+    """(keys, width) fp32, normal, each row a function of (seed, key).
+
+    truncation: no number farther from 0 than this (0: no limit), as BigGAN truncates its latents.
+    """
+    uniform = uniforms(seed, keys, width).double().numpy()
+    low = norm.cdf(-truncation) if truncation else 0.0
+    inside = low + (1 - 2 * low) * np.clip(uniform, 1e-9, 1 - 1e-9)
+    return torch.from_numpy(norm.ppf(inside)).float()
+
+
+def uniforms(seed: int, keys: Iterable[Key], width: int) -> torch.Tensor:
+    """(keys, width) fp64 in [0, 1), each row a function of (seed, key)."""
+    rows = [np.random.default_rng([seed, *key]).random(width) for key in keys]
+    return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, width, dtype=torch.float64)

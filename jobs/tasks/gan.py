@@ -1,0 +1,216 @@
+"""Train a GAN and measure what it makes: the work of `fgvc gan`."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fgvc.classification.seen import training_record
+from fgvc.generation.collapse import collapsed
+from fgvc.generation.features import create_features, feature_title
+from fgvc.generation.game import Game
+from fgvc.generation.measure import eval_image, generated_features, real_features, real_key, training_image
+from fgvc.generation.metrics import Described, check_count, compare, floor, memorised, nearest
+from fgvc.generation.networks.create import create_networks
+from fgvc.generation.pictures import draw_grid, draw_interpolations, draw_pairs
+from fgvc.generation.record import write_generator
+from fgvc.runtime.distributed import barrier, broadcast_object, rank
+from fgvc.training.adversarial import AdversarialLearner, PlayerSetup
+from fgvc.training.curves import Panel
+from fgvc.training.schedule import Schedule
+from jobs.config import nearest as nearest_word
+from jobs.gan import Config, check
+from jobs.inputs import boxes_hashes, file_hash, loader_workers
+from jobs.tasks.training import Opened
+from jobs.tasks.training import run as train
+from shards.errors import UserError
+from shards.paths import expand
+from shards.reading.loader import Place, Samples, train_loader
+from shards.reading.splits import limited
+from shards.reading.transforms import train_transform
+from shards.reading.views import TRUTH, open_views, train_policy
+
+PAIRS = 16  # generated images beside their nearest training images
+TAIL = 1 << 22  # bytes of metrics.jsonl that are looked at for a collapse
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train, measure, export; what result.json holds. Raises UserError for a user's mistake, and on a collapse."""
+    check(config)
+    return train("gan", config, _inputs, _Gan, networks=2)
+
+
+def _inputs(config: Config) -> dict[str, str]:
+    inputs = {"features": file_hash(config.measure.weights, "measure.weights")} | boxes_hashes(config.data)
+    if config.model.name == "projected":
+        inputs["backbone"] = file_hash(config.model.backbone_weights, "model.backbone_weights")
+    return inputs
+
+
+class _Gan:
+    """One run, opened (a Task of jobs/tasks/training.py)."""
+
+    trains = True
+    panels: Sequence[Panel] = (
+        Panel("loss", ["loss*"]), Panel("told rightly", ["real_*", "generated_*"]), Panel("diversity", ["diversity*"]),
+        Panel("Frechet distance", ["train_frechet"], ["frechet"]),
+    )  # fmt: skip
+
+    def __init__(self, opened: Opened) -> None:
+        self.config, self.manifest, splits, self.folder, self.accelerator = opened
+        config, self.device = self.config, self.accelerator.device
+        sets = {"train": splits.train, "val": splits.held_out, "test": splits.test if config.evaluate_test else []}
+        self.sets = {name: self._of_class(indices) for name, indices in sets.items() if indices}
+        for name, indices in self.sets.items():
+            check_count(min(len(indices), config.measure.images), name)
+        self.train, self.all_train = self.sets["train"], splits.train
+        self.images, self.classes = len(self.train), 1 if config.only else len(self.manifest.classes)
+        self.model = replace(config.model, conditional=config.model.conditional and not config.only)
+        everything = sorted({index for indices in self.sets.values() for index in indices})
+        (self.view,) = open_views(train_policy(config.data), self.manifest, everything)
+        self.workers = loader_workers(config.data)
+        self.game = Game(self.model, config.train, config.seed, self.device)
+
+    def learner(self, schedule: Schedule, found: Path | None) -> AdversarialLearner:
+        config, networks = self.config, create_networks(self.model, self.classes, self.config.seed)
+        setups = {
+            "generator": PlayerSetup(networks.generator, networks.generator, config.generator, config.train.ema),
+            "discriminator": PlayerSetup(networks.discriminator, networks.judge, config.discriminator),
+        }
+        return AdversarialLearner(setups, self.game.phases(), config.train, schedule, self.accelerator, found)
+
+    def batches(self, start_step: int, place: Place) -> Iterator[Any]:
+        config = self.config
+        transform = train_transform(training_image(config.image), config.model.size)
+        samples = Samples(self.manifest, transform, [self.view], cache=config.data.cache, seed=config.seed)
+        return train_loader(
+            self.manifest, self.train, samples, seed=config.seed, batch=config.train.batch, epochs=config.train.epochs,
+            window=config.data.window, start_step=start_step, place=place, workers=self.workers,
+        )  # fmt: skip
+
+    def pictures(self, learner: AdversarialLearner, epoch: int) -> dict[str, Path]:
+        if not self.config.measure.pictures or epoch % self.config.measure.pictures:
+            return {}
+        return self._grids(learner.eval_network("generator"), f"-{epoch:05d}")
+
+    def held_out(self, learner: AdversarialLearner, epoch: int) -> dict[str, float]:
+        if problem := broadcast_object(self._collapse() if rank() == 0 else ""):
+            raise UserError(
+                f"{problem}; see metrics.jsonl and the grids in {self.folder.path}. Try train.augment, train.r1, "
+                "another model or learning rates under another name=; train.collapse_steps=0 goes on all the same"
+            )
+        every = self.config.measure.every
+        if not every or epoch % every:
+            return {}
+        found, _ = self._measure(learner.eval_network("generator"), learner.step)
+        return {f"{split}_{key}": values[key] for split, values in found.items() for key in ("frechet", "recall")}
+
+    def measure(self, learner: AdversarialLearner) -> tuple[dict[str, Any], dict[str, Path]]:
+        network = learner.eval_network("generator")
+        pictures = self._grids(network, "")
+        if rank() == 0:
+            record = training_record(self.manifest, self.config.data, self.all_train)
+            facts = {
+                "classes": [self.config.only] if self.config.only else list(self.manifest.classes),
+                "run": self.config.name, "trained_on": [record], "steps": learner.step, "crop": self._crop(),
+                "image": asdict(self.config.image),
+            }  # fmt: skip
+            write_generator(self.folder.weights, network, self.model, facts)
+        figures, more = self._measure(network, learner.step, whole=True)
+        parameters = {name: _parameters(player.network) for name, player in learner.players.items()}
+        return figures | {"parameters": parameters["generator"], "parameters_of": parameters}, pictures | more
+
+    def _measure(
+        self, network: nn.Module, step: int, *, whole: bool = False
+    ) -> tuple[dict[str, Any], dict[str, Path]]:  # fmt: skip
+        """Figures of every split. whole: the floor, copies of training images and pictures of them too."""
+        config, pictures, figures = self.config, dict[str, Path](), dict[str, Any]()
+        features = create_features(config.measure).to(self.device)
+        for split, indices in self.sets.items():
+            chosen = limited(indices, config.measure.images)
+            real = self._real(features, chosen, split)
+            labels = self.manifest.entries.label[chosen].tolist()
+            folder = self.folder.features / f"generated-{split}-{step}"
+            made, images = generated_features(
+                folder, network, self.model, labels, features, config.measure, seed=config.seed, device=self.device,
+                title=split,
+            )  # fmt: skip
+            found: dict[str, Any] = compare(made.features, real.features[: len(chosen)])
+            found |= {"count": len(chosen), "features": config.measure.features, "title": feature_title(config.measure)}
+            if split == "train" and whole:
+                found["floor"] = floor(real.features[: len(chosen)], config.seed)
+                found["memorised"] = float(memorised(made, real, len(chosen)).mean())
+                own = Described(*(values[: len(chosen)] for values in real))
+                found["memorised_floor"] = float(memorised(own, real, len(chosen), leave_out_self=True).mean())
+                if rank() == 0:
+                    pictures["nearest"] = self._pairs(images, made, real, chosen)
+            figures[split] = found
+            barrier()  # all have read it
+            if rank() == 0:
+                shutil.rmtree(folder, ignore_errors=True)
+        return figures, pictures
+
+    def _real(self, features: Any, chosen: list[int], split: str) -> Any:
+        """Of training images their mirror images' features, too: a copy of one is no new image."""
+        mirrored = split == "train"
+        config, weights = self.config, file_hash(self.config.measure.weights, "measure.weights")
+        key = real_key(
+            self.manifest, chosen, self.view, config.image, self.model.size, config.measure, weights, mirrored
+        )
+        home = expand(config.measure.cache, "measure.cache") if config.measure.cache else self.folder.features
+        return real_features(
+            home / key, features, self.manifest, chosen, self.view, config.image, self.model.size, config.measure,
+            device=self.device, workers=self.workers, mirrored=mirrored, title=split,
+        )  # fmt: skip
+
+    def _pairs(self, images: Any, made: Any, real: Any, chosen: list[int]) -> Path:
+        """The generated images that are nearest to a training image, above it."""
+        found = nearest(made.features, real.features, len(chosen))
+        closest = found.ratio.argsort()[:PAIRS]
+        samples = Samples(self.manifest, eval_image(self.config.image, self.model.size), [self.view])
+        theirs = [samples[-1, chosen[found.index[i] % len(chosen)]][0] for i in closest]
+        theirs = [one.flip(2) if found.index[i] >= len(chosen) else one for one, i in zip(theirs, closest, strict=True)]
+        path = self.folder.path / "nearest.png"
+        draw_pairs(path, torch.from_numpy(images[closest]), torch.stack(theirs))
+        return path
+
+    def _grids(self, network: nn.Module, mark: str) -> dict[str, Path]:
+        paths = {"grid": self.folder.path / f"grid{mark}.png"}
+        paths |= {} if mark else {"interpolations": self.folder.path / "interpolations.png"}
+        if rank() == 0:
+            draw_grid(paths["grid"], network, self.model, self.classes, self.device)
+            if not mark:
+                draw_interpolations(paths["interpolations"], network, self.model, self.classes, self.device)
+        return paths
+
+    def _crop(self) -> dict[str, Any]:
+        policy = train_policy(self.config.data)
+        boxes = "truth" if policy.boxes == TRUTH else "layer"
+        return {"crop": policy.crop, "margin": policy.margin, "min_score": policy.min_score, "boxes": boxes}
+
+    def _of_class(self, indices: list[int]) -> list[int]:
+        only, classes = self.config.only, self.manifest.classes
+        if not only:
+            return indices
+        if only not in classes:
+            raise UserError(f"only={only}: no such class{nearest_word(only, list(classes))}")
+        found = [index for index in indices if classes[self.manifest.entries[index].label] == only]
+        if not found:
+            raise UserError(f"only={only}: has no images to train on or to measure against")
+        return found
+
+    def _collapse(self) -> str:
+        with self.folder.metrics.open("rb") as stream:
+            stream.seek(max(0, self.folder.metrics.stat().st_size - TAIL))
+            lines = stream.read().splitlines()
+        rows = [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+        return collapsed(rows, self.config.train.collapse_steps)
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

@@ -1,0 +1,174 @@
+"""FunnyBirds' protocol on birds of the field guide, with a made classifier that looks at the red crest only."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from subjects import RedNetwork, subject_of
+
+from fgvc.explanation.birds import Bird, Darkroom, Guide, open_guide, oracle_map, validation_birds
+from fgvc.explanation.explainers import explainer
+from fgvc.explanation.funnybirds import (
+    CHECKS,
+    SHARES,
+    Pair,
+    Protocol,
+    background_independence,
+    best_share,
+    completeness_of,
+    importances,
+    protocol_rows,
+)
+from fgvc.explanation.measure import Examiner
+from jobs.shards import build_from
+from shards.manifest import Manifest, read_manifest
+from shards.reading.config import ImageConfig
+from shards.reading.decode import decode
+from shards.reading.reader import Reader
+
+
+@pytest.fixture(scope="module")
+def darkroom(guide: Manifest) -> Darkroom:
+    """The session's four species, seen by the made classifier; class 2 has the red crest."""
+    found = open_guide(guide)
+    assert found is not None
+    assert guide.classes[2].startswith("Red-crested")
+    return Darkroom(found, subject_of(RedNetwork(), 64), ImageConfig(eval_fit="squash"))
+
+
+@pytest.fixture(scope="module")
+def protocol(darkroom: Darkroom) -> Protocol:
+    """A crested bird that is recognised with its crest and not without."""
+    for index in range(40):
+        bird = Bird("val", 2, index)
+        scored = darkroom.score(bird)
+        if int(scored.logits.argmax()) == 2 and "crown" in scored.masks and len(scored.masks) > 8:
+            found = Protocol(darkroom, scored)
+            if found.answer(frozenset({"crown"})) == 0:
+                return found
+    raise AssertionError("no such bird")
+
+
+def on(protocol: Protocol, *names: str) -> np.ndarray:
+    """A map that is one on these parts."""
+    return np.any([protocol.scored.masks[name] for name in names], axis=0).astype(np.float32)
+
+
+def test_a_guide_redraws_its_shards_byte_for_byte(guide: Manifest, tmp_path: Path) -> None:
+    found = open_guide(guide)
+    assert isinstance(found, Guide)
+    assert (found.seed, found.size) == (0, 64)
+    for index in (0, 5, 99):
+        stored = decode(Reader(guide).read(index))
+        assert torch.equal(found.image(found.bird(guide.entries[index])), stored)
+    options = ["species=3", "train_per_class=1", "test_per_class=1", "size=48", "seed=7"]
+    build_from("field_guide", "-", tmp_path / "x", options)
+    other = open_guide(read_manifest(tmp_path / "x"))
+    assert other is not None
+    assert (other.seed, other.size, len(other.species)) == (7, 48, 3)
+    birds = validation_birds(3, 2)
+    assert len(set(birds)) == 6
+    assert {bird.split for bird in birds} == {"val"}
+
+
+def test_the_right_explanation_passes_and_a_wrong_one_fails(protocol: Protocol) -> None:
+    falls = protocol.scored.falls(2)
+    assert max(falls, key=lambda name: falls[name]) == "crown"
+    assert protocol.irrelevant() == set(protocol.scored.masks) - {"crown"}
+    right = protocol.completeness(on(protocol, "crown"))
+    assert right.shape == (len(CHECKS), len(SHARES))
+    assert right[:, 10:].tolist() == np.ones((4, len(SHARES) - 10)).tolist()  # whatever share but the smallest
+    assert completeness_of(right[None])[15] == 1
+    wrong = protocol.completeness(on(protocol, "tail"))[:, 15]
+    idle = len(protocol.irrelevant())
+    # Crown is enough and is not named; without all but the tail there is no crest; without the tail there is.
+    assert wrong.tolist() == [0, 0, 0, pytest.approx(1 - 1 / idle)]
+    both = protocol.completeness(on(protocol, "crown", "wing", "tail"))[:, 0]
+    assert both[:3].tolist() == [1, 1, 1]
+    assert both[3] < 1
+
+
+def test_correctness_is_the_rank_correlation_with_the_falls(protocol: Protocol) -> None:
+    oracle = protocol.correctness(oracle_map(protocol.scored, 2).numpy())
+    assert oracle > 0.8
+    order = {name: fall for name, fall in protocol.scored.falls(2).items() if name in protocol.parts}
+    opposite = np.zeros((64, 64), np.float32)
+    for name, fall in order.items():
+        mask = protocol.scored.masks[name]
+        opposite[mask] = (max(order.values()) - fall) / mask.sum()
+    assert protocol.correctness(opposite) < 0.5 < oracle
+    assert np.isnan(protocol.correctness(np.zeros((64, 64), np.float32)))
+
+
+def test_contrastivity_asks_whether_the_map_moves(protocol: Protocol) -> None:
+    protocol.pair = Pair(0, 1, {"wing"}, {"tail"})  # as if a shared the wing and b the tail
+    wing, tail = on(protocol, "wing"), on(protocol, "tail")
+    assert protocol.contrastivity({0: wing, 1: tail}) == 1
+    assert protocol.contrastivity({0: 100 * wing, 1: wing + tail}) == 1  # shares of a map, not its units
+    assert protocol.contrastivity({0: tail, 1: wing}) == 0
+    assert protocol.contrastivity({0: wing, 1: wing}) == 0  # a map that knows no class does not move
+    assert protocol.contrastivity({0: wing, 1: wing + on(protocol, "beak")}) == 0.5
+    protocol.pair = None
+    assert np.isnan(protocol.contrastivity({}))
+
+
+def test_importances_sum_over_a_part_and_its_edge(protocol: Protocol) -> None:
+    found = importances(np.ones((64, 64), np.float32), protocol.scored.masks)
+    assert found["wing"] == protocol.scored.masks["wing"].sum()  # at 64 pixels nothing is added around
+    large = np.zeros((192, 192), bool)
+    large[50:60, 50:60] = True
+    assert importances(np.ones((192, 192), np.float32), {"a": large}) == {"a": 14 * 14}
+
+
+def test_background_independence(protocol: Protocol) -> None:
+    assert background_independence(protocol.scored, 2) == 1
+    things = [name for name in protocol.scored.masks if name not in protocol.parts]
+    assert things
+    changed = protocol.scored.without | {things[0]: protocol.scored.logits - 5}
+    object.__setattr__(protocol.scored, "without", changed)
+    assert background_independence(protocol.scored, 2) == pytest.approx(1 - 1 / len(things))
+
+
+def test_rows_of_birds_and_the_threshold_from_others(darkroom: Darkroom) -> None:
+    names = ("cam", "random", "centre")
+    methods = {name: explainer(name, darkroom.subject) for name in names}
+    birds = [Bird("val", label, index) for index in range(6) for label in (0, 2, 3)]
+    rows = protocol_rows(darkroom, methods, birds, range(len(birds)))
+    right = rows["right"] > 0
+    assert not rows["right"][2::3].any()  # class 3 is never said
+    assert right.any()
+    for name in (*names, "oracle"):
+        assert rows[f"{name}/completeness"].shape == (18, 4, len(SHARES))
+        assert np.isnan(rows[f"{name}/completeness"][~right]).all()
+    crested = right & (np.arange(18) % 3 == 1)
+    means = {name: completeness_of(rows[f"{name}/completeness"][crested]) for name in (*names, "oracle")}
+    chosen = {name: best_share(rows[f"{name}/completeness"][crested]) for name in means}
+    best = {name: means[name][chosen[name]] for name in means}
+    assert best["oracle"] > 0.95
+    assert best["cam"] > 0.8 > best["random"]
+
+
+def test_the_telling_part_is_hit_by_what_looks_at_it(guide: Manifest, darkroom: Darkroom) -> None:
+    test = [i for i in guide.split("test") if guide.entries[i].label == 2 and "crown" in guide.entries[i].parts]
+    entries = {index: guide.entries[index] for index in test}
+    bird = darkroom.guide.bird(guide.entries[test[0]])
+    places = {index: darkroom.placement(darkroom.guide.bird(entry)) for index, entry in entries.items()}
+    examiner = Examiner(darkroom.subject, ["cam", "centre"], entries, places, guide=darkroom.guide)
+    images = torch.cat([darkroom.images(darkroom.guide.bird(entry), [()]) for entry in entries.values()])
+
+    class Batch:
+        entries = torch.tensor(test)
+        labels = torch.full((len(test),), 2)
+
+    Batch.images = images
+    rows = examiner(Batch)
+    right = rows["predicted"] == 2
+    assert bird.label == 2
+    assert right.sum() >= 2
+    # Against the runner-up, class 0, the crown tells; where the classifier is wrong nothing is asked.
+    assert rows["cam/telling"][right].mean() == 1
+    assert rows["centre/telling"][right].mean() < 0.5
+    assert np.isnan(rows["cam/telling"][~right]).all()
+    assert rows["cam/pointing"][right].mean() > 0.9
+    assert rows["cam/map"].shape == (len(test), 56, 56)

@@ -1,0 +1,124 @@
+"""Scores of maps against hand-made cases and a made classifier that looks at red only."""
+
+import numpy as np
+import pytest
+import torch
+from subjects import RedNetwork, noise_images, subject_of, timm_subject
+
+from fgvc.explanation.explainers import explainer
+from fgvc.explanation.perturbation import STEPS, insertion_deletion, removal_order, road
+from fgvc.explanation.sanity import randomised, rank_correlations, sanity
+from fgvc.explanation.scores import THRESHOLDS, box_of, energy_in, iou, ious_of, mask_of, max_box_accuracy, points_at
+from fgvc.explanation.subject import Subject
+
+
+def test_pointing_and_energy_by_hand() -> None:
+    map_ = np.zeros((8, 8))
+    map_[2, 5], map_[7, 7] = 3, 1
+    mask = mask_of([(4, 1, 8, 4)], 8)
+    assert mask.sum() == 12
+    assert mask[1, 4]
+    assert not mask[4, 4]
+    assert points_at(map_, mask)
+    assert energy_in(map_, mask) == 0.75
+    map_[7, 7] = 4
+    assert not points_at(map_, mask)
+    assert not points_at(np.zeros((8, 8)), np.ones((8, 8), bool))
+    assert energy_in(np.zeros((8, 8)), mask) == 0
+
+
+def test_boxes_by_hand() -> None:
+    map_ = np.zeros((10, 10))
+    map_[1:3, 1:3] = 1.0  # the strongest
+    map_[5:9, 4:8] = 0.5  # the largest
+    assert box_of(map_, 0.3) == (4, 5, 8, 9)
+    assert box_of(map_, 0.6) == (1, 1, 3, 3)
+    assert box_of(map_ + 7, 0.6) == (1, 1, 3, 3)  # of the range, not of the maximum
+    assert box_of(np.ones((4, 4)), 0.5) is None
+    assert iou((0, 0, 4, 4), (2, 2, 6, 6)) == pytest.approx(4 / 28)
+    assert iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0
+    ious = ious_of(map_, [(4, 5, 8, 9), (0, 0, 1, 1)])
+    assert ious[THRESHOLDS == 0.5] == 1
+    assert ious[THRESHOLDS == 0.6] == 0
+    assert ious[0] == pytest.approx(16 / 100)
+
+
+def test_max_box_accuracy_by_hand() -> None:
+    ious = np.zeros((2, 20))
+    ious[0, 3], ious[1, 3] = 0.55, 0.35
+    ious[0, 9], ious[1, 9] = 0.75, 0.2
+    found = max_box_accuracy(ious)
+    # IoU 0.3: both at the fourth threshold; 0.5 and 0.7: one of two.
+    assert found["max_box_acc"] == 0.5
+    assert found["max_box_acc_v2"] == pytest.approx((1 + 0.5 + 0.5) / 3)
+    assert found["box_threshold"] == pytest.approx(0.15)
+
+
+def red_square() -> tuple[Subject, torch.Tensor, torch.Tensor]:
+    """The made classifier, a grey image with a red square, and where that is."""
+    subject = subject_of(RedNetwork(least=2.6), 48)
+    image = torch.full((1, 3, 48, 48), 128, dtype=torch.uint8)
+    image[:, :, 8:20, 28:40] = torch.tensor([220, 20, 20], dtype=torch.uint8).view(1, 3, 1, 1)
+    where = torch.zeros(48, 48)
+    where[8:20, 28:40] = 1
+    return subject, subject.normalise(image), where
+
+
+def test_insertion_and_deletion_of_a_classifier_that_looks_at_red() -> None:
+    subject, inputs, where = red_square()
+    assert subject.logits(inputs).argmax() == 2
+    right, wrong = (insertion_deletion(subject, inputs[0], map_, 2) for map_ in (where, 1 - where))
+    # The square is a sixteenth of the image: in at the first of the steps, or out; or at the last.
+    assert right[0] == pytest.approx(1 - 0.5 / STEPS, abs=0.03)
+    assert right[1] < 0.25
+    assert wrong[0] < 0.25
+    assert wrong[1] > 0.75
+    torch.manual_seed(0)
+    assert road(subject, inputs[0], where, 2) > 0.2 > 0 > road(subject, inputs[0], 1 - where, 2)
+
+
+def test_order_of_removal() -> None:
+    map_ = torch.tensor([[0.1, 0.9], [0.5, 0.3]])
+    assert removal_order(map_).tolist() == [[3, 0], [1, 2]]
+    flat = removal_order(torch.zeros(16, 16)).flatten()
+    assert sorted(flat.tolist()) == list(range(256))
+    assert not torch.equal(flat, torch.arange(256))  # pixels that are alike do not go from the top left
+
+
+def test_maps_of_the_made_classifier_point_at_red() -> None:
+    subject, inputs, where = red_square()
+    red, box = where.numpy() > 0, (28.0, 8.0, 40.0, 20.0)
+    for name in ("cam", "gradcam", "hirescam", "layercam", "contrast", "gradients", "occlusion", "scorecam"):
+        map_ = explainer(name, subject)(inputs, torch.tensor([2]), [0])[0].numpy()
+        assert points_at(map_, red), name
+        if name not in ("gradients", "occlusion", "scorecam"):
+            assert energy_in(map_, red) > 0.75, name
+            assert ious_of(map_, [box]).max() > 0.7, name
+    assert not points_at(explainer("centre", subject)(inputs, torch.tensor([2]), [0])[0].numpy(), red)
+
+
+def test_randomised_weights_destroy_maps_of_what_was_learnt() -> None:
+    subject = timm_subject("test_vit", 64, img_size=64)
+    before = {name: value.clone() for name, value in subject.model.state_dict().items()}
+    subjects = [subject, *(randomised(subject, share) for share in (0.0, 1.0))]
+    changed = [
+        {name for name, value in other.model.state_dict().items() if not torch.equal(value, before[name])}
+        for other in subjects
+    ]
+    assert changed[0] == set()
+    assert changed[1] == {"model.head.weight"}  # all biases are zero
+    assert "model.blocks.0.attn.qkv.weight" in changed[2]
+    for name in changed[2]:  # shuffled: the same values elsewhere
+        values = subjects[2].model.state_dict()[name]
+        torch.testing.assert_close(values.flatten().sort()[0], before[name].flatten().sort()[0])
+    inputs = subject.normalise(noise_images(4, 64))
+    classes = subject.logits(inputs).argmax(1)
+    numbers = [0, 1, 2, 3]
+    found = {name: np.abs(sanity(name, subjects, inputs, classes, numbers)).mean(0) for name in ("gradcam", "random")}
+    assert found["random"].tolist() == [1, 1]  # it never looked
+    assert found["gradcam"][1] < 0.7
+    flat = torch.ones(1, 64, 64)
+    ramp = torch.arange(64.0).expand(1, 64, 64)
+    assert rank_correlations(ramp, 3 * ramp + 1).tolist() == pytest.approx([1])
+    assert rank_correlations(ramp, -ramp).tolist() == pytest.approx([-1])
+    assert rank_correlations(ramp, flat).tolist() == [0]
