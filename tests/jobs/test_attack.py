@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from interruptions import kill_when
 from safetensors.torch import load_file
 from small_runs import small_run
@@ -26,9 +27,13 @@ PGD_ONLY = ["attacks=[pgd]", "curve=[]", "checks=false", "corruptions=false"]
 
 @pytest.fixture(scope="module")
 def weights(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier that has not seen fold 0 of 4: a probe on a network with random weights."""
+    """A classifier that has not seen fold 0 of 4."""
     runs = tmp_path_factory.mktemp("runs")
-    words = ["train.method=probe", "train.mixup=0", "data.folds=4", "data.fold=0", "evaluate_test=false"]
+    words = [
+        "image.size=64", "image.scale=[0.7,1.0]", "train.epochs=25", "train.batch=20", "train.mixup=0", "train.ema=0",
+        "optim.method=adamw", "optim.lr=0.01", "optim.head_multiplier=1", "data.folds=4", "data.fold=0",
+        "evaluate_test=false",
+    ]  # fmt: skip
     assert main(small_run(guide, runs, "victim", *words)) == 0
     return runs / "classify/victim/model.safetensors"
 
@@ -63,7 +68,9 @@ def test_the_run_folder_holds_figures_that_agree(whole: Path, guide: Manifest) -
     right = round(28 * told["clean"])
     assert sum(pair["count"] for pair in told["flips"]) <= right
     assert told["targeted"]["class"] == guide.classes[0]
-    assert told["targeted"]["taken_for_it"]["of"] < right
+    assert told["targeted"]["taken_for_it"]["of"] == sum(
+        round(row["count"] * row["clean"]) for name, row in told["per_class"].items() if name != guide.classes[0]
+    )
     assert set(told["corruptions"]) == {"noise", "blur", "jpeg", "brightness", "fog", "mean"}
     assert len(told["checks"]) == 8
     assert np.mean([row["robust"] for row in told["per_class"].values()]) == pytest.approx(told["robust"])  # 7 each
@@ -78,7 +85,8 @@ def test_two_ranks_with_workers_killed_and_resumed_by_one_give_the_same(
     process = fgvc(*words_of(weights, guide, tmp_path, *more), "--processes", "2")
     chunks = tmp_path / "attack/killed/checkpoints/chunks"
     kill_when(process, lambda: len(list(chunks.glob("adaptive-*/*.npz"))) >= 1)
-    done = {file: file.stat().st_mtime_ns for file in chunks.glob("*/*.npz")}
+    with FileLock(chunks.parents[1] / ".lock", timeout=60):  # ranks end once their launcher is gone
+        done = list(chunks.glob("*/*.npz"))
     assert len(done) > 10
     assert main(words_of(weights, guide, tmp_path, *more, "data.workers=0")) == 0
     before, after = figures(whole, "whole"), figures(tmp_path, "killed")
