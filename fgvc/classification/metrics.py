@@ -30,13 +30,14 @@ class Predictions:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: not readable as predictions ({error}); evaluate the run again") from None
 
-    def check_finite(self, key_of: Callable[[int], str] = "entry {}".format) -> None:
+    def check_finite(self, key_of: Callable[[int], str] | None = None) -> None:
         """Raise UserError naming the first image whose logits are not finite. key_of: entry -> its key."""
         bad = np.flatnonzero(~np.isfinite(self.logits).all(axis=1))
         if len(bad):
-            first = key_of(int(self.entries[bad[0]]))
+            entry = int(self.entries[bad[0]])
+            first = f"'{key_of(entry)}'" if key_of else f"entry {entry}"
             raise UserError(
-                f"the network's outputs are not finite for {len(bad)} of {len(self.labels)} images, first '{first}'; "
+                f"the network's outputs are not finite for {len(bad)} of {len(self.labels)} images, first {first}; "
                 "its weights diverged (lower optim.lr, set optim.clip=1) or need train.precision=fp32"
             )
 

@@ -22,7 +22,7 @@ from jobs.shards import build_from
 from shards.errors import UserError
 from shards.reading.config import DataConfig
 
-TIMEOUT, SLOW = 2, 6  # seconds: of a collective, of the build
+TIMEOUT, SLOW = 10, 14  # seconds: of a collective, of the build
 SMALL = {"species": 2, "train_per_class": 4, "test_per_class": 2, "size": 32, "workers": 1}
 
 
