@@ -11,6 +11,7 @@ from interruptions import finish, kill_when, steps_done
 from safetensors.torch import load_file
 from same_run import history
 
+from fgvc.robustness import watch
 from fgvc.robustness.config import DefenceConfig
 from fgvc.robustness.watch import OVERFITTED, strengthened, take_back
 from fgvc.training.checkpoint import latest_valid, save, step_of
@@ -53,6 +54,25 @@ def test_a_killed_run_ends_in_the_same_bits(guide: Manifest, fgvc: Start, tmp_pa
     left, right = (load_file(run / "model.safetensors") for run in (calm, tmp_path / "classify/killed"))
     assert [name for name in left if not left[name].equal(right[name])] == []
     assert history(calm) == history(tmp_path / "classify/killed")
+
+
+def test_overfitting_is_said_and_training_begins_again_with_more_steps(
+    guide: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Every gap counts as one here, so that attacks of 1 and of 2 steps are given up, and of 4 (all that is checked
+    with) not."""
+    monkeypatch.setattr(watch, "GAP", -1.0)
+    assert main(defended_run(guide, tmp_path, "over", "fgsm", "train.epochs=1")) == 0
+    folder = tmp_path / "classify/over"
+    rewinds = json.loads((folder / "result.json").read_text())["rewinds"]
+    assert [rewind["step"] for rewind in rewinds] == [0, 0]
+    for rewind, steps in zip(rewinds, (1, 2), strict=True):
+        assert rewind["reason"].startswith(OVERFITTED)
+        assert f"withstand its {steps} step(s)" in rewind["reason"]
+    rows = history(folder)
+    assert [row["rewind"] for row in rows if "rewind" in row] == [rewind["reason"] for rewind in rewinds]
+    assert "attack_steps" not in rows[-1]
+    assert OVERFITTED in capsys.readouterr().out
 
 
 @pytest.mark.slow
