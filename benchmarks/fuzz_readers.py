@@ -1,10 +1,10 @@
-"""Damages manifests, boxes layers, weights' metadata, COCO, VOC and CSV files at random and reads them.
+"""Damages manifests, their columns, boxes layers, weights' metadata, COCO, VOC and CSV files at random and reads them.
 
     python benchmarks/fuzz_readers.py coco --minutes 10 --seed 1
 
 It always ends in a result or in one line. Another error than UserError, a message that is not one printable line, or a
 file outside the reader's own output folder ends the run: the damaged file is kept and its step printed.
-Kinds: manifest, layer, weights, coco, voc, csv.
+Kinds: manifest, columns, layer, weights, coco, voc, csv.
 """
 
 import argparse
@@ -24,7 +24,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import numpy as arrays
 from safetensors.torch import save
 
 from fgvc.classification.evaluation import about
@@ -36,7 +38,7 @@ from jobs.shards import build_from, main
 from jobs.tasks.evaluate import run as evaluate
 from shards.boxes_layer import read_layer, write_layer
 from shards.errors import UserError
-from shards.manifest import MANIFEST, Manifest, read_manifest
+from shards.manifest import COLUMNS, MANIFEST, Manifest, read_manifest
 from shards.reading.config import DataConfig, ImageConfig
 from shards.reading.reader import Reader
 from shards.verify import verify
@@ -97,6 +99,31 @@ def damage_bytes(data: bytes, rng: random.Random) -> bytes:
     return data
 
 
+def damage_columns(data: bytes, rng: random.Random) -> bytes:
+    """Some values of some columns replaced, rows cut off or doubled, types changed; sometimes bytes instead."""
+    if rng.random() < 0.2:
+        return damage_bytes(data, rng)
+    columns = arrays.load(data)
+    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+        name = rng.choice(sorted(columns))
+        column, change = columns[name].copy(), rng.random()
+        if change < 0.7 and column.size:
+            value = rng.choice([0, 1, -1, 2, 255, 2**31 - 1, 2**40, 2**63 - 1, -(2**63), rng.randrange(200)])
+            value = rng.choice([np.nan, np.inf, -1e308, 0.5, value]) if column.dtype.kind == "f" else value
+            with np.errstate(all="ignore"):
+                column.reshape(-1)[rng.randrange(column.size)] = np.array(value).astype(column.dtype)
+            columns[name] = column
+        elif change < 0.8:
+            columns[name] = column[: rng.randrange(len(column) + 1)].copy()
+        elif change < 0.9:
+            columns[name] = np.concatenate([column, column[:1]])
+        elif change < 0.95:
+            columns[name] = column.astype(rng.choice(["u1", "i4", "i8", "f4", "f8"]))
+        else:
+            del columns[name]
+    return arrays.save(columns)
+
+
 def targets(base: Path, guide: Manifest) -> dict[str, tuple[Path, Callable, Callable[[], None]]]:
     """Kind -> the file to damage, how, and the reading of it. Reading may write below `base`/out only."""
     photos, out = base / "photos", base / "out"
@@ -131,6 +158,13 @@ def targets(base: Path, guide: Manifest) -> dict[str, tuple[Path, Callable, Call
             cached.read(index)
         verify(guide.folder, workers=1)
 
+    def columns() -> None:
+        """With a head that says the damaged file's size, or all would be refused for it."""
+        head = json.loads((guide.folder / MANIFEST).read_text())
+        head["entries"]["size"] = (guide.folder / COLUMNS).stat().st_size
+        (guide.folder / MANIFEST).write_text(json.dumps(head))
+        manifest()
+
     def folder(*settings: str) -> None:
         build_from("image_folder", photos, out / "shards", [*settings, "workers=1"])
 
@@ -158,6 +192,7 @@ def targets(base: Path, guide: Manifest) -> dict[str, tuple[Path, Callable, Call
     voc = base / "voc" / names[0].replace(".jpg", ".xml")
     return {
         "manifest": (guide.folder / MANIFEST, damage_json, manifest),
+        "columns": (guide.folder / COLUMNS, damage_columns, columns),
         "layer": (layer, lambda text, rng: damage_bytes(text.encode(), rng), lambda: _read(layer, guide)),
         "weights": (facts, damage_json, classifier),
         "coco": (base / "coco/annotations/train.json", damage_json, coco),
@@ -177,7 +212,8 @@ def fuzz(kind: str, minutes: float, seed: int) -> int:
     build_from("field_guide", "-", base / "guide", small)
     guide = read_manifest(base / "guide")
     path, damage, read = targets(base, guide)[kind]
-    text = path.read_text()
+    data = path.read_bytes()
+    text: Any = data if kind == "columns" else data.decode()
     before = _tree(base)
     end, step, refused = time.monotonic() + 60 * minutes, 0, 0
     while time.monotonic() < end:
@@ -211,7 +247,7 @@ def _tree(base: Path) -> set[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["manifest", "layer", "weights", "coco", "voc", "csv"])
+    parser.add_argument("kind", choices=["manifest", "columns", "layer", "weights", "coco", "voc", "csv"])
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args()

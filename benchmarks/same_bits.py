@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from shards.manifest import read_manifest
+
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = {"images_per_second", "data_wait", "mfu", "memory_mb"}  # of metrics.jsonl: what the machine decides
 FIGURES = ("val", "test", "steps", "train_count", "parameters", "inputs", "boxes")  # of result.json
@@ -98,8 +100,9 @@ def _fgvc(tree: Path, work: Path, words: list[str]) -> None:
 
 
 def _shards(work: Path) -> dict[str, Any]:
-    manifest = json.loads((work / "shards/manifest.json").read_text())
-    del manifest["citation"]  # names a file of the code
+    manifest = dict(vars(read_manifest(work / "shards")))  # of format 1 or 2
+    del manifest["folder"], manifest["citation"]  # the citation names a file of the code
+    manifest["entries"] = [*manifest["entries"]]
     tars = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (work / "shards").glob("*.tar")}
     return tars | {f"manifest {key}": value for key, value in manifest.items()}
 

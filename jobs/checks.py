@@ -8,8 +8,7 @@ from fgvc.robustness.config import DefenceConfig
 from fgvc.robustness.epsilon import read_epsilon
 from fgvc.training.config import LoopConfig, OptimConfig
 from shards.errors import UserError
-from shards.manifest import MANIFEST
-from shards.paths import expand
+from shards.paths import MANIFEST, expand
 from shards.reading.config import DataConfig
 
 

@@ -4,6 +4,7 @@
     fgvc classify configs/classify/field_guide.yaml --processes 4       here: 4 ranks (GPUs, or CPU processes)
     fgvc classify configs/classify/field_guide.yaml --on debug          20 steps on 64 images, a held-out fold, no test
     fgvc classify configs/classify/field_guide.yaml --on h100 nodes=2   on Slurm, 2 nodes (docs/slurm.md)
+    fgvc classify CONFIG --estimate                                     the memory it takes, counted; runs nothing
     fgvc classify CONFIG optim.lr=0.02 train.epochs=20 name=longer      any setting as key=value
     fgvc classify CONFIG data.folds=5 data.fold=0 evaluate_test=false   choose settings by a held-out fold
     fgvc classify CONFIG data.holdout=0.1 train.keep=best train.patience=5      stop early, keep the best epoch
@@ -73,7 +74,7 @@ def report(result: dict[str, Any], folder: Path) -> str:
         for split, figures in result.items()
         if split in ("val", "test")
     ]
-    if robust := result.get("defence", {}).get("val_robust"):
+    if (robust := result.get("defence", {}).get("val_robust")) is not None:
         lines.append(f"val: {robust:.2%} under PGD in training's last check; fgvc attack attacks in earnest")
     lines += [f"{back['reason']}: went back to step {back['step']}" for back in result.get("rewinds", [])]
     if kept := result.get("kept"):

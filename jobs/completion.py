@@ -11,7 +11,7 @@ from jobs.config import SHIPPED, walk
 from jobs.registry import COMMANDS, command_module
 from shards.errors import UserError
 
-OPTIONS = "--on --dry-run --print-config --processes --follow --help"
+OPTIONS = "--on --dry-run --print-config --processes --estimate --follow --help"
 SECOND = {
     "shards": "build verify show list coco",
     "cluster": "up down status",

@@ -5,7 +5,7 @@
     fgvc explain weights=FILE data.shards=FOLDER methods='[cam, gradcam, layercam]' images=50
     fgvc explain weights=FILE data.shards=FOLDER pair='[Red-eyed Vireo, Warbling Vireo]'    why A and not B
     fgvc explain weights=FILE photos=FOLDER                                      photos that are in no shards
-    fgvc explain weights=FILE data.shards=FOLDER split=train seen=true images=0 boxes_by=gradcam methods='[gradcam]'
+    fgvc explain weights=FILE data.shards=FOLDER methods='[cam]' boxes_by=cam    boxes of all images, from their maps
     fgvc classify CONFIG data.crop=square data.boxes=runs/explain/NAME/boxes.jsonl          then: crop by what it saw
     fgvc explain CONFIG --on CLUSTER                                             any of these as a Slurm job
 
@@ -51,7 +51,7 @@ class Config(MeasureConfig):
     pair: list[str] = option([], "two classes: why the first and not the second (empty: the two most probable)")
     contrasts: Annotated[int, Ge(0)] = option(6, "pictures of why A and not B, of the closest calls")
     sheet: str = option("", "method that the sheets show (empty: layercam where it applies, or the first)")
-    boxes_by: str = option("", "method whose maps become a boxes layer, of all images that are explained (empty: none)")
+    boxes_by: str = option("", "method whose maps become a boxes layer of all images of the shards (empty: none)")
     box_threshold: Annotated[float, Gt(0), Le(1)] = option(0.2, "share of a map's range from which its box is cut")
     track: TrackConfig = field(default_factory=TrackConfig)
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fgvc.runtime.distributed import barrier, rank
+from fgvc.runtime.distributed import broadcast_object, do_first, ranks_here
 from fgvc.runtime.flops import FlopCounter
 from fgvc.runtime.run_folder import RESULT, RunFolder, open_run
 from jobs.config import hashed, to_dict
@@ -52,7 +52,7 @@ def open_job(job: str, config: Any, inputs: dict[str, str], main: bool = True) -
 
 
 def open_shards(config: DataConfig) -> Manifest:
-    """The manifest of `data.shards`; with `data.source`, rank 0 builds missing shards while the others wait.
+    """The manifest of `data.shards`; with `data.source`, rank 0 builds missing shards while the others wait for it.
 
     Of several runs that need the same missing shards, one builds them and the others wait for it.
     Raises UserError when the folder is not set, or holds no shards and no source is named.
@@ -60,15 +60,8 @@ def open_shards(config: DataConfig) -> Manifest:
     if not config.shards:
         raise UserError("data.shards is not set; build shards with fgvc shards build SOURCE ROOT OUT and name OUT")
     folder = expand(config.shards, "data.shards")
-    problem = ""
-    if rank() == 0 and config.source and not (folder / MANIFEST).is_file():
-        try:
-            _build(config, folder)
-        except UserError as error:
-            problem = str(error)
-    barrier()
-    if problem:
-        raise UserError(problem)
+    if config.source and broadcast_object(not (folder / MANIFEST).is_file()):
+        do_first(lambda: _build(config, folder))
     return read_manifest(folder)
 
 
@@ -102,13 +95,13 @@ def boxes_hashes(config: DataConfig) -> dict[str, str]:
     return found
 
 
-def loader_workers(config: DataConfig, ranks_here: int = 1) -> int:
+def loader_workers(config: DataConfig) -> int:
     """Loader processes for a rank: what is asked for, or one per core that is left beside the rank, at most 8."""
     if config.workers >= 0:
         return config.workers
-    # A task's cores on a cluster, else this rank's share of the machine's.
+    # A task's cores on a cluster, else this rank's share of this machine's.
     given = os.environ.get("SLURM_CPUS_PER_TASK")
-    cores = int(given) if given and "SLURM_PROCID" in os.environ else len(os.sched_getaffinity(0)) // ranks_here
+    cores = int(given) if given and "SLURM_PROCID" in os.environ else len(os.sched_getaffinity(0)) // ranks_here()
     return max(0, min(8, cores - 2))
 
 

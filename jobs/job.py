@@ -55,7 +55,7 @@ def main(name: str, words: list[str]) -> int:
     if arguments.print_folder:
         print(folder)
         return 0
-    if on_cluster and not arguments.print_config:
+    if on_cluster and not (arguments.print_config or arguments.estimate):
         return launch(name, module, arguments.on, path, overrides, arguments.dry_run, arguments.follow)
     if arguments.print_config or arguments.dry_run:
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")

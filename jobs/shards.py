@@ -24,7 +24,7 @@ from shards.building.build import build
 from shards.building.config import BuildOptions
 from shards.coco_export import export
 from shards.errors import UserError
-from shards.manifest import Manifest, read_manifest
+from shards.manifest import Manifest, read_manifest, write_manifest
 from shards.show import sample_lines, show
 from shards.sources import SOURCES
 from shards.verify import verify
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     Raises UserError in one line for everything a user can fix.
     """
     words = _parser(argv).parse_args(argv)
-    return {"build": _build, "verify": _verify, "show": _show, "list": _list, "coco": _coco}[words.command](words)
+    return COMMANDS[words.command](words)
 
 
 def build_from(
@@ -108,6 +108,22 @@ def _coco(words: argparse.Namespace) -> int:
     return 0
 
 
+def _convert(words: argparse.Namespace) -> int:
+    manifest = read_manifest(words.folder)
+    if manifest.entries.path is not None:
+        print(f"{words.folder}: has columns already ({len(manifest.entries)} images)")
+        return 0
+    try:
+        write_manifest(manifest)
+    except OSError as error:
+        raise UserError(f"{error.filename or words.folder}: {error.strerror or error}") from None
+    print(f"{words.folder}: {len(manifest.entries)} images, now as columns")
+    return 0
+
+
+COMMANDS = {"build": _build, "verify": _verify, "show": _show, "list": _list, "coco": _coco, "convert": _convert}
+
+
 def _module(source: str) -> Any:
     if source not in SOURCES:
         raise UserError(f"{source}: no such source; there are {', '.join(SOURCES)}")
@@ -135,7 +151,7 @@ def _full_key(kind: Any, word: str) -> str:
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
     style: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = Parser("fgvc shards", description=__doc__, **style)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | show | list | coco")
+    commands = parser.add_subparsers(dest="command", required=True, metavar=" | ".join(COMMANDS))
 
     about = "Check a raw dataset and write it as shards. Interrupted builds resume where they stopped."
     build = commands.add_parser("build", description=about, epilog=_settings_help(argv), help=about, **style)
@@ -162,6 +178,10 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     coco.add_argument("folder", metavar="FOLDER")
     coco.add_argument("out", metavar="OUT", help="folder for the COCO data set")
     coco.add_argument("--no-images", action="store_true", help="the annotation files only")
+
+    about = "Write a manifest of an earlier version, which takes seconds and gigabytes to open where it is large, anew."
+    convert = commands.add_parser("convert", description=about, help=about, **style)
+    convert.add_argument("folder", metavar="FOLDER")
     return parser
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from shards.errors import UserError
 from shards.files import write_atomically
-from shards.manifest import Entry, Manifest
+from shards.manifest import Manifest
 
 FORMAT = "fgvc-boxes 1"
 ScoredBox = tuple[float, float, float, float, float]  # x0, y0, x1, y1 in pixels of the stored image, score in [0, 1]
@@ -41,13 +41,13 @@ def write_layer(
     left out, the rest sorted by score. Raises UserError for unknown keys, values that are no numbers, scores outside
     [0, 1], and when the disk does not take it.
     """
-    entries = {entry.key: entry for entry in manifest.entries}
-    boxes = {}
+    place, boxes = manifest.entries.position, {}
     for key in sorted(found):
-        if key not in entries:
+        if key not in place:
             raise UserError(f"{path}: boxes for '{key}', which is no sample of {manifest.folder}")
-        rows = [_checked(row, f"{path}: sample '{key}'") for row in found[key]]
-        kept = [row for row in (_clipped(row, entries[key]) for row in rows) if row[0] < row[2] and row[1] < row[3]]
+        width, height = _size(manifest, place[key])
+        rows = [_clipped(_checked(row, f"{path}: sample '{key}'"), width, height) for row in found[key]]
+        kept = [row for row in rows if row[0] < row[2] and row[1] < row[3]]
         boxes[key] = tuple(sorted(kept, key=lambda row: -row[4]))
     header: dict[str, Any] = {
         "format": FORMAT,
@@ -88,13 +88,13 @@ def read_layer(path: Path, manifest: Manifest) -> BoxesLayer:
         raise UserError(f"{path}: {error.strerror}; fgvc crop makes a boxes layer") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not readable as a boxes layer ({ascii(str(error))[:120]})") from None
-    entries = {entry.key: entry for entry in manifest.entries}
+    place = manifest.entries.position
     for key, found in boxes.items():
-        if key not in entries:
+        if key not in place:
             raise UserError(f"{path}: boxes for {ascii(key)[:100]}, which is no sample of {manifest.folder}")
+        width, height = _size(manifest, place[key])
         for box in found:
             x0, y0, x1, y1, _ = _checked(box, f"{path}: sample '{key}'")
-            width, height = entries[key].width, entries[key].height
             if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
                 size = f"{width} x {height}"
                 raise UserError(f"{path}: sample '{key}': box {box[:4]} is empty or outside its image of {size}")
@@ -118,9 +118,12 @@ def _checked(row: Sequence[float], where: str) -> ScoredBox:
     return values
 
 
-def _clipped(row: ScoredBox, entry: Entry) -> ScoredBox:
+def _size(manifest: Manifest, index: int) -> tuple[int, int]:
+    return int(manifest.entries.width[index]), int(manifest.entries.height[index])
+
+
+def _clipped(row: ScoredBox, width: int, height: int) -> ScoredBox:
     x0, y0, x1, y1, score = row
-    width, height = entry.width, entry.height
     corners = (min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height))
     left, top, right, bottom = (round(float(corner), 2) for corner in corners)
     return left, top, right, bottom, round(float(score), 5)

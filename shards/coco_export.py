@@ -8,9 +8,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from shards.entries import Entry
 from shards.errors import UserError
 from shards.files import write_atomically
-from shards.manifest import Entry, Manifest
+from shards.manifest import Manifest
 from shards.reading.reader import Reader
 from shards.sample import Box
 
@@ -47,7 +48,7 @@ def export(manifest: Manifest, out: Path, images: bool = True) -> dict[str, Path
 
 def document(manifest: Manifest, split: str) -> dict[str, Any]:
     """One split as a COCO document. Image ids are positions in the manifest, counted from 1."""
-    entries = [(index, entry) for index, entry in enumerate(manifest.entries) if entry.split == split]
+    entries = [(index, manifest.entries[index]) for index in manifest.members(split).tolist()]
     return {
         "info": {"description": manifest.source, "fgvc": 1, "citation": manifest.citation},
         "licenses": [{"id": 1, "name": manifest.licence, "url": ""}],

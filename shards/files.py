@@ -26,18 +26,25 @@ def full_disk_is_named(path: Path) -> Iterator[None]:
         ) from None
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a file, synced, so that it is there whole or not at all. Raises OSError; leaves no temporary file."""
+@contextmanager
+def replaced_atomically(path: Path) -> Iterator[Path]:
+    """A temporary name to write a file to; afterwards it is synced and takes the place of `path`, whole or not at all.
+    Raises OSError; leaves no temporary file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as stream:
-            stream.write(data.encode() if isinstance(data, str) else data)
-            stream.flush()
+        yield temporary
+        with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write a file, synced, so that it is there whole or not at all. Raises OSError; leaves no temporary file."""
+    with replaced_atomically(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -1,9 +1,11 @@
-"""Paths as users write them: ~ and environment variables."""
+"""Paths as users write them: ~ and environment variables; and the file by which a folder of shards is known."""
 
 import os
 from pathlib import Path
 
 from shards.errors import UserError
+
+MANIFEST = "manifest.json"
 
 
 def expand(path: str, key: str) -> Path:

@@ -9,7 +9,10 @@ from typing import Literal
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels of the upright image; x1, y1 exclusive
 SPLITS = ("train", "val", "test")
-KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")  # a WebDataset key ends at the first dot; a tar name has 100 characters
+# A WebDataset key ends at the first dot.
+KEY_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+KEY_LENGTH = 90  # a tar name has 100 characters
+KEY = re.compile(f"[{KEY_CHARACTERS}]{{1,{KEY_LENGTH}}}")
 Exif = Literal["auto", "applied", "ignored"]
 
 
@@ -19,6 +22,12 @@ def is_printable(text: str) -> bool:
     return (text.isascii() and text.isprintable()) or not any(
         unicodedata.category(c) in _UNSAFE or c in _DIRECTIONS for c in text
     )
+
+
+def require(valid: object, what: str, value: object) -> None:
+    """Raise ValueError, naming what is not valid and its value, for what comes from elsewhere."""
+    if not valid:
+        raise ValueError(f"{what} {ascii(value)[:80]}")
 
 
 _UNSAFE = {"Cc", "Cs", "Zl", "Zp"}

@@ -3,14 +3,15 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from shards.entries import Entries, Entry
 from shards.errors import UserError
-from shards.manifest import Entry, Manifest, read_manifest
+from shards.manifest import Manifest, read_manifest
 from shards.reading.reader import Reader
 
 COLUMNS, ROWS = 8, 6
@@ -79,23 +80,29 @@ def _by_split(counts: dict[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
 
 
-def _quantiles(values: list[float], style: str = ",.0f") -> str:
+def _quantiles(values: np.ndarray, style: str = ",.0f") -> str:
     points = np.quantile(values, [0, 0.05, 0.5, 0.95, 1])
     names = ("min", "5 %", "median", "95 %", "max")
     return "   ".join(f"{name} {point:{style}}" for name, point in zip(names, points, strict=True))
 
 
-def _origins(entries: tuple[Entry, ...]) -> list[tuple[str, str]]:
-    origins = Counter(entry.origin for entry in entries)
+def _origins(entries: Entries) -> list[tuple[str, str]]:
+    origins = _named_counts(entries.origin, entries.origins)
     return [("origins", _counted(origins.most_common()))] if set(origins) - {"real"} else []
+
+
+def _named_counts(codes: np.ndarray, names: Sequence[str]) -> Counter[str]:
+    """How often each name comes, in the order in which they come first."""
+    found, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    return Counter({names[found[at]]: int(counts[at]) for at in np.argsort(first)})
 
 
 def _class_rows(manifest: Manifest) -> list[tuple[str, str]]:
     """Images per class and split, the imbalance, and the classes at both ends."""
     rows = [("classes", f"{len(manifest.classes):,}")]
     for split, _ in _by_split(manifest.counts):
-        found = Counter(entry.label for entry in manifest.entries if entry.split == split)
-        counts = [found[label] for label in range(len(manifest.classes))]
+        of_split = manifest.entries.label[manifest.members(split)]
+        counts = np.bincount(of_split, minlength=len(manifest.classes)).tolist()
         empty = counts.count(0)
         ratio = f"max/min {max(counts) / min(counts):.2f}" if not empty else f"{empty:,} classes without any"
         rows.append(
@@ -104,7 +111,7 @@ def _class_rows(manifest: Manifest) -> list[tuple[str, str]]:
                 f"{split}: min {min(counts)}   median {np.median(counts):g}   max {max(counts)}   {ratio}",
             )
         )
-    every = Counter(entry.label for entry in manifest.entries)
+    every = np.bincount(manifest.entries.label, minlength=len(manifest.classes)).tolist()
     order = sorted(range(len(manifest.classes)), key=lambda label: (every[label], label))
     if every[order[0]] == every[order[-1]]:
         return [*rows, ("", f"every class has {every[order[0]]} images")]
@@ -114,31 +121,29 @@ def _class_rows(manifest: Manifest) -> list[tuple[str, str]]:
     return rows
 
 
-def _size_rows(entries: tuple[Entry, ...]) -> list[tuple[str, str]]:
-    if not entries:
+def _size_rows(entries: Entries) -> list[tuple[str, str]]:
+    if not len(entries):
         return []
     return [
-        ("width", _quantiles([entry.width for entry in entries]) + "   pixels"),
-        ("height", _quantiles([entry.height for entry in entries]) + "   pixels"),
-        ("jpeg", _quantiles([entry.length / 1000 for entry in entries], ",.1f") + "   kB"),
+        ("width", _quantiles(entries.width) + "   pixels"),
+        ("height", _quantiles(entries.height) + "   pixels"),
+        ("jpeg", _quantiles(entries.length / 1000, ",.1f") + "   kB"),
     ]
 
 
-def _box_rows(entries: tuple[Entry, ...]) -> list[tuple[str, str]]:
+def _box_rows(entries: Entries) -> list[tuple[str, str]]:
     """How many images have boxes, how many each, and how much of the image a box takes; likewise parts."""
-    boxed = [entry for entry in entries if entry.boxes]
-    rows = [("boxes", f"{len(boxed):,} of {len(entries):,} images have boxes")]
+    per_image, boxes = entries.box_counts, entries.boxes
+    boxed = int(np.count_nonzero(per_image))
+    rows = [("boxes", f"{boxed:,} of {len(entries):,} images have boxes")]
     if boxed:
-        per_image = Counter(len(entry.boxes) for entry in boxed)
-        rows[0] = ("boxes", rows[0][1] + ", " + _counted((f"{n} each:", per_image[n]) for n in sorted(per_image)))
-        shares = [
-            100 * (x1 - x0) * (y1 - y0) / (entry.width * entry.height)
-            for entry in boxed
-            for x0, y0, x1, y1 in entry.boxes
-        ]
+        numbers, images = np.unique(per_image[per_image > 0], return_counts=True)
+        each = zip(numbers.tolist(), images.tolist(), strict=True)
+        rows[0] = ("boxes", rows[0][1] + ", " + _counted((f"{number} each:", count) for number, count in each))
+        pixels = np.repeat(entries.width.astype(np.float64) * entries.height, per_image)
+        shares = 100 * (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / pixels
         rows.append(("box area", _quantiles(shares, ".1f") + "   % of the image"))
-    parts = Counter(name for entry in entries for name in entry.parts)
-    if parts:
+    if parts := _named_counts(entries.part_names, entries.parts):
         rows.append(("parts", _counted(parts.most_common())))
     return rows
 
@@ -153,16 +158,17 @@ def _disk_rows(manifest: Manifest) -> list[tuple[str, str]]:
 
 def pick(manifest: Manifest, count: int) -> list[int]:
     """Positions of `count` entries from as many classes as there are, spread evenly over and in the classes."""
-    classes: dict[int, list[int]] = {}
-    for position, entry in enumerate(manifest.entries):
-        classes.setdefault(entry.label, []).append(position)
+    labels_of = manifest.entries.label
+    order = np.argsort(labels_of, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(labels_of[order])) + 1) if len(order) else []
+    classes = {int(labels_of[part[0]]): part for part in parts}
     labels = sorted(classes)
     if len(labels) > count:
         labels = [labels[i * len(labels) // count] for i in range(count)]
     deepest = max((len(positions) for positions in classes.values()), default=0)
     rounds = (label for turn in range(deepest) for label in labels if turn < len(classes[label]))
     quota = Counter(label for label, _ in zip(rounds, range(count), strict=False))
-    return [classes[label][i * len(classes[label]) // n] for label, n in sorted(quota.items()) for i in range(n)]
+    return [int(classes[label][i * len(classes[label]) // n]) for label, n in sorted(quota.items()) for i in range(n)]
 
 
 def contact_sheet(manifest: Manifest) -> Image.Image:

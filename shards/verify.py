@@ -4,12 +4,16 @@ import json
 import tarfile
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
 
 from shards.building.encode import ImageError, normalise
 from shards.building.pool import run, tick
+from shards.entries import Entry
 from shards.files import sha256_of
-from shards.manifest import Entry, Shard, read_manifest
+from shards.manifest import COLUMNS, Manifest, Shard, columns_are_intact, read_manifest
 from shards.sample import is_printable
 
 MAX_PROBLEMS = 5  # of one kind and shard: a torn file would name thousands of images
@@ -18,10 +22,19 @@ JPEG_START = b"\xff\xd8\xff"
 
 @dataclass(frozen=True)
 class _ShardCheck:
-    folder: Path
-    shard: Shard
-    entries: tuple[Entry, ...]
-    classes: tuple[str, ...]
+    """One shard of a manifest, whose columns every process maps for itself, and which entries it holds."""
+
+    manifest: Manifest
+    number: int
+    indices: np.ndarray
+
+    @property
+    def shard(self) -> Shard:
+        return self.manifest.shards[self.number]
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [self.manifest.entries[index] for index in self.indices.tolist()]
 
 
 def verify(folder: str | Path, workers: int = 0) -> list[str]:
@@ -30,27 +43,25 @@ def verify(folder: str | Path, workers: int = 0) -> list[str]:
     Every byte is read and every image decoded. Raises UserError when there is no readable manifest.
     """
     manifest = read_manifest(folder)
-    members: list[list[Entry]] = [[] for _ in manifest.shards]
-    problems = []
-    for entry in manifest.entries:
-        if 0 <= entry.shard < len(members):
-            members[entry.shard].append(entry)
-        else:
-            problems.append(f"{entry.key}: the manifest puts it into shard {entry.shard}, which it does not have")
-    twice = [key for key, count in Counter(entry.key for entry in manifest.entries).items() if count > 1]
+    entries, shards = manifest.entries, len(manifest.shards)
+    problems = [] if columns_are_intact(manifest.folder) else [f"{COLUMNS}: wrong sha256, its bytes were changed"]
+    for index in np.flatnonzero(entries.shard >= shards).tolist():
+        place = f"shard {entries.shard[index]}, which it does not have"
+        problems.append(f"{entries.key(index)}: the manifest puts it into {place}")
+    twice = [key for key, count in Counter(entries.keys_of()).items() if count > 1]
     problems += [f"{key}: twice in the manifest" for key in twice[:MAX_PROBLEMS]]
-    checks = [
-        _ShardCheck(manifest.folder, shard, tuple(entries), manifest.classes)
-        for shard, entries in zip(manifest.shards, members, strict=True)
-    ]
-    for found in run(_verify_shard, checks, workers, len(manifest.entries), "verify"):
+    order = np.argsort(entries.shard, kind="stable")  # of every shard its entries, in their order
+    edges = np.searchsorted(entries.shard[order], np.arange(shards + 1))
+    checks = [_ShardCheck(manifest, number, order[begin:end]) for number, (begin, end) in enumerate(pairwise(edges))]
+    for found in run(_verify_shard, checks, workers, len(entries), "verify"):
         problems += found
     return problems
 
 
 def _verify_shard(check: _ShardCheck) -> list[str]:
     """Problems of one shard, the root cause first; its consequences are left out."""
-    path, shard = check.folder / check.shard.name, check.shard
+    shard, count = check.shard, len(check.indices)
+    path = check.manifest.folder / shard.name
     problems = []
     if not path.is_file():
         problems.append(f"{shard.name}: missing")
@@ -58,31 +69,31 @@ def _verify_shard(check: _ShardCheck) -> list[str]:
         problems.append(f"{shard.name}: {size} bytes, the manifest says {shard.size}")
     elif sha256_of(path) != shard.sha256:
         problems.append(f"{shard.name}: wrong sha256, its bytes were changed")
-    if shard.count != len(check.entries):
-        problems.append(f"{shard.name}: the manifest counts {shard.count} samples and lists {len(check.entries)}")
+    if shard.count != count:
+        problems.append(f"{shard.name}: the manifest counts {shard.count} samples and lists {count}")
     if path.is_file():
         problems += _verify_members(path, check)
     else:
-        tick(len(check.entries))
+        tick(count)
     return problems
 
 
 def _verify_members(path: Path, check: _ShardCheck) -> list[str]:
-    problems = []
+    problems, entries, classes = [], check.entries, check.manifest.classes
     try:
         with tarfile.open(path) as tar:
             held = {member.name: member for member in tar}
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-        tick(len(check.entries))
+        tick(len(entries))
         return [f"{path.name}: not a whole tar file ({error})"]
-    strangers = {name.partition(".")[0] for name in held} - {entry.key for entry in check.entries}
+    strangers = {name.partition(".")[0] for name in held} - {entry.key for entry in entries}
     problems += [f"{path.name}: {_shown(key)} is not in the manifest" for key in sorted(strangers)]
     with path.open("rb") as stream:
-        for entry in check.entries:
+        for entry in entries:
             missing = [kind for kind in ("jpg", "cls", "json") if f"{entry.key}.{kind}" not in held]
             if missing:
                 problems.append(f"{path.name}: {entry.key} has no {', '.join(missing)}")
-            elif (text := _verify_sample(stream, held, entry, check.classes)) is not None:
+            elif (text := _verify_sample(stream, held, entry, classes)) is not None:
                 problems.append(f"{path.name}: {entry.key}: {text}")
             tick()
     if len(problems) > MAX_PROBLEMS:

@@ -15,8 +15,8 @@ class TrainConfig(LoopConfig):
 
     method: Literal["finetune", "probe", "lora"] = option(
         "finetune", "all weights | only a linear head on cached features | the head and low-rank changes of a vision "
-        "transformer's layers, in a fraction of the memory, at about 10 times finetune's optim.lr; exported as plain "
-        "weights",
+        "transformer's layers: no gradients and optimizer state of the rest, about 10 times finetune's optim.lr, plain "
+        "weights exported",
     )  # fmt: skip
     lora_rank: Annotated[int, Gt(0)] = option(16, "lora: rank of the changes")
     head_start: Literal["random", "probe"] = option(

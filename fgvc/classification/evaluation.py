@@ -54,7 +54,7 @@ def evaluate_split(
         predictions = predict(
             model, loader, device, flip=image.eval_flip, precision=precision, expected=len(indices), title=title
         )
-        predictions.check_finite([manifest.entries[entry].key for entry in predictions.entries])
+        predictions.check_finite(manifest.entries.key)
         found.append(predictions)
     return replace(found[0], logits=np.mean([view.logits for view in found], axis=0))
 

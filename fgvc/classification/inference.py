@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from fgvc.classification.metrics import Predictions
 from fgvc.models.layers import eval_mode
 from fgvc.runtime.device import autocast
-from fgvc.runtime.distributed import gather_objects, rank
+from fgvc.runtime.distributed import gather_rows, rank
 from fgvc.runtime.progress import with_progress
 from shards.errors import UserError
 
@@ -29,7 +29,7 @@ def predict(
     model: (N, 3, H, W) uint8 -> (N, classes). flip: average the logits with the mirror image's.
     Raises UserError when the ranks together did not see `expected` different samples once each.
     """
-    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    rows: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     with eval_mode(model):
         for batch in with_progress(loader, len(loader), title, "batches", show=rank() == 0):
             images = batch.images.to(device, non_blocking=True)
@@ -37,9 +37,10 @@ def predict(
                 logits = model(images).float()
                 if flip:
                     logits = (logits + model(images.flip(3)).float()) / 2
-            rows.append((logits.cpu().numpy(), batch.labels.numpy(), batch.entries.numpy()))
-    together = [row for part in gather_objects(rows) for row in part]
-    logits, labels, entries = (np.concatenate(column) for column in zip(*together, strict=True))
+            rows.append((logits.cpu(), batch.labels.cpu(), batch.entries))
+    none = torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    mine = [torch.cat(column) for column in zip(*rows, strict=True)] if rows else none
+    logits, labels, entries = (gather_rows(column).numpy() for column in mine)
     if len(entries) != expected or len(np.unique(entries)) != expected:
         raise UserError(f"{title}: {len(entries)} samples came back where {expected} were to be counted once each")
     order = np.argsort(entries)

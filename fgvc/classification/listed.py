@@ -21,14 +21,13 @@ def read_listed(path: Path, manifest: Manifest) -> frozenset[int]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"exclude={path}: not readable as a list of names ({error})") from None
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    place = {entry.key: index for index, entry in enumerate(manifest.entries)}
-    found = {name: _entry_of(name, place) for name in names}
+    found = {name: _entry_of(name, manifest.entries.position) for name in names}
     entries = frozenset(index for index in found.values() if index is not None)
     if not entries:
         first = f", such as '{names[0]}'" if names else ""
         raise UserError(
             f"exclude={path}: none of its {len(names)} names is in {manifest.folder}{first}; its keys are like "
-            f"'{manifest.entries[0].key}'"
+            f"'{manifest.entries.key(0)}'"
         )
     if missing := [name for name, index in found.items() if index is None]:
         log.warning("exclude=%s: %d of %d names are not in these shards", path, len(missing), len(found))

@@ -1,6 +1,6 @@
 """What predictions are worth: top-1, top-5, per class, calibration, confusions, paired bootstrap intervals."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,12 @@ class Predictions:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: not readable as predictions ({error}); evaluate the run again") from None
 
-    def check_finite(self, keys: Sequence[str] = ()) -> None:
-        """Raise UserError naming the first image whose logits are not finite. keys: of the images, in order."""
+    def check_finite(self, key_of: Callable[[int], str] | None = None) -> None:
+        """Raise UserError naming the first image whose logits are not finite. key_of: entry -> its key."""
         bad = np.flatnonzero(~np.isfinite(self.logits).all(axis=1))
         if len(bad):
-            first = f"'{keys[bad[0]]}'" if keys else f"entry {self.entries[bad[0]]}"
+            entry = int(self.entries[bad[0]])
+            first = f"'{key_of(entry)}'" if key_of else f"entry {entry}"
             raise UserError(
                 f"the network's outputs are not finite for {len(bad)} of {len(self.labels)} images, first {first}; "
                 "its weights diverged (lower optim.lr, set optim.clip=1) or need train.precision=fp32"

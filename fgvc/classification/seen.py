@@ -66,5 +66,5 @@ def _trained_on(record: Any, manifest: Manifest) -> set[int] | None:
 
 
 def _hash_of_keys(manifest: Manifest, indices: Sequence[int]) -> str:
-    keys = "\n".join(manifest.entries[index].key for index in sorted(indices))
+    keys = "\n".join(manifest.entries.keys_of(sorted(indices)))
     return hashlib.sha256(keys.encode()).hexdigest()[:16]

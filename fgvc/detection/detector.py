@@ -17,7 +17,7 @@ from fgvc.detection.models import create_detector, load_detector
 from fgvc.models.export import export, read_about
 from fgvc.models.layers import eval_mode
 from fgvc.runtime.device import autocast
-from fgvc.runtime.distributed import gather_objects, rank, world_size
+from fgvc.runtime.distributed import gather_rows, rank, world_size
 from fgvc.runtime.progress import with_progress
 from shards.errors import UserError
 from shards.manifest import Manifest
@@ -151,10 +151,23 @@ def detect(
                 entry = manifest.entries[index]
                 boxes = unletterbox(corners.float().cpu(), place, entry.width, entry.height).numpy()
                 mine.append((index, Detections(boxes, scores.float().cpu().numpy(), labels.cpu().numpy())))
-    together = [row for part in gather_objects(mine) for row in part]
+    together = _gathered(mine)
     if len(together) != len(indices) or {index for index, _ in together} != set(indices):
         raise UserError(f"{title}: {len(together)} samples came back, expected {len(indices)}, each once")
     return dict(sorted(together, key=lambda row: row[0]))
+
+
+def _gathered(mine: Sequence[tuple[int, Detections]]) -> list[tuple[int, Detections]]:
+    """All ranks' rows, exchanged as arrays."""
+    indices = gather_rows(torch.tensor([index for index, _ in mine], dtype=torch.int64)).tolist()
+    counts = gather_rows(torch.tensor([len(found.scores) for _, found in mine], dtype=torch.int64)).tolist()
+    none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    every = [none, *(found for _, found in mine)]
+    boxes, scores, labels = (
+        np.split(gather_rows(torch.from_numpy(np.concatenate(column))).numpy(), np.cumsum(counts)[:-1])
+        for column in ([f.boxes for f in every], [f.scores for f in every], [f.labels for f in every])
+    )
+    return [(index, Detections(*row)) for index, *row in zip(indices, boxes, scores, labels, strict=True)]
 
 
 def find_boxes(

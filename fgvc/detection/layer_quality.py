@@ -24,7 +24,7 @@ def box_quality(
     score: mean score of the top boxes. right and mean_iou only `against_truth` and where there are true boxes; score
     only where something was found.
     """
-    found = [layer.boxes[manifest.entries[index].key] for index in indices]
+    found = [layer.boxes[manifest.entries.key(index)] for index in indices]
     figures: dict[str, float] = {
         "images": len(indices),
         "without_box": sum(not boxes for boxes in found),
@@ -47,7 +47,7 @@ def draw_boxes(path: Path, manifest: Manifest, layer: BoxesLayer, splits: Sequen
     for axis in axes.flat:
         axis.axis("off")
     for place, split in enumerate(splits):
-        indices = [i for i in manifest.split(split) if manifest.entries[i].key in layer.boxes]
+        indices = [i for i in manifest.split(split) if manifest.entries.key(i) in layer.boxes]
         even = [indices[i * len(indices) // columns] for i in range(min(columns, len(indices)))]
         ious = top_ious(manifest, _found(manifest, indices, layer))
         rows = {"evenly drawn": even, "worst": sorted(ious, key=lambda index: ious[index])[:columns]}
@@ -65,7 +65,7 @@ def draw_boxes(path: Path, manifest: Manifest, layer: BoxesLayer, splits: Sequen
 
 def _found(manifest: Manifest, indices: Sequence[int], layer: BoxesLayer) -> dict[int, np.ndarray]:
     """Index -> the layer's boxes (K, 4), the best first."""
-    boxes = {index: layer.boxes[manifest.entries[index].key] for index in indices}
+    boxes = {index: layer.boxes[manifest.entries.key(index)] for index in indices}
     return {index: np.array(rows, dtype=float).reshape(-1, 5)[:, :4] for index, rows in boxes.items()}
 
 

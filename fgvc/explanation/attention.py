@@ -47,7 +47,7 @@ def _record(network: nn.Module, inputs: Tensor, score: Any = None) -> list[tuple
     """(block, attention) of every block, in order: (N or N x windows, heads, T, T); with a score (heads averaged) the
     positive part of attention times its gradient, (N or N x windows, T, T)."""
     kept: list[Tensor] = []
-    blocks = attention_blocks(network)
+    blocks: list[tuple[str, Any]] = [*attention_blocks(network)]
     with _unfused(network):
         handles = [
             block.attn.attn_drop.register_forward_hook(lambda module, given, output: kept.append(output))
@@ -79,7 +79,7 @@ def _unfused(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, before in fused:
-            module.fused_attn = before  # type: ignore[assignment]
+            module.fused_attn = before
 
 
 def _propagated(subject: Subject, steps: list[tuple[nn.Module, Tensor]], average: bool) -> Tensor:

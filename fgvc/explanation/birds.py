@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fgvc.explanation.geometry import Placement, whole_placement
 from fgvc.explanation.subject import Subject
-from shards.manifest import Entry, Manifest
+from shards.entries import Entry
+from shards.manifest import Manifest
 from shards.reading.config import ImageConfig
 from shards.reading.decode import decode
 from shards.reading.reader import Reader

@@ -5,16 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fgvc.explanation.birds import Bird, Darkroom, oracle_map, validation_birds
 from fgvc.explanation.config import SLOW
-from fgvc.explanation.explainers import explainer
+from fgvc.explanation.explainers import check_maps, explainer
 from fgvc.explanation.funnybirds import protocol_rows
 from fgvc.explanation.gallery import Gallery
 from fgvc.explanation.measure import Examiner
 from fgvc.explanation.sanity import SHARES, randomised, sanity
+from fgvc.explanation.scores import scored_box
 from fgvc.explanation.subject import Subject
 from fgvc.runtime.chunks import Arrays, in_chunks
 from shards.errors import UserError
@@ -26,12 +28,14 @@ ASIDE = 10**9  # their numbers begin here
 
 @dataclass
 class Found:
-    """Rows of images: of all and the fast methods; of few and all methods; of randomised weights; of redrawn birds."""
+    """Rows of images: of all and the fast methods; of few and all methods; of randomised weights; boxes of all images
+    of the shards; of redrawn birds."""
 
     methods: list[str]
     rows: Arrays
     few: Arrays = field(default_factory=dict)
     sanity: Arrays = field(default_factory=dict)
+    boxes: Arrays = field(default_factory=dict)
     validation: Arrays = field(default_factory=dict)
     birds: Arrays = field(default_factory=dict)
 
@@ -67,6 +71,22 @@ class Examination:
             key = gallery.entries[int(rows["entries"][~rows["finite"]][0])].key
             raise UserError(f"the classifier's outputs are not finite, first for '{key}'; look at the weights file")
         return rows
+
+    def boxes(self, gallery: Gallery, method: str) -> Arrays:
+        """Boxes cut from the maps of all images of a gallery: entries (N,), box (N, 5), the last its score."""
+        explain = explainer(method, self.subject, self.seed)
+
+        def work(batch: Any) -> Arrays:
+            inputs, entries = self.subject.normalise(batch.images), batch.entries.tolist()
+            maps = explain(inputs, self.subject.logits(inputs).argmax(1), entries)
+            check_maps(method, self.subject, maps)
+            boxes = [scored_box(map_, self.threshold) for map_ in maps.numpy()]
+            return {"entries": np.array(entries), "box": np.stack(boxes)}
+
+        numbers = list(gallery.entries)
+        return in_chunks(
+            self.folder / "boxes", numbers, CHUNK, gallery.load, work, seed=self.seed, title=f"boxes by {method}"
+        )  # fmt: skip
 
     def randomised(self, numbers: Sequence[int]) -> Arrays:
         """Method -> (N, stages) rank correlations with the maps of randomised weights; slow methods left out."""

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fgvc.explanation.geometry import Placement, placement, whole_placement
 from shards.building.encode import ImageError, normalise
+from shards.entries import Entry
 from shards.errors import UserError
-from shards.manifest import Entry, Manifest
+from shards.manifest import Manifest
 from shards.reading.config import ImageConfig
 from shards.reading.decode import decode
 from shards.reading.loader import Batch, Samples, chunk_loader

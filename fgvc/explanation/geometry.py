@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.manifest import Entry
+from shards.entries import Entry
 from shards.reading.config import ImageConfig
-from shards.reading.views import View
+from shards.reading.views import WHOLE, View
 from shards.sample import Box
 
 
@@ -51,7 +51,7 @@ def placement(entry: Entry, index: int, view: View, image: ImageConfig, size: in
 
 def whole_placement(width: int, height: int, image: ImageConfig, size: int) -> Placement:
     """Of a whole image that is in no shard."""
-    return _placed(width, height, View({}), 0, image, size)
+    return _placed(width, height, WHOLE, 0, image, size)
 
 
 def _placed(width: int, height: int, view: View, index: int, image: ImageConfig, size: int) -> Placement:

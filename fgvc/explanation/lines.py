@@ -7,6 +7,7 @@ import numpy as np
 
 from fgvc.explanation.examination import Found
 from fgvc.explanation.gallery import Gallery
+from fgvc.runtime.chunks import Arrays
 
 SCORES = ("pointing", "energy", "telling")
 ScoredBoxes = list[tuple[float, float, float, float, float]]
@@ -32,10 +33,9 @@ def lines(found: Found, gallery: Gallery, classes: Sequence[str]) -> list[dict[s
     return written
 
 
-def layer_of(found: Found, gallery: Gallery, method: str) -> dict[str, ScoredBoxes]:
-    """Key -> the box of a method's map, for a boxes layer; empty where the map says nothing."""
-    rows = found.of(method)
-    pairs = zip(rows["entries"], rows[f"{method}/box"], strict=True)
+def layer_of(boxes: Arrays, gallery: Gallery) -> dict[str, ScoredBoxes]:
+    """Key -> the box of an image's map, for a boxes layer; empty where the map says nothing."""
+    pairs = zip(boxes["entries"], boxes["box"], strict=True)
     return {gallery.entries[int(number)].key: stored_boxes(gallery, int(number), box) for number, box in pairs}
 
 

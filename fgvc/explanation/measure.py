@@ -15,10 +15,10 @@ from fgvc.explanation.birds import SIBLINGS, Guide
 from fgvc.explanation.explainers import Explainer, check_maps, explainer, runners_up
 from fgvc.explanation.geometry import Placement
 from fgvc.explanation.perturbation import insertion_deletion, road
-from fgvc.explanation.scores import THRESHOLDS, box_of, energy_in, ious_of, mask_of, points_at
+from fgvc.explanation.scores import THRESHOLDS, energy_in, ious_of, mask_of, points_at, scored_box
 from fgvc.explanation.subject import Subject
 from fgvc.runtime.chunks import Arrays
-from shards.manifest import Entry
+from shards.entries import Entry
 from shards.sample import Box
 
 KEPT = 56  # side of the maps that are kept, for pictures
@@ -68,6 +68,7 @@ class Examiner:
             seconds = (time.perf_counter() - began) / len(entries)
             if rows["finite"].all():
                 check_maps(name, self.subject, maps)
+            maps = maps.nan_to_num()  # of images whose logits are not finite, which end the run when all are done
             scored = [self._scored(map_, truth) for map_, truth in zip(maps.numpy(), truths, strict=True)]
             found = {key: np.array([row[key] for row in scored]) for key in scored[0]}
             found |= {"seconds": np.full(len(entries), seconds), "map": _kept(maps)}
@@ -89,15 +90,13 @@ class Examiner:
         return _Truth(boxes, mask_of(boxes, placed.size), telling)
 
     def _scored(self, map_: np.ndarray, truth: "_Truth") -> dict[str, Any]:
-        box = box_of(map_, self.threshold)
-        inside = map_[round(box[1]) : round(box[3]), round(box[0]) : round(box[2])].mean() / map_.max() if box else 0.0
         known, telling = bool(truth.boxes), truth.telling
         return {
             "pointing": float(points_at(map_, truth.mask)) if known else np.nan,
             "energy": energy_in(map_, truth.mask) if known else np.nan,
             "ious": ious_of(map_, truth.boxes) if known else np.full(len(THRESHOLDS), np.nan),
             "telling": np.nan if telling is None else float(points_at(map_, telling)),
-            "box": np.array([*(box or (0, 0, 0, 0)), min(max(float(inside), 0.0), 1.0)]),
+            "box": scored_box(map_, self.threshold),
             "empty": float(map_.max() <= 0),
         }
 

@@ -17,7 +17,7 @@ SIDE = 1.7  # inches of an image
 def overlay(image: Picture, map_: np.ndarray) -> Picture:
     """A map (h, w) of 0 to 255 or to 1 over its image: warm where it is large, the bare image where it is nothing."""
     scaled = map_.astype(np.float32) / max(float(map_.max()), 1e-12)
-    scaled = cv2.resize(scaled, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
+    scaled = np.asarray(cv2.resize(scaled, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.float32)[..., None]
     colours = colormaps["turbo"](scaled[..., 0])[..., :3] * 255
     weight = 0.15 + 0.5 * scaled
     return (image * (1 - weight) + colours * weight).round().clip(0, 255).astype(np.uint8)

@@ -41,6 +41,15 @@ def box_of(map_: np.ndarray, threshold: float) -> Box | None:
     return float(x), float(y), float(x + width), float(y + height)
 
 
+def scored_box(map_: np.ndarray, threshold: float) -> np.ndarray:
+    """(5,): `box_of`, and as its score the map's mean in it as a share of its maximum; zeros where there is none."""
+    box = box_of(map_, threshold)
+    if box is None:
+        return np.zeros(5)
+    x0, y0, x1, y1 = (round(corner) for corner in box)
+    return np.array([*box, min(max(float(map_[y0:y1, x0:x1].mean() / map_.max()), 0.0), 1.0)])
+
+
 def iou(a: Box, b: Box) -> float:
     """Intersection over union of two boxes."""
     wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])

@@ -142,7 +142,7 @@ class Distillation(nn.Module):
 
 
 class Noise:
-    """Images with Gaussian noise, kept within the range of pixels: no defence, and here to be compared with one."""
+    """Images with Gaussian noise, kept within the range of pixels: no attack is in it."""
 
     def __init__(self, inputs: Inputs, deviation: float) -> None:
         self.inputs, self.deviation = inputs, deviation

@@ -1,7 +1,9 @@
 """The ranks of a run: who we are, and exchanging values, with or without a process group."""
 
 import datetime
+import math
 import os
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -10,6 +12,7 @@ import torch.distributed as dist
 from shards.errors import UserError
 
 T = TypeVar("T")
+BLOCK = 64 << 20  # bytes that a rank hands over at a time, so that a GPU holds no whole split's logits
 # How long a rank waits for another before it ends with an error; a cluster's profile may set it (timeout_minutes).
 TIMEOUT = datetime.timedelta(minutes=float(os.environ.get("FGVC_TIMEOUT_MINUTES", "30")))
 
@@ -22,9 +25,38 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def ranks_here() -> int:
+    """How many of the run's ranks are on this machine, as whoever started them says; without a word all of them."""
+    said = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return min(int(said) if said.isdecimal() else 0, world_size()) or world_size()
+
+
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
+
+
+def do_first(work: Callable[[], None]) -> None:
+    """Rank 0 does some work, for hours if it must, while the other ranks wait for it.
+
+    Raises UserError on every rank where `work` does; an error that says a rank is gone (`lost_peer`) on the others when
+    rank 0 dies. Waiting is not bounded by TIMEOUT: it happens in a process group of its own, whose connections break
+    when a rank does, whatever the backend of the run's.
+    """
+    if not dist.is_initialized():
+        work()
+        return
+    patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
+    problem: list[str | None] = [None]
+    if rank() == 0:
+        try:
+            work()
+        except UserError as error:
+            problem = [str(error)]
+    dist.broadcast_object_list(problem, 0, group=patient)
+    dist.destroy_process_group(patient)
+    if problem[0] is not None:
+        raise UserError(problem[0])
 
 
 def gather_objects(value: T) -> list[T]:
@@ -34,6 +66,32 @@ def gather_objects(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Every rank's rows, in rank order, on every rank: (N of this rank, ...) -> (N of all, ...), on the CPU.
+
+    A rank may have none; what its rows would look like is then the others' to say.
+    """
+    if not dist.is_initialized():
+        return rows
+    kinds = gather_objects((len(rows), tuple(rows.shape[1:]), rows.dtype))
+    counts = [count for count, _, _ in kinds]
+    _, shape, dtype = next((kind for kind in kinds if kind[0]), kinds[0])
+    device = torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend() else torch.device("cpu")
+    gathered = [torch.empty((count, *shape), dtype=dtype) for count in counts]
+    step = max(1, BLOCK // max(1, math.prod(shape) * dtype.itemsize))
+    for begin in range(0, max(counts), step):
+        mine = rows[begin : begin + step]
+        block = torch.zeros((min(step, max(counts) - begin), *shape), dtype=dtype, device=device)
+        if len(mine):
+            block[: len(mine)] = mine
+        blocks = [torch.empty_like(block) for _ in counts]
+        dist.all_gather(blocks, block)
+        for whole, part in zip(gathered, blocks, strict=True):
+            place = whole[begin : begin + step]
+            place.copy_(part[: len(place)])
+    return torch.cat(gathered)
 
 
 def sync_buffers(module: torch.nn.Module) -> None:
@@ -82,4 +140,7 @@ def lost_peer(error: Exception) -> str:
 
 def broadcast_object(value: T) -> T:
     """Rank 0's value on every rank."""
-    return gather_objects(value)[0]
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values, 0)
+    return values[0]

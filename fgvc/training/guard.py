@@ -1,7 +1,6 @@
 """The guard: a loss that leaps sends a run back to its last checkpoint; a run that unlearns what it knew is stopped.
 
-What a step or an evaluation has to look like for that was chosen so that healthy runs never do (docs/vit.md has both
-kinds, counted).
+What it takes for that is meant to leave healthy runs alone; docs/vit.md says what was tried.
 """
 
 import json

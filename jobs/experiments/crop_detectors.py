@@ -56,7 +56,7 @@ def check_boxes(config: Config, manifest: Manifest) -> None:
     """Raise UserError, before anything is trained, when a detector's part of the training images has no true boxes."""
     for fold in range(config.folds):
         part = open_splits(manifest, replace(config.data, folds=config.folds, fold=fold)).train
-        if not any(manifest.entries[index].boxes for index in part):
+        if not manifest.entries.box_counts[part].any():
             raise UserError(
                 f"{manifest.folder}: too few true boxes in split '{config.data.train_split}' to train detectors of "
                 f"{config.folds} folds; give detector=FILE, a detector trained on other shards (fgvc detect), or build "

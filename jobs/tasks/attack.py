@@ -39,7 +39,7 @@ def run(config: Config) -> dict[str, Any]:
     with open_job("attack", config, inputs, rank() == 0) as folder:
         if folder.result is not None:
             return folder.result
-        workers = loader_workers(config.data, accelerator.num_processes)
+        workers = loader_workers(config.data)
         bench = _bench(config, measured, folder, accelerator.device, workers)
         found = evaluate(bench, drawn(measured.indices, config.images, config.seed))
         split = "val" if config.split == "held_out" else config.split
@@ -81,7 +81,7 @@ def _bench(config: Config, measured: Measured, folder: RunFolder, device: torch.
     return Bench(
         folder.checkpoints / "chunks",
         Victim(deployed, adaptive, _surrogate(config, about, device), len(classes)), config, config.autoattack, load,
-        lambda entry: measured.manifest.entries[entry].key, device, config.batch, epsilon,
+        measured.manifest.entries.key, device, config.batch, epsilon,
         tuple(sorted({epsilon, *(_times(epsilon, factor, config) for factor in config.curve)})),
         classes.index(config.target) if config.target else None,
     )  # fmt: skip

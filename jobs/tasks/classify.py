@@ -78,7 +78,7 @@ class Classify:
         self.guarded = config.train.guard and config.defence.method == "none"
         self.measured = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
         self.crops = open_crops(self.manifest, self.splits, config.data)
-        self.workers = loader_workers(config.data, self.accelerator.num_processes)
+        self.workers = loader_workers(config.data)
         self.network = create_model(config.model, len(self.manifest.classes))
         if config.train.grad_checkpointing:
             checkpoint_gradients(self.network)
@@ -87,7 +87,7 @@ class Classify:
         self.mean, self.std = input_statistics(self.network, config.model)
         self.listed = read_listed(expand(config.exclude, "exclude"), self.manifest) if config.exclude else None
         self.temperature = temperature_from(config.train, self.manifest, config.model.name)
-        labels = np.array([self.manifest.entries[index].label for index in self.splits.train])
+        labels = self.manifest.entries.label[self.splits.train]
         self.weights = class_weights(labels, len(self.manifest.classes), config.train.class_weights)
         self.best: BestEpoch | None = None
         self.watch: Watch | None = None
@@ -126,7 +126,7 @@ class Classify:
 
     def held_out(self, learner: SupervisedLearner, epoch: int) -> dict[str, float]:
         last = epoch == self.config.train.epochs
-        figures = {} if self.watch is None else self.watch.after_epoch(learner, epoch, last)
+        figures: dict[str, float] = {} if self.watch is None else self.watch.after_epoch(learner, epoch, last)
         if not self.splits.watched:
             return figures
         network = learner.eval_network()

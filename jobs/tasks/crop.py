@@ -96,7 +96,7 @@ def _measure(config: Config, manifest: Manifest, layer: BoxesLayer, folder: RunF
     figures: dict[str, dict[str, Any]] = {}
     unmeasured = "" if config.evaluate_test else config.data.test_split
     for split in sorted(manifest.counts):
-        indices = [i for i in manifest.split(split) if manifest.entries[i].key in layer.boxes]
+        indices = [i for i in manifest.split(split) if manifest.entries.key(i) in layer.boxes]
         if indices:
             out_of_fold = split == config.data.train_split and not config.detector
             quality = box_quality(manifest, indices, layer, against_truth=split != unmeasured)

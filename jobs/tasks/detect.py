@@ -46,13 +46,14 @@ class _Detect:
         self.config, self.manifest, splits, self.folder, self.accelerator = opened
         config, manifest = self.config, self.manifest
         # An image without boxes was not annotated; that nothing is in it was not said.
-        self.train = [index for index in splits.train if manifest.entries[index].boxes]
+        boxed = manifest.entries.box_counts > 0
+        self.train = [index for index in splits.train if boxed[index]]
         if not self.train:
             raise UserError(f"{manifest.folder}: no boxes in split '{config.data.train_split}'; a detector needs some")
         self.images, self.left_out = len(self.train), len(splits.train) - len(self.train)
         self.watched = splits.watched
         self.measured = {"val": splits.held_out, "test": splits.test if config.evaluate_test else []}
-        self.workers = loader_workers(config.data, self.accelerator.num_processes)
+        self.workers = loader_workers(config.data)
         self.classes = class_names(config.model, manifest)
         self.network = create_detector(config.model, len(self.classes))
         self.size = config.image.eval_size or config.image.size

@@ -59,5 +59,5 @@ def _predictions(
     return evaluate_split(
         model.to(accelerator.device), measured.manifest, measured.indices, measured.data, image,
         config.size or about["size"], views=views, device=accelerator.device, precision=config.precision,
-        workers=loader_workers(measured.data, accelerator.num_processes), batch=config.batch,
+        workers=loader_workers(measured.data), batch=config.batch,
     )  # fmt: skip

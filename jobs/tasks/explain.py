@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,13 +42,18 @@ class Opened:
     measured: Measured | None = None
     darkroom: Darkroom | None = None
 
+    def everything(self, config: Config) -> Gallery:
+        """All images of the shards: what a boxes layer is of."""
+        assert self.measured is not None
+        return _gallery(self.measured, range(len(self.measured.manifest.entries)), loader_workers(config.data))
+
 
 def run(config: Config) -> dict[str, Any]:
     """Explain, score, draw; what result.json holds. Raises UserError for unfit weights, classes, methods or images."""
     began = time.monotonic()
     check(config)
     accelerator = create_accelerator("fp32", deterministic=True)
-    opened = _open(config, accelerator.device, accelerator.num_processes)
+    opened = _open(config, accelerator.device)
     classes = opened.about["classes"]
     for name in config.pair:
         if name not in classes:
@@ -68,7 +74,7 @@ def run(config: Config) -> dict[str, Any]:
         return figures
 
 
-def _open(config: Config, device: torch.device, ranks: int) -> Opened:
+def _open(config: Config, device: torch.device) -> Opened:
     weights = expand(config.weights, "weights")
     if config.photos:
         about, files = read_classifier(weights), photo_files(expand(config.photos, "photos"))
@@ -80,13 +86,18 @@ def _open(config: Config, device: torch.device, ranks: int) -> Opened:
         return Opened(about, gallery, numbers, Subject(load_classifier(weights)[0], about["size"], device), inputs)
     measured = open_measured(config)
     about, numbers = measured.about, drawn(measured.indices, config.images, config.seed)
-    gallery = of_shards(
-        measured.manifest, numbers, measured.views(numbers)[-1], measured.image, about["size"],
-        cache=config.data.cache, workers=loader_workers(measured.data, ranks),
-    )  # fmt: skip
+    gallery = _gallery(measured, numbers, loader_workers(measured.data))
     subject, guide = Subject(load_classifier(weights)[0], about["size"], device), open_guide(measured.manifest)
     darkroom = Darkroom(guide, subject, measured.image) if guide and gallery.whole else None
     return Opened(about, gallery, numbers, subject, measured.inputs, measured, darkroom)
+
+
+def _gallery(measured: Measured, numbers: Sequence[int], workers: int) -> Gallery:
+    """Images of the shards as the classifier sees them; of whole+box the part that was cut out."""
+    return of_shards(
+        measured.manifest, numbers, measured.views(numbers)[-1], measured.image, measured.about["size"],
+        cache=measured.data.cache, workers=workers,
+    )  # fmt: skip
 
 
 def _methods(config: Config, opened: Opened) -> list[str]:
@@ -113,6 +124,8 @@ def _examine(config: Config, opened: Opened, methods: list[str], folder: RunFold
         found.few = work.maps("few", drawn(numbers, config.slow_images, seed + 1), methods, FEW, True)
     if config.sanity_images:
         found.sanity = work.randomised(drawn(numbers, config.sanity_images, seed + 2))
+    if config.boxes_by and opened.measured:
+        found.boxes = work.boxes(opened.everything(config), config.boxes_by)
     if opened.darkroom and config.birds:
         found.validation, found.birds = work.redrawn(drawn(numbers, config.birds, seed + 3))
     return found

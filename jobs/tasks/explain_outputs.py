@@ -32,10 +32,12 @@ def write_outputs(config: Config, opened: Any, found: Found, figures: dict[str, 
     text = "".join(json.dumps(line) + "\n" for line in lines(found, opened.gallery, classes))
     write_bytes(folder.path / "explanations.jsonl", text.encode())
     if config.boxes_by and opened.measured:
-        path, made_by = folder.path / "boxes.jsonl", {"job": "explain", "run": config.name, "method": config.boxes_by}
+        path = folder.path / "boxes.jsonl"
+        made_by: dict[str, Any] = {"job": "explain", "run": config.name, "method": config.boxes_by}
         made_by |= {"threshold": config.box_threshold, "weights": opened.inputs["weights"]}
-        write_layer(path, opened.measured.manifest, layer_of(found, opened.gallery, config.boxes_by), made_by)
-        notes.append(f"boxes of {len(found.of(config.boxes_by)['entries'])} images: data.boxes={path}")
+        boxes = layer_of(found.boxes, opened.everything(config))
+        write_layer(path, opened.measured.manifest, boxes, made_by)
+        notes.append(f"boxes of {len(boxes)} images: data.boxes={path}")
     if by_class := figures.get("energy_by_class"):
         name, energy = next(iter(by_class.items()))
         notes.append(f"least on the object: {name} ({energy:.0%} of {found.methods[0]}'s maps); look at classes.png")

@@ -71,12 +71,12 @@ def protocol_figures(validation: Arrays, measured: Arrays, name: str) -> dict[st
 
     complete, correct, contrastive = three(np.arange(len(order)))
     csdc, pc, dc, distractors = np.nanmean(checks, axis=0)[:, share].tolist()
-    figures = {
+    figures: dict[str, Any] = {
         "funnybirds": np.mean([complete, correct, contrastive]), "completeness": complete, "csdc": csdc, "pc": pc,
         "dc": dc, "distractors": distractors, "correctness": correct, "contrastivity": contrastive,
         "share": SHARES[share],
     }  # fmt: skip
-    known = {key: float(value) for key, value in figures.items() if np.isfinite(value)}
+    known: dict[str, Any] = {key: float(value) for key, value in figures.items() if np.isfinite(value)}
     if "funnybirds" in known:
         known["funnybirds_interval"] = bootstrapped(len(order), lambda rows: float(np.mean(three(rows))))
     return known

@@ -68,7 +68,7 @@ class _Gan:
         self.model = replace(config.model, conditional=config.model.conditional and not config.only)
         everything = sorted({index for indices in self.sets.values() for index in indices})
         (self.view,) = open_views(train_policy(config.data), self.manifest, everything)
-        self.workers = loader_workers(config.data, self.accelerator.num_processes)
+        self.workers = loader_workers(config.data)
         self.game = Game(self.model, config.train, config.seed, self.device)
         self.compared = Compared(
             config, self.model, self.manifest, self.sets, self.view, self.folder, self.device, self.workers

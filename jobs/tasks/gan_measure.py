@@ -48,7 +48,7 @@ class Compared:
         for split, indices in self.sets.items():
             chosen = limited(indices, config.measure.images)
             real = self._real(features, chosen, split)
-            labels = [self.manifest.entries[index].label for index in chosen]
+            labels = self.manifest.entries.label[chosen].tolist()
             folder = self.folder.features / f"generated-{split}-{step}"
             made, images = generated_features(
                 folder, network, self.model, labels, features, config.measure, seed=config.seed, device=self.device,

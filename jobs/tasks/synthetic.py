@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fgvc.classification.seen import seen_images
 from shards.errors import UserError
 from shards.manifest import Manifest, read_manifest
@@ -39,7 +41,8 @@ def open_synthetic(
     if not config.shards:
         return None
     manifest = read_manifest(expand(config.shards, "synthetic.shards"))
-    if real_ones := sum(not entry.origin.startswith("gan:") for entry in manifest.entries):
+    photos = [code for code, origin in enumerate(manifest.entries.origins) if not origin.startswith("gan:")]
+    if real_ones := int(np.isin(manifest.entries.origin, photos).sum()):
         raise UserError(f"synthetic.shards={config.shards}: {real_ones} real images; give what fgvc synthesize made")
     records = manifest.extra.get("trained_on")
     seen = seen_images({"trained_on": records}, real, kept_out)

@@ -5,10 +5,11 @@ import errno
 import re
 import shutil
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from shards.building.check import checked, first_few
@@ -16,13 +17,16 @@ from shards.building.config import BuildOptions
 from shards.building.pack import WORK, ShardWork, read_sidecar, write_shard
 from shards.building.plan import Plan, PlannedShard, difference, make_plan
 from shards.building.pool import run
+from shards.entries import Entries, Entry
 from shards.errors import UserError
 from shards.files import sync_folder
-from shards.manifest import MANIFEST, Entry, Manifest, Shard, read_manifest, write_manifest
+from shards.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
 from shards.sample import RawDataset
 
 LOCK = ".lock"
-OURS = re.compile(r"(train|val|test)-\d{6}\.tar|\.?manifest\.json(\.\d+)?\.tmp")
+OURS = re.compile(
+    r"(train|val|test)-\d{6}\.tar|\.?(manifest\.json|entries\.safetensors)(\.\d+)?\.tmp|entries\.safetensors"
+)
 
 
 class BuildRunning(UserError):
@@ -46,8 +50,8 @@ def build(raw: RawDataset, out: str | Path, options: BuildOptions | None = None)
             if manifest := _existing(out, plan):  # finished by another process since
                 return manifest
             _sweep(out, plan)
-            finished = _write_shards(raw, out, options, plan)
-            return _finalise(raw, out, plan, finished)
+            _write_shards(raw, out, options, plan)
+            return _finalise(raw, out, plan)
     except OSError as error:
         raise _disk_error(error, out, plan) from error
 
@@ -115,8 +119,8 @@ def _sweep(out: Path, plan: Plan) -> None:
             path.unlink()
 
 
-def _write_shards(raw: RawDataset, out: Path, options: BuildOptions, plan: Plan) -> list[dict]:
-    """Write the shards that are not there yet; the sidecars of all. Raises UserError naming unusable images."""
+def _write_shards(raw: RawDataset, out: Path, options: BuildOptions, plan: Plan) -> None:
+    """Write the shards that are not there yet, with their sidecars. Raises UserError naming unusable images."""
     todo = [planned for planned in plan.shards if read_sidecar(out, planned) is None]
     kept = len(plan.shards) - len(todo)
     if kept:
@@ -130,7 +134,6 @@ def _write_shards(raw: RawDataset, out: Path, options: BuildOptions, plan: Plan)
             f"{raw.source}: {len(problems)} of {len(raw.samples)} images cannot be used: {first_few(problems, 5)}; "
             "fix or remove them and run the same command again"
         )
-    return [_sidecar(out, planned) for planned in plan.shards]
 
 
 def _sidecar(out: Path, planned: PlannedShard) -> dict:
@@ -140,21 +143,26 @@ def _sidecar(out: Path, planned: PlannedShard) -> dict:
     return sidecar
 
 
-def _finalise(raw: RawDataset, out: Path, plan: Plan, sidecars: list[dict]) -> Manifest:
+def _finalise(raw: RawDataset, out: Path, plan: Plan) -> Manifest:
     """Move the shards to their place; the manifest comes last and makes them a set."""
     notes: Counter[str] = Counter()
     shards: list[Shard] = []
-    entries: list[Entry] = []
-    same: dict[str, list[int]] = defaultdict(list)  # digest -> positions of the entries with it
-    for number, sidecar in enumerate(sidecars):
-        shard = Shard(**sidecar["shard"])
-        if (out / WORK / shard.name).is_file():
-            (out / WORK / shard.name).replace(out / shard.name)
-        shards.append(shard)
-        for entry, digest in zip(sidecar["entries"], sidecar["digests"], strict=True):
-            same[digest].append(len(entries))
-            entries.append(Entry(**(entry | {"shard": number})))
-        notes.update(sidecar["notes"])
+    digests: list[np.ndarray] = []
+
+    def entries() -> Iterator[Entry]:
+        """Of one sidecar at a time: all of them at once would take 2 KB a sample."""
+        for planned in plan.shards:
+            sidecar = _sidecar(out, planned)
+            shard = Shard(**sidecar["shard"])
+            if (out / WORK / shard.name).is_file():
+                (out / WORK / shard.name).replace(out / shard.name)
+            for entry in sidecar["entries"]:
+                yield Entry(**(entry | {"shard": len(shards)}))
+            shards.append(shard)
+            digests.append(np.array([int(digest, 16) for digest in sidecar["digests"]], np.uint64))
+            notes.update(sidecar["notes"])
+
+    columns = Entries.of(entries())
     sync_folder(out)
     write_manifest(
         Manifest(
@@ -164,16 +172,25 @@ def _finalise(raw: RawDataset, out: Path, plan: Plan, sidecars: list[dict]) -> M
             citation=raw.citation,
             classes=raw.classes,
             shards=tuple(shards),
-            entries=tuple(entries),
+            entries=columns,
             plan=plan.hash,
             notes=dict(sorted(notes.items())),
             extra=raw.extra,
             asked=plan.asked,
-            duplicates=tuple(tuple(positions) for positions in same.values() if len(positions) > 1),
+            duplicates=_groups(np.concatenate(digests)),
         )
     )
     sync_folder(out)
     return read_manifest(out)
+
+
+def _groups(digests: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    """The positions of every digest that comes more than once, groups in the order in which they begin."""
+    order = np.argsort(digests, kind="stable")
+    edges = np.flatnonzero(np.diff(digests[order])) + 1
+    starts, ends = np.append(0, edges), np.append(edges, len(order))
+    several = np.flatnonzero(ends - starts > 1).tolist()
+    return tuple(sorted(tuple(order[starts[at] : ends[at]].tolist()) for at in several))
 
 
 def _disk_error(error: OSError, out: Path, plan: Plan) -> UserError:

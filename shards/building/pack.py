@@ -15,8 +15,9 @@ from shards.building.config import BuildOptions
 from shards.building.encode import Encoded, ImageError, fit_boxes, normalise
 from shards.building.plan import PlannedShard
 from shards.building.pool import tick
+from shards.entries import Entry
 from shards.files import sha256_of, write_atomically
-from shards.manifest import Entry, Shard
+from shards.manifest import Shard
 from shards.sample import RawSample
 
 WORK = ".build"  # unfinished builds live here, inside the folder they are for

@@ -46,14 +46,14 @@ class Samples(Dataset):
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[torch.Tensor, int, int, int]:
         epoch, index = place
-        entry = self.reader.manifest.entries[index]
-        image = decode(self.reader.read(index), entry.key)
+        entries = self.reader.manifest.entries
+        image = decode(self.reader.read(index), entries.key(index))
         if epoch < 0:
             image = self.transform(self.views[0].cut(image, index))
         else:
             view = self.views[view_choice(self.seed, epoch, index, len(self.views))]
             image = seeded(self.transform, view.cut(image, index), transform_seed(self.seed, epoch, index))
-        return image, entry.label, index, epoch
+        return image, int(entries.label[index]), index, epoch
 
 
 def collate(rows: list[tuple[torch.Tensor, int, int, int]]) -> Batch:

@@ -10,6 +10,7 @@ from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.reading.balance import balanced_draws, numbered
 
+Indices = Sequence[int] | np.ndarray
 # Streams of random numbers, so that no two uses share one.
 EPOCH, TRANSFORM, MIX, FOLD, VIEW, BALANCE, NOISE, START = range(8)
 
@@ -34,27 +35,32 @@ def _sample_hash(*path: int) -> int:
     return int.from_bytes(hashlib.blake2b("/".join(map(str, path)).encode(), digest_size=8).digest(), "little") >> 1
 
 
-def epoch_order(manifest: Manifest, indices: Sequence[int], seed: int, epoch: int, window: int) -> np.ndarray:
+def epoch_order(manifest: Manifest, indices: Indices, seed: int, epoch: int, window: int) -> np.ndarray:
     """The entries of `indices`, in the order of one epoch, (len(indices),) int64.
 
     Shards are shuffled, then samples within windows of `window` shards: a reader holds at most `window` shards at a
     time, and one that resumes re-reads at most one window.
     """
     random = random_stream(seed, EPOCH, epoch)
-    of_shard: dict[int, list[int]] = {}
-    for index in indices:
-        of_shard.setdefault(manifest.entries[index].shard, []).append(index)
-    shards = np.array(sorted(of_shard))
+    indices = np.asarray(indices, np.int64)
+    parts = _grouped(manifest.entries.shard[indices])
+    shards = np.arange(len(parts))
     random.shuffle(shards)
     order = []
     for start in range(0, len(shards), window):
-        together = np.array([m for shard in shards[start : start + window] for m in of_shard[int(shard)]])
+        together = indices[np.concatenate([parts[shard] for shard in shards[start : start + window]])]
         random.shuffle(together)
         order.append(together)
     return np.concatenate(order)
 
 
-def folds_of(manifest: Manifest, indices: Sequence[int], folds: int, seed: int = 0) -> np.ndarray:
+def _grouped(values: np.ndarray) -> list[np.ndarray]:
+    """The positions of every different value, ascending, in the order of the values."""
+    order = np.argsort(values, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(values[order])) + 1)
+
+
+def folds_of(manifest: Manifest, indices: Indices, folds: int, seed: int = 0) -> np.ndarray:
     """The fold of every entry of `indices`, (len(indices),) int64: stratified by class, a function of keys and
     `seed` alone. Images with the same bytes are in one fold.
 
@@ -70,7 +76,7 @@ def folds_of(manifest: Manifest, indices: Sequence[int], folds: int, seed: int =
     return place % folds
 
 
-def held_out_of(manifest: Manifest, indices: Sequence[int], share: float, seed: int = 0) -> np.ndarray:
+def held_out_of(manifest: Manifest, indices: Indices, share: float, seed: int = 0) -> np.ndarray:
     """Which entries of `indices` are held out, (len(indices),) bool: `share` of them (up to a half), stratified by
     class, a function of keys and `seed` alone. Images with the same bytes stay together.
 
@@ -79,58 +85,62 @@ def held_out_of(manifest: Manifest, indices: Sequence[int], share: float, seed: 
     place, different = _dealt(manifest, indices, seed)
     exact = Fraction(str(share))
     chosen = (place + 1) * exact.numerator // exact.denominator > place * exact.numerator // exact.denominator
-    alone = {label for label, count in different.items() if count < 2}
-    return chosen & np.array([manifest.entries[index].label not in alone for index in indices], dtype=bool)
+    alone = [label for label, count in different.items() if count < 2]
+    return chosen & ~np.isin(manifest.entries.label[np.asarray(indices, np.int64)], alone)
 
 
-def _dealt(manifest: Manifest, indices: Sequence[int], seed: int) -> tuple[np.ndarray, dict[int, int]]:
+def _dealt(manifest: Manifest, indices: Indices, seed: int) -> tuple[np.ndarray, dict[int, int]]:
     """Every entry's place, (len(indices),) int64, where the images are dealt out class by class, each class shuffled;
     images with the same bytes share one. And by label the number of places, those of its different images."""
-    place = np.zeros(len(indices), dtype=np.int64)
+    indices = np.asarray(indices, np.int64)
+    place, different = np.zeros(len(indices), dtype=np.int64), dict[int, int]()
     leader = _leaders(manifest, indices)
-    of_class: dict[int, list[int]] = {}
-    for position, index in enumerate(indices):
-        positions = of_class.setdefault(manifest.entries[index].label, [])
-        if index not in leader:
-            positions.append(position)
+    follows = np.isin(indices, list(leader))
+    labels, keys = manifest.entries.label[indices], manifest.entries.keys_of(indices)
     start = 0
-    for label, positions in sorted(of_class.items()):
-        positions.sort(key=lambda position: manifest.entries[indices[position]].key)
+    for of_class in _grouped(labels):
+        label = int(labels[of_class[0]])
+        positions = of_class[~follows[of_class]].tolist()
+        different[label] = len(positions)
+        positions.sort(key=keys.__getitem__)
         random_stream(seed, FOLD, label).shuffle(positions)
         # Every class starts where the one before it ended, so that parts of the whole are of equal size too.
         place[positions] = start + np.arange(len(positions))
         start += len(positions)
-    place_of = dict(zip(indices, place.tolist(), strict=True))
-    for position, index in enumerate(indices):
-        if index in leader:
-            place[position] = place_of[leader[index]]
-    return place, {label: len(positions) for label, positions in sorted(of_class.items())}
+    place_of = dict(zip(indices.tolist(), place.tolist(), strict=True)) if leader else {}
+    for position in np.flatnonzero(follows).tolist():
+        place[position] = place_of[leader[int(indices[position])]]
+    return place, different
 
 
-def _leaders(manifest: Manifest, indices: Sequence[int]) -> dict[int, int]:
+def _leaders(manifest: Manifest, indices: np.ndarray) -> dict[int, int]:
     """Entry -> the entry with the same bytes whose place it shares, for all but one entry of each group."""
-    chosen = set(indices)
+    if not manifest.duplicates:
+        return {}
+    chosen = set(indices.tolist())
     leader: dict[int, int] = {}
     for group in manifest.duplicates:
-        same = sorted(chosen.intersection(group), key=lambda index: manifest.entries[index].key)
+        same = sorted(chosen.intersection(group), key=manifest.entries.key)
         leader |= dict.fromkeys(same[1:], same[0]) if same else {}
     return leader
 
 
 def _epoch_draws(
-    manifest: Manifest, indices: Sequence[int], seed: int, epoch: int, window: int, balance: float
-) -> list[tuple[int, int]]:
-    """(epoch, entry) in the order of one epoch; of an entry that is drawn again, the number that `numbered` gives."""
+    manifest: Manifest, indices: Indices, seed: int, epoch: int, window: int, balance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers, entries) in the order of one epoch. The number is the epoch, or of an entry that is drawn again what
+    `numbered` gives."""
+    indices = np.asarray(indices, np.int64)
     if not balance:
-        return [(epoch, int(entry)) for entry in epoch_order(manifest, indices, seed, epoch, window)]
-    labels = np.array([manifest.entries[index].label for index in indices])
-    drawn = balanced_draws(np.asarray(indices), labels, random_stream(seed, BALANCE, epoch), balance)
-    order = epoch_order(manifest, drawn.tolist(), seed, epoch, window)
-    return list(zip(numbered(order, epoch).tolist(), order.tolist(), strict=True))
+        return np.full(len(indices), epoch), epoch_order(manifest, indices, seed, epoch, window)
+    labels = manifest.entries.label[indices]
+    drawn = balanced_draws(indices, labels, random_stream(seed, BALANCE, epoch), balance)
+    order = epoch_order(manifest, drawn, seed, epoch, window)
+    return numbered(order, epoch), order
 
 
 def global_batches(
-    manifest: Manifest, indices: Sequence[int], seed: int, batch: int, epochs: int, window: int, start_step: int = 0,
+    manifest: Manifest, indices: Indices, seed: int, batch: int, epochs: int, window: int, start_step: int = 0,
     balance: float = 0.0,
 ) -> Iterator[list[tuple[int, int]]]:  # fmt: skip
     """Every global batch from `start_step` on: lists of `batch` (epoch, entry); an epoch's incomplete last batch is
@@ -138,10 +148,11 @@ def global_batches(
     entry once an epoch)."""
     per_epoch = len(indices) // batch
     for epoch in range(start_step // per_epoch, epochs):
-        order = _epoch_draws(manifest, indices, seed, epoch, window, balance)
+        draws = _epoch_draws(manifest, indices, seed, epoch, window, balance)
         first = start_step - epoch * per_epoch if epoch == start_step // per_epoch else 0
         for step in range(first, per_epoch):
-            yield order[step * batch : (step + 1) * batch]
+            numbers, entries = (column[step * batch : (step + 1) * batch].tolist() for column in draws)
+            yield list(zip(numbers, entries, strict=True))
 
 
 def rank_batches(

@@ -27,21 +27,24 @@ class Reader:
 
     def read(self, index: int) -> bytes:
         """The JPEG bytes of entry `index`. Raises UserError when the shard is missing or shorter than recorded."""
-        entry = self.manifest.entries[index]
-        file, size = self._file(entry.shard, entry.key)
-        inside = entry.offset + entry.length <= size  # else a wrong length would ask for all of the memory
-        data = os.pread(file, entry.length, entry.offset) if inside else b""
-        if len(data) != entry.length or data[:2] != b"\xff\xd8":
-            path = self.manifest.folder / self.manifest.shards[entry.shard].name
-            raise UserError(f"{path}: sample '{entry.key}' is not where the manifest says; run fgvc shards verify")
-        return data
-
-    def _file(self, shard: int, key: str) -> tuple[int, int]:
+        entries = self.manifest.entries
+        shard, offset, length = int(entries.shard[index]), int(entries.offset[index]), int(entries.length[index])
         if shard >= len(self.manifest.shards):
             raise UserError(
-                f"{self.manifest.folder}: sample '{key}' is in shard {shard}, which does not exist; "
+                f"{self.manifest.folder}: sample '{entries.key(index)}' is in shard {shard}, which does not exist; "
                 "run fgvc shards verify"
             )
+        file, size = self._file(shard)
+        inside = offset + length <= size  # else a wrong length would ask for all of the memory
+        data = os.pread(file, length, offset) if inside else b""
+        if len(data) != length or data[:2] != b"\xff\xd8":
+            path = self.manifest.folder / self.manifest.shards[shard].name
+            raise UserError(
+                f"{path}: sample '{entries.key(index)}' is not where the manifest says; run fgvc shards verify"
+            )
+        return data
+
+    def _file(self, shard: int) -> tuple[int, int]:
         if self._owner != os.getpid():  # a forked worker opens its own files
             self._files, self._owner = {}, os.getpid()
         if shard in self._files:

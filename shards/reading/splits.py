@@ -39,14 +39,14 @@ def open_splits(manifest: Manifest, config: DataConfig) -> Splits:
         train, watched = _parted(train, held_out_of(manifest, train, config.holdout))
         if not watched:
             raise UserError(f"data.holdout={config.holdout:g}: of {count} training images that is none; hold out more")
-    test = [i for i, entry in enumerate(manifest.entries) if entry.split == config.test_split]
+    test = manifest.members(config.test_split).tolist()
     return Splits(*(limited(part, config.limit) for part in (train, held_out or watched, watched or held_out, test)))
 
 
 def _parted(indices: list[int], chosen: np.ndarray) -> tuple[list[int], list[int]]:
     """(those that are not chosen, those that are)."""
-    places = list(zip(indices, chosen.tolist(), strict=True))
-    return [index for index, out in places if not out], [index for index, out in places if out]
+    every = np.array(indices, np.int64)
+    return every[~chosen].tolist(), every[chosen].tolist()
 
 
 def limited(indices: list[int], limit: int) -> list[int]:

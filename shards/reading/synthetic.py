@@ -71,11 +71,11 @@ def open_blend(config: SyntheticConfig, synthetic: Manifest, real: Manifest, tra
     """Raises UserError for synthetic images of other classes, or of none of those that need some."""
     if strangers := set(synthetic.classes) - set(real.classes):
         raise UserError(f"synthetic.shards={config.shards}: {real.folder} has no class '{min(strangers)}'")
-    numbers = [real.classes.index(name) for name in synthetic.classes]  # not of every class, perhaps
-    labels = np.array([numbers[entry.label] for entry in synthetic.entries])
+    numbers = np.array([real.classes.index(name) for name in synthetic.classes])  # not of every class, perhaps
+    labels = numbers[synthetic.entries.label]
     weights = None
     if config.classes != "all":
-        counts = np.bincount([real.entries[index].label for index in train], minlength=len(real.classes))
+        counts = np.bincount(real.entries.label[np.asarray(train)], minlength=len(real.classes))
         missing = np.maximum(counts.max() - counts, 0).astype(float)
         if config.classes == "rare":
             missing = (counts < counts.mean()).astype(float)

@@ -1,21 +1,49 @@
 """Crop policies: which part of every image is kept, by the truth's boxes or by a boxes layer's."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from shards.boxes_layer import BoxesLayer, read_layer
+from shards.entries import Entries, Entry
 from shards.errors import UserError
-from shards.manifest import Entry, Manifest
+from shards.manifest import Manifest
 from shards.paths import expand
 from shards.reading.config import DataConfig
+from shards.reading.order import Indices
 from shards.reading.splits import Splits
 from shards.sample import Box
 
 TRUTH = "truth"
 Region = tuple[int, int, int, int]  # x0, y0, x1, y1 in whole pixels of the stored image; x1, y1 exclusive
+
+
+class Regions(Mapping[int, Region]):
+    """Which part of which image is kept: of N images four numbers each, so that a million take 16 MB."""
+
+    def __init__(self, images: int = 0, indices: Indices = (), regions: np.ndarray | None = None):
+        """regions: (K, 4) of the images at `indices`."""
+        self._regions = np.full((images, 4), -1, np.int32)
+        if regions is not None:
+            self._regions[indices] = regions
+
+    def __getitem__(self, index: int) -> Region:
+        x0, y0, x1, y1 = self._regions[index].tolist() if 0 <= index < len(self._regions) else (-1, 0, 0, 0)
+        if x0 < 0:
+            raise KeyError(index)
+        return x0, y0, x1, y1
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.flatnonzero(self._regions[:, 0] >= 0).tolist())
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._regions[:, 0] >= 0))
+
+    def missing(self, indices: Indices) -> int:
+        """How many of these images are kept whole."""
+        return int(np.count_nonzero(self._regions[np.asarray(indices, np.int64), 0] < 0))
 
 
 @dataclass(frozen=True)
@@ -26,7 +54,7 @@ class View:
     padded: lay the part on a black square of the image's longer side, so that it is not enlarged.
     """
 
-    regions: Mapping[int, Region]
+    regions: Regions
     padded: bool = False
 
     def cut(self, image: torch.Tensor, index: int) -> torch.Tensor:
@@ -54,7 +82,7 @@ class View:
         return min(max(x, x0), x1) - x0 + left, min(max(y, y0), y1) - y0 + top
 
 
-WHOLE = View({})
+WHOLE = View(Regions())
 
 
 @dataclass(frozen=True)
@@ -96,20 +124,18 @@ def eval_policy(config: DataConfig) -> Policy:
     )
 
 
-def open_views(policy: Policy, manifest: Manifest, indices: Sequence[int]) -> tuple[View, ...]:
+def open_views(policy: Policy, manifest: Manifest, indices: Indices) -> tuple[View, ...]:
     """`views_of` with the boxes layer that the policy names. Raises UserError as it and `read_layer` do."""
     layer = read_layer(expand(policy.layer, "data.boxes"), manifest) if policy.layer else None
     return views_of(policy, manifest, indices, layer)
 
 
-def without_box(policy: Policy, views: Sequence[View], indices: Sequence[int]) -> int:
+def without_box(policy: Policy, views: Sequence[View], indices: Indices) -> int:
     """How many images stay whole although the policy cuts by boxes."""
-    return sum(index not in views[-1].regions for index in indices) if policy.uses_boxes else 0
+    return views[-1].regions.missing(indices) if policy.uses_boxes else 0
 
 
-def views_of(
-    policy: Policy, manifest: Manifest, indices: Sequence[int], layer: BoxesLayer | None = None
-) -> tuple[View, ...]:
+def views_of(policy: Policy, manifest: Manifest, indices: Indices, layer: BoxesLayer | None = None) -> tuple[View, ...]:
     """The views of every image under a policy: one, or two for whole+box and whole+square (the whole image first).
 
     Of several boxes the one with the highest score counts, of equals the largest. An image without a box is kept whole.
@@ -117,16 +143,14 @@ def views_of(
     """
     if not policy.uses_boxes:
         return (WHOLE,)
-    if layer is not None:
-        _check_listed(policy, manifest, indices, layer)
-    regions = {}
-    for index in indices:
-        entry = manifest.entries[index]
-        box = _best_box(entry, policy, layer)
-        if box is not None:
-            square = policy.crop.endswith("square")
-            regions[index] = crop_region(box, entry.width, entry.height, square, policy.margin)
-    view = View(regions, padded=policy.crop == "padded")
+    wanted, entries = np.asarray(indices, np.int64), manifest.entries
+    if layer is None:
+        cut, boxes = _largest_boxes(entries, wanted)
+    else:
+        cut, boxes = _best_boxes(policy, manifest, wanted, layer)
+    square = policy.crop.endswith("square")
+    regions = crop_regions(boxes, entries.width[cut], entries.height[cut], square, policy.margin)
+    view = View(Regions(len(entries), cut, regions), padded=policy.crop == "padded")
     return (WHOLE, view) if policy.crop.startswith("whole+") else (view,)
 
 
@@ -137,32 +161,61 @@ def crop_region(box: Box, width: int, height: int, square: bool, margin: float) 
     enlarged box's longer side around its centre, moved inside the image where it sticks out and cut only where it is
     larger than the image.
     """
-    x0, y0, x1, y1 = box
-    pad = margin * max(x1 - x0, y1 - y0)
+    (region,) = crop_regions(np.array([box]), np.array([width]), np.array([height]), square, margin).tolist()
+    return tuple(region)
+
+
+def crop_regions(boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray, square: bool, margin: float) -> np.ndarray:
+    """`crop_region` of (K, 4) boxes in images of (K,) widths and heights; (K, 4) int64."""
+    x0, y0, x1, y1 = np.asarray(boxes, np.float64).reshape(-1, 4).T
+    pad = margin * np.maximum(x1 - x0, y1 - y0)
     x0, y0, x1, y1 = x0 - pad, y0 - pad, x1 + pad, y1 + pad
     if square:
-        side = max(x1 - x0, y1 - y0)
-        x0, x1 = _fit((x0 + x1) / 2, side, width)
-        y0, y1 = _fit((y0 + y1) / 2, side, height)
-    left, top = min(max(0, math.floor(x0)), width - 1), min(max(0, math.floor(y0)), height - 1)
-    return left, top, max(left + 1, min(width, math.ceil(x1))), max(top + 1, min(height, math.ceil(y1)))
+        side = np.maximum(x1 - x0, y1 - y0)
+        x0, x1 = _fit((x0 + x1) / 2, side, widths)
+        y0, y1 = _fit((y0 + y1) / 2, side, heights)
+    corners = []
+    for low, high, limit in ((x0, x1, widths), (y0, y1, heights)):
+        # Clipped before they become integers, which the boxes of a manifest from elsewhere may not fit into.
+        start = np.clip(np.floor(low), 0, limit - 1).astype(np.int64)
+        corners.append((start, np.maximum(start + 1, np.clip(np.ceil(high), 0, limit).astype(np.int64))))
+    (left, right), (top, bottom) = corners
+    return np.stack([left, top, right, bottom], 1)
 
 
-def _check_listed(policy: Policy, manifest: Manifest, indices: Sequence[int], layer: BoxesLayer) -> None:
-    unseen = [manifest.entries[index].key for index in indices if manifest.entries[index].key not in layer.boxes]
+def _largest_boxes(entries: Entries, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) which of these images have boxes, and (K, 4) the largest of each, of equals the first."""
+    counts = entries.box_counts[indices]
+    indices, counts = indices[counts > 0], counts[counts > 0]
+    if not len(indices):
+        return indices, np.zeros((0, 4))
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])  # in the boxes of these images, one after another
+    rows = np.arange(counts.sum()) + np.repeat(entries.box_starts[indices] - starts, counts)
+    boxes = entries.boxes[rows]
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    largest = areas == np.repeat(np.maximum.reduceat(areas, starts), counts)
+    first = np.minimum.reduceat(np.where(largest, np.arange(len(rows)), len(rows)), starts)
+    return indices, boxes[first]
+
+
+def _best_boxes(
+    policy: Policy, manifest: Manifest, indices: np.ndarray, layer: BoxesLayer
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `_largest_boxes`, of a layer: the highest score, of equals the largest."""
+    keys = manifest.entries.keys_of(indices)
+    unseen = [key for key in keys if key not in layer.boxes]
     if unseen:
         raise UserError(
             f"{policy.boxes}: does not list {len(unseen)} of {len(indices)} images (first '{unseen[0]}'); "
             "make a layer of all samples: fgvc crop"
         )
-
-
-def _best_box(entry: Entry, policy: Policy, layer: BoxesLayer | None) -> Box | None:
-    if layer is None:
-        return max(entry.boxes, key=_area, default=None)
-    found = [box for box in layer.boxes[entry.key] if box[4] >= policy.min_score]
-    best = max(found, key=lambda box: (box[4], _area(box[:4])), default=None)
-    return best[:4] if best is not None else None
+    cut, boxes = [], []
+    for index, key in zip(indices.tolist(), keys, strict=True):
+        found = [box for box in layer.boxes[key] if box[4] >= policy.min_score]
+        if found:
+            cut.append(index)
+            boxes.append(max(found, key=lambda box: (box[4], _area(box[:4])))[:4])
+    return np.array(cut, np.int64), np.array(boxes, np.float64).reshape(-1, 4)
 
 
 def _centred(region: Region, side: int) -> tuple[int, int]:
@@ -174,12 +227,11 @@ def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _fit(centre: float, side: float, limit: int) -> tuple[float, float]:
-    """An interval of length `side` around `centre`, moved into [0, limit]; all of it when it is too long."""
-    if side >= limit:
-        return 0.0, float(limit)
-    start = min(max(0.0, centre - side / 2), limit - side)
-    return start, start + side
+def _fit(centres: np.ndarray, sides: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals of length `side` around `centre`, moved into [0, limit]; all of it where they are too long."""
+    long = sides >= limits
+    start = np.where(long, 0.0, np.minimum(np.maximum(0.0, centres - sides / 2), limits - sides))
+    return start, np.where(long, limits, start + sides)
 
 
 @dataclass(frozen=True)

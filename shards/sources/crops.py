@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from shards.boxes_layer import layer_hash
-from shards.manifest import Entry, Manifest, read_manifest
+from shards.entries import Entry
+from shards.manifest import Manifest, read_manifest
 from shards.options import option
 from shards.paths import expand
 from shards.reading.config import Score
@@ -69,7 +70,7 @@ def read_crop(sample: RawSample, root: Path, policy: Policy, quality: int) -> by
     import simplejpeg
 
     manifest, view, reader = _opened(root, policy)
-    index = _places(manifest.folder)[sample.key]
+    index = manifest.entries.position[sample.key]
     data, entry = reader.read(index), manifest.entries[index]
     whole = (0, 0, entry.width, entry.height)
     if index not in view.regions or (view.regions[index] == whole and not view.padded):
@@ -83,11 +84,6 @@ def _opened(root: Path, policy: Policy) -> tuple[Manifest, View, Reader]:
     manifest = read_manifest(root)
     (view,) = open_views(policy, manifest, range(len(manifest.entries)))
     return manifest, view, Reader(manifest)
-
-
-@lru_cache(maxsize=1)
-def _places(folder: Path) -> dict[str, int]:
-    return {entry.key: index for index, entry in enumerate(read_manifest(folder).entries)}
 
 
 def _moved(box: Box, view: View, entry: Entry, index: int) -> Box:

@@ -19,7 +19,7 @@ def test_outputs_that_are_not_finite_are_an_error(value: float) -> None:
     with pytest.raises(UserError, match=r"not finite for 2 of 3 images, first entry 11; "):
         summary(found, ("a", "b"))
     with pytest.raises(UserError, match=r"first 'bird_7'"):
-        found.check_finite(["bird_6", "bird_7", "bird_8"])
+        found.check_finite({10: "bird_6", 11: "bird_7", 12: "bird_8"}.__getitem__)
 
 
 def test_nll_of_sure_and_wrong_answers_is_what_the_logits_say() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fgvc.explanation.geometry import placement
-from shards.manifest import Entry
+from shards.entries import Entry
 from shards.reading.config import ImageConfig
 from shards.reading.transforms import eval_transform
 from shards.reading.views import WHOLE, View

@@ -9,7 +9,8 @@ import yaml
 from jobs.cli import main
 from jobs.config import SHIPPED
 
-RECIPES = sorted([*SHIPPED.glob("classify/*.yaml"), *SHIPPED.glob("origin/*.yaml")])
+KINDS = ("classify/*", "origin/resnet*", "origin/vit*")
+RECIPES = sorted(path for kind in KINDS for path in SHIPPED.glob(f"{kind}.yaml"))
 VITS = [path for path in RECIPES if any(kind in path.stem for kind in ("vit", "dinov2", "convnext"))]
 
 

@@ -6,11 +6,12 @@ import sys
 from dataclasses import replace
 
 import pytest
+from manifests import format_1
 from places import ROOT
 
 from jobs.shards import build_from, main
 from shards.errors import UserError
-from shards.manifest import write_manifest
+from shards.manifest import COLUMNS, MANIFEST, write_manifest
 
 SMALL = ["species=2", "train_per_class=20", "test_per_class=10", "size=64", "workers=1"]
 
@@ -60,7 +61,7 @@ def test_list_prints_the_samples_as_json_lines(guide, capsys):
 
 
 def test_list_into_head_ends_quietly(guide, tmp_path):
-    many = replace(guide, folder=tmp_path, entries=guide.entries * 100)  # more than a pipe holds
+    many = replace(guide, folder=tmp_path, entries=tuple(guide.entries) * 100)  # more than a pipe holds
     write_manifest(many)
     command = f"{sys.executable} -m jobs.cli shards list {tmp_path} | head -n 2"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT, check=True)
@@ -79,3 +80,13 @@ def test_help_lists_the_settings_of_the_source(capsys):
     text = capsys.readouterr().out
     assert "train_per_class: int = 40" in text
     assert "shrink: int" in text
+
+
+def test_a_manifest_of_format_1_is_converted(guide, tmp_path, capsys):
+    (tmp_path / MANIFEST).write_text(json.dumps(format_1(guide)))
+    assert main(["convert", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: 108 images, now as columns\n"
+    for name in (MANIFEST, COLUMNS):  # what a build of this version writes, to the byte
+        assert (tmp_path / name).read_bytes() == (guide.folder / name).read_bytes()
+    assert main(["convert", str(tmp_path)]) == 0
+    assert "has columns already" in capsys.readouterr().out

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shards.entries import Entry
 from shards.errors import UserError
-from shards.manifest import Entry, Manifest, Shard, read_manifest, write_manifest
+from shards.manifest import Manifest, Shard, read_manifest, write_manifest
 from shards.show import BOX, COLUMNS, ROWS, TILE, contact_sheet, figures, pick, show
 
 CLASSES = ("Common Wren", "Marsh Finch", "A Bird Whose Name Is Much Longer Than Any Picture Is Wide")

@@ -1,9 +1,11 @@
 """The estimate against tensors that are there: a real learner's, and those that a real forward pass saves."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from fgvc.classification.config import TrainConfig
 from fgvc.models.config import ModelConfig
@@ -24,6 +26,14 @@ CASES = [
     ("test_vit", {"method": "lora", "lora_rank": 4}, OptimConfig(method="adamw")),
     ("test_resnet", {"ema": 0.9}, OptimConfig(method="sgd")),
 ]
+
+
+@pytest.fixture(autouse=True)
+def any_precision() -> Iterator[None]:
+    """accelerate keeps a process to its first precision."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def bytes_of(tensors: Any) -> int:
@@ -93,6 +103,8 @@ def test_the_command(capsys: pytest.CaptureFixture) -> None:
     said = capsys.readouterr().out
     assert said.splitlines()[-1].startswith("fits: 1 x 8 GB")
     assert [line.split()[0] for line in said.splitlines()[2:8]] == ["ddp", "ddp", "zero1", "zero2", "zero3", "fsdp"]
+    assert main([*words, "--on", "a100", "--estimate"]) == 0  # submits nothing
+    assert capsys.readouterr().out == said
     assert main([*words, "train.method=probe", "--estimate"]) == 2
     assert main(["detect", "data.shards=nowhere", "--estimate"]) == 2
     assert "counts fgvc classify, not fgvc detect" in capsys.readouterr().err

@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from accelerate.state import AcceleratorState
 from places import HELPERS
 from ranks import run_ranks
 from safetensors.torch import load_file
@@ -23,14 +25,25 @@ from jobs.tasks import classify
 from shards.manifest import Manifest
 
 
+@pytest.fixture(autouse=True)
+def any_precision() -> Iterator[None]:
+    """accelerate keeps a process to its first precision."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def words(guide: Manifest, runs: Path, name: str, *more: str) -> list[str]:
     return small_run(
         guide, runs, name, "model.name=test_vit", "model.kwargs={img_size: 32}", "optim.method=adamw",
         "optim.lr=0.002", "optim.layer_decay=0.8", "optim.weight_decay=0.05", "optim.clip=1", "optim.warmup_epochs=1",
         "optim.lr_batch=32", "model.drop_path=0.1", "train.head_start=probe", "train.grad_checkpointing=true",
         "train.precision=bf16",
-        "train.deterministic=true", "evaluate_test=false", "train.max_steps=12", *more,
+        "train.deterministic=true", "evaluate_test=false", *more,
     )  # fmt: skip
+
+
+TWELVE = ("train.lora_rank=4", "train.max_steps=12")
 
 
 def stopping(at: int) -> Any:
@@ -55,10 +68,10 @@ def stopping(at: int) -> Any:
 def test_stopped_in_the_warm_up_it_ends_in_the_same_bits(
     guide: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    whole = words(guide, tmp_path, "whole", f"train.method={method}", "train.lora_rank=4")
+    whole = words(guide, tmp_path, "whole", f"train.method={method}", *TWELVE)
     assert main(whole) == 0
     monkeypatch.setattr(classify, "classification", stopping(4))
-    parts = words(guide, tmp_path, "parts", f"train.method={method}", "train.lora_rank=4")
+    parts = words(guide, tmp_path, "parts", f"train.method={method}", *TWELVE)
     assert main(parts) == 3
     monkeypatch.undo()
     assert main(parts) == 0
@@ -74,10 +87,10 @@ def test_stopped_in_the_warm_up_it_ends_in_the_same_bits(
 @pytest.mark.slow
 def test_lora_learns_the_same_under_every_strategy(guide: Manifest, tmp_path: Path) -> None:
     strategies = ("ddp", "fsdp", "zero2", "zero3")
-    more = ("train.method=lora", "train.lora_rank=4", "train.precision=fp32")
+    more = ("train.method=lora", "train.lora_rank=4", "train.precision=fp32", "train.max_steps=4")
     runs = [words(guide, tmp_path, one, *more, "model.drop_path=0", f"train.strategy={one}") for one in strategies]
     (tmp_path / "words.json").write_text(json.dumps(runs))
-    run_ranks(tmp_path, [str(HELPERS / "strategy_ranks.py"), "words.json"], 2)
+    run_ranks(tmp_path, [str(HELPERS / "strategy_ranks.py"), "words.json"], 2, seconds=900)
     losses = {one: [row["loss"] for row in history(tmp_path / "classify" / one)] for one in strategies}
     for one in strategies[1:]:
         assert losses[one] == pytest.approx(losses["ddp"], rel=1e-4)

@@ -22,7 +22,7 @@ from tiny_images import CLASSES, encoded, make_raw, picture
 from shards.building.build import LOCK, WORK, build
 from shards.building.config import BuildOptions
 from shards.errors import UserError
-from shards.manifest import MANIFEST, read_manifest
+from shards.manifest import COLUMNS, MANIFEST, read_manifest
 from shards.sample import RawDataset, RawSample
 from shards.verify import verify
 
@@ -58,7 +58,7 @@ def test_shards_hold_every_sample_with_its_bytes(built):
     assert manifest.counts == {"train": 96, "test": 48}
     assert (manifest.classes, manifest.licence, manifest.notes) == (CLASSES, "CC0-1.0", {})
     assert [shard.count for shard in manifest.shards if shard.split == "train"] == [16] * 6  # not 8 shards of 12
-    assert {path.name for path in out.iterdir()} == {shard.name for shard in manifest.shards} | {MANIFEST}
+    assert {path.name for path in out.iterdir()} == {shard.name for shard in manifest.shards} | {MANIFEST, COLUMNS}
     samples = {sample.key: sample for sample in raw.samples}
     for entry in manifest.entries:
         sample = samples.pop(entry.key)

@@ -1,5 +1,6 @@
 """Crop policies: regions by hand, which box counts, two views, and what falls back to the whole image."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import torch
 
 from shards.boxes_layer import BoxesLayer, read_layer, write_layer
+from shards.entries import Entry
 from shards.errors import UserError
-from shards.manifest import Entry, Manifest, Shard
+from shards.manifest import Manifest, Shard
 from shards.reading.config import DataConfig
 from shards.reading.loader import Samples, eval_loader, train_loader
 from shards.reading.order import view_choice
@@ -45,6 +47,44 @@ def test_regions_hold_a_pixel_and_stay_inside_whatever_the_box() -> None:
         x0, y0, x1, y1 = crop_region(box, width, height, bool(random.integers(2)), float(random.choice([0, 0.1, 2])))
         assert 0 <= x0 < x1 <= width
         assert 0 <= y0 < y1 <= height
+
+
+def region_of_one(box: tuple, width: int, height: int, square: bool, margin: float) -> tuple:
+    """`crop_region` in plain floats, one image at a time."""
+
+    def fit(centre: float, side: float, limit: int) -> tuple[float, float]:
+        if side >= limit:
+            return 0.0, float(limit)
+        start = min(max(0.0, centre - side / 2), limit - side)
+        return start, start + side
+
+    x0, y0, x1, y1 = box
+    pad = margin * max(x1 - x0, y1 - y0)
+    x0, y0, x1, y1 = x0 - pad, y0 - pad, x1 + pad, y1 + pad
+    if square:
+        side = max(x1 - x0, y1 - y0)
+        x0, x1 = fit((x0 + x1) / 2, side, width)
+        y0, y1 = fit((y0 + y1) / 2, side, height)
+    left, top = min(max(0, math.floor(x0)), width - 1), min(max(0, math.floor(y0)), height - 1)
+    return left, top, max(left + 1, min(width, math.ceil(x1))), max(top + 1, min(height, math.ceil(y1)))
+
+
+@pytest.mark.parametrize(("crop", "margin"), [("box", 0.1), ("box", 0.0), ("square", 0.25), ("padded", 1.7)])
+def test_regions_of_many_images_are_those_of_each_alone(crop: str, margin: float) -> None:
+    """To the last bit: what was trained on crops is identified by policy and boxes, not by their pixels."""
+    random = np.random.default_rng(1)
+    rows = []
+    for _ in range(400):
+        corners = random.uniform(-10, 110, (random.integers(0, 4), 2, 2)).round(3)
+        found = [(*low, *(low + np.abs(far) + 0.01)) for low, far in corners]
+        rows.append(tuple(tuple(map(float, box)) for box in found + found[:1] * int(random.integers(2))))
+    manifest = made(*rows)
+    indices = sorted(random.choice(400, 300, replace=False).tolist())
+    (view,) = views_of(Policy(crop, margin, "truth", 0.0), manifest, indices)
+    largest = {index: max(rows[index], key=lambda b: (b[2] - b[0]) * (b[3] - b[1])) for index in indices if rows[index]}
+    expected = {index: region_of_one(box, 100, 80, crop == "square", margin) for index, box in largest.items()}
+    assert dict(view.regions) == expected
+    assert without_box(Policy(crop, margin, "truth", 0.0), (view,), indices) == 300 - len(expected) > 0
 
 
 def made(*boxes: tuple[tuple[float, float, float, float], ...]) -> Manifest:

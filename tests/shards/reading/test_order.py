@@ -22,7 +22,7 @@ from shards.reading.balance import AGAIN, balanced_draws, numbered
 from shards.reading.config import DataConfig, ImageConfig
 from shards.reading.decode import decode
 from shards.reading.loader import Place, Samples, eval_loader, train_loader
-from shards.reading.order import epoch_order, folds_of, global_batches, held_out_of, random_stream
+from shards.reading.order import EPOCH, FOLD, epoch_order, folds_of, global_batches, held_out_of, random_stream
 from shards.reading.reader import Reader
 from shards.reading.splits import open_splits
 from shards.reading.transforms import eval_transform, train_transform
@@ -172,6 +172,55 @@ def test_a_window_bounds_the_shards_in_use(guide: Manifest) -> None:
     order = epoch_order(guide, guide.split("train"), 0, 0, window=1)
     shards = [guide.entries[entry].shard for entry in order]
     assert [len(list(group)) for _, group in itertools.groupby(shards)] == list(Counter(shards).values())
+
+
+def order_one_by_one(manifest: Manifest, indices: list[int], seed: int, epoch: int, window: int) -> list[int]:
+    """`epoch_order` without columns."""
+    random = random_stream(seed, EPOCH, epoch)
+    of_shard: dict[int, list[int]] = {}
+    for index in indices:
+        of_shard.setdefault(manifest.entries[index].shard, []).append(index)
+    shards = np.array(sorted(of_shard))
+    random.shuffle(shards)
+    order: list[int] = []
+    for start in range(0, len(shards), window):
+        together = np.array([m for shard in shards[start : start + window] for m in of_shard[int(shard)]])
+        random.shuffle(together)
+        order += together.tolist()
+    return order
+
+
+def folds_one_by_one(manifest: Manifest, indices: list[int], folds: int, seed: int) -> list[int]:
+    """`folds_of` without columns."""
+    leader: dict[int, int] = {}
+    for group in manifest.duplicates:
+        same = sorted(set(indices) & set(group), key=lambda index: manifest.entries[index].key)
+        leader |= dict.fromkeys(same[1:], same[0]) if same else {}
+    start, fold = 0, dict.fromkeys(indices, 0)
+    for label in range(len(manifest.classes)):
+        own = [i for i in indices if manifest.entries[i].label == label and i not in leader]
+        own.sort(key=lambda index: manifest.entries[index].key)
+        random_stream(seed, FOLD, label).shuffle(own)
+        for place, index in enumerate(own):
+            fold[index] = (start + place) % folds
+        start += len(own)
+    return [fold[leader.get(index, index)] for index in indices]
+
+
+def test_columns_change_neither_order_nor_folds(guide: Manifest) -> None:
+    """Of shards in any order, of a part of them, with duplicates, and of labels that some of them lack."""
+    random = np.random.default_rng(0)
+    entries = [replace(guide.entries[i % 108], key=f"k{random.integers(10**9)}-{i}") for i in range(700)]
+    entries = [replace(entry, shard=int(random.integers(40)), label=int(random.integers(4))) for entry in entries]
+    groups = tuple(tuple(map(int, random.choice(700, size, replace=False))) for size in (2, 2, 3, 5))
+    manifest = replace(guide, entries=tuple(entries), duplicates=groups)
+    for part in (list(range(700)), sorted(random.choice(700, 300, replace=False).tolist()), [5, 3, 699, 0]):
+        for seed, epoch, window in ((0, 0, 16), (3, 7, 2), (1, 2, 100)):
+            expected = order_one_by_one(manifest, part, seed, epoch, window)
+            assert epoch_order(manifest, part, seed, epoch, window).tolist() == expected
+    for part in (list(range(700)), sorted(random.choice(700, 300, replace=False).tolist())):
+        for folds, seed in ((2, 0), (5, 0), (7, 3)):
+            assert folds_of(manifest, part, folds, seed).tolist() == folds_one_by_one(manifest, part, folds, seed)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])

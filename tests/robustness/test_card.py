@@ -1,0 +1,108 @@
+"""Figures by hand, and the card: one file that loads nothing, in which names from data are text."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fgvc.robustness import checks
+from fgvc.robustness.card import write_card
+from fgvc.robustness.evaluation import Findings
+from fgvc.robustness.figures import flips, share, smallest_epsilons, survivors
+from fgvc.robustness.pictures import Example, accuracy_curve, flip_matrix, perturbed_images
+
+NASTY = "</script><script>alert(1)</script>"
+CLASSES = ("Wren", NASTY, "$Finch$")
+
+
+def findings() -> Findings:
+    """Six images of three classes, the last one misclassified as it is."""
+    found = Findings(np.arange(6) * 10, np.array([0, 0, 1, 1, 2, 2]), np.array([0, 0, 1, 1, 2, 0]))
+    entries = found.entries[:5]
+
+    def attack(predicted: list[int], smallest: list[float], taken: list[int]) -> dict[str, np.ndarray]:
+        return {
+            "entries": entries, "predicted": np.array(predicted), "smallest": np.array(smallest),
+            "taken_for": np.array(taken),
+        }  # fmt: skip
+
+    inf = np.inf
+    found.attacks["pgd", 0.01] = attack([1, 0, 1, 1, 2], [0.004, inf, inf, inf, inf], [1, 0, 1, 1, 2])
+    found.attacks["pgd", 0.02] = attack([2, 1, 0, 1, 2], [inf, 0.012, 0.018, inf, inf], [2, 1, 0, 1, 2])
+    found.attacks["fgsm", 0.02] = {"entries": entries, "predicted": np.array([0, 0, 1, 1, 0])}
+    return found
+
+
+def test_figures_by_hand() -> None:
+    found = findings()
+    assert found.right.tolist() == [True] * 5 + [False]
+    assert found.accuracy("pgd", 0.02) == 2 / 6
+    assert survivors(found, 0.02, ["pgd", "fgsm"]).tolist() == [False, False, False, True, False, False]
+    least, guess = smallest_epsilons(found)
+    assert least.tolist() == [0.004, 0.012, 0.018, np.inf, np.inf]
+    assert guess[:3].tolist() == [1, 1, 0]
+    pairs = flips(found, CLASSES)
+    assert [(pair.truth, pair.guess, pair.count, pair.median_epsilon) for pair in pairs] == [
+        (0, 1, 2, pytest.approx(0.008)), (1, 0, 1, 0.018),
+    ]  # fmt: skip
+    told = share(np.array([True] * 8 + [False] * 2))
+    assert told["interval"] == pytest.approx([0.4902, 0.9433], abs=1e-4)  # Wilson's, 8 of 10
+    assert share(np.zeros(200, bool))["interval"] == pytest.approx([0.0, 0.01885], abs=1e-4)
+
+
+def test_checks_turn_red_where_they_should() -> None:
+    assert checks.monotone({0.1: 0.5, 0.2: 0.3, 0.05: 0.8}).passed is True
+    assert checks.monotone({0.1: 0.3, 0.2: 0.5}).passed is False
+    assert checks.reaches_zero(0.0).passed is True
+    assert checks.reaches_zero(0.01).passed is False
+    assert checks.not_weaker_than_fgsm({0.1: 0.2, 0.2: 0.3}, {0.1: 0.4, 0.2: 0.25}).passed is False
+    right, broken = np.ones(20, bool), np.zeros(20, bool)
+    assert checks.black_box_not_stronger(broken, right).passed is False
+    assert checks.black_box_not_stronger(right, broken).passed is True
+    assert checks.budget_suffices(right, broken, "more").passed is False
+    assert checks.adaptive_not_stronger(broken, right).passed is False
+    assert checks.gradients_alive(np.array([True, False])).passed is False
+    made = {"one": checks.reaches_zero(0.0), "two": checks.reaches_zero(0.5), "three": checks.Check(None, "", "")}
+    assert checks.failed(made) == ["two"]
+
+
+def card(folder: Path, red: bool) -> str:
+    rows = {"4/255": {"epsilon": 4 / 255, **share(np.array([True, False]))}}
+    figures = {
+        "count": 2, "clean": 1.0, "clean_interval": [0.5, 1.0], "robust": 0.5, "robust_interval": [0.1, 0.9],
+        "robust_under": ["pgd"], "norm": "linf", "epsilon": 4 / 255, "epsilon_shown": "4/255", "attacks": {"pgd": rows},
+        "per_class": {NASTY: {"count": 2, "clean": 1.0, "robust": 0.5, "pgd": 0.5}},
+        "flips": [pair.record() for pair in flips(findings(), CLASSES)],
+        "checks": {"reaches_zero": checks.reaches_zero(0.5 if red else 0.0).record()},
+        "corruptions": {"fog": [0.9, 0.8, 0.7, 0.6, 0.5], "mean": 0.7},
+        "targeted": {"class": NASTY, "taken_for_it": share(np.array([True, False]))},
+    }  # fmt: skip
+    names = ("accuracy_curve", "flip_matrix", "perturbed_images")
+    pictures = {name: folder / f"{name}.png" for name in names}
+    accuracy_curve(pictures["accuracy_curve"], figures)
+    flip_matrix(pictures["flip_matrix"], flips(findings(), CLASSES), CLASSES, "linf")
+    grey = np.full((8, 8, 3), 0.5)
+    perturbed_images(pictures["perturbed_images"], [Example(grey, grey + 0.01, CLASSES[2], NASTY, 0.01)], "linf")
+    write_card(folder / "card.html", NASTY, figures, {"weights": NASTY}, pictures)
+    return (folder / "card.html").read_text()
+
+
+def test_the_card_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    page = card(tmp_path, red=True)
+    assert "<script" not in page
+    assert page.count("&lt;/script&gt;&lt;script&gt;alert(1)") >= 5  # title, heading, class, pair, target, weights
+    assert "default-src 'none'; img-src data:" in page
+    sources = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]+)""", page)
+    assert len(sources) == 3
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "Not to be believed" in page
+    assert "RED" in page
+    for shown in ("50.0% [9.5, 90.5]", "4/255", "1 of\n2 images", "fog"):
+        assert shown in page
+
+
+def test_a_green_card_does_not_warn(tmp_path: Path) -> None:
+    page = card(tmp_path, red=False)
+    assert "Not to be believed" not in page
+    assert "No check is red" in page
