@@ -21,6 +21,7 @@ from same_run import same_end
 
 from jobs.shards import build_from
 from shards.manifest import Manifest, read_manifest
+from slurm.errors import SlurmError
 from slurm.testbed.cluster import Partition, down, up
 
 
@@ -115,7 +116,7 @@ def main(names: list[str]) -> int:
                 continue
             try:
                 outcome = interrupt(bench, name)
-            except AssertionError as error:
+            except (AssertionError, SlurmError) as error:
                 failed += 1
                 print(f"{name}: FAILED: {error}", flush=True)
                 continue
