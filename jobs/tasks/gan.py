@@ -1,41 +1,36 @@
 """Train a GAN and measure what it makes: the work of `fgvc gan`."""
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from fgvc.classification.seen import training_record
 from fgvc.generation.collapse import collapsed
-from fgvc.generation.features import create_features, feature_title
 from fgvc.generation.game import Game
-from fgvc.generation.measure import eval_image, generated_features, real_features, real_key, training_image
-from fgvc.generation.metrics import Described, check_count, compare, floor, memorised, nearest
+from fgvc.generation.measure import training_image
+from fgvc.generation.metrics import check_count
 from fgvc.generation.networks.create import create_networks
-from fgvc.generation.pictures import draw_grid, draw_interpolations, draw_pairs
+from fgvc.generation.pictures import draw_grid, draw_interpolations
 from fgvc.generation.record import write_generator
-from fgvc.runtime.distributed import barrier, broadcast_object, rank
+from fgvc.runtime.distributed import broadcast_object, rank
 from fgvc.training.adversarial import AdversarialLearner, PlayerSetup
 from fgvc.training.curves import Panel
 from fgvc.training.schedule import Schedule
-from jobs.config import nearest as nearest_word
+from jobs.config import nearest
 from jobs.gan import Config, check
 from jobs.inputs import boxes_hashes, file_hash, loader_workers
+from jobs.tasks.gan_measure import Compared
 from jobs.tasks.training import Opened
 from jobs.tasks.training import run as train
 from shards.errors import UserError
-from shards.paths import expand
 from shards.reading.loader import Place, Samples, train_loader
-from shards.reading.splits import limited
 from shards.reading.transforms import train_transform
 from shards.reading.views import TRUTH, open_views, train_policy
 
-PAIRS = 16  # generated images beside their nearest training images
 TAIL = 1 << 22  # bytes of metrics.jsonl that are looked at for a collapse
 
 
@@ -75,6 +70,9 @@ class _Gan:
         (self.view,) = open_views(train_policy(config.data), self.manifest, everything)
         self.workers = loader_workers(config.data)
         self.game = Game(self.model, config.train, config.seed, self.device)
+        self.compared = Compared(
+            config, self.model, self.manifest, self.sets, self.view, self.folder, self.device, self.workers
+        )
 
     def learner(self, schedule: Schedule, found: Path | None) -> AdversarialLearner:
         config, networks = self.config, create_networks(self.model, self.classes, self.config.seed)
@@ -107,7 +105,7 @@ class _Gan:
         every = self.config.measure.every
         if not every or epoch % every:
             return {}
-        found, _ = self._measure(learner.eval_network("generator"), learner.step)
+        found, _ = self.compared.measure(learner.eval_network("generator"), learner.step)
         return {f"{split}_{key}": values[key] for split, values in found.items() for key in ("frechet", "recall")}
 
     def measure(self, learner: AdversarialLearner) -> tuple[dict[str, Any], dict[str, Path]]:
@@ -121,63 +119,9 @@ class _Gan:
                 "image": asdict(self.config.image),
             }  # fmt: skip
             write_generator(self.folder.weights, network, self.model, facts)
-        figures, more = self._measure(network, learner.step, whole=True)
+        figures, more = self.compared.measure(network, learner.step, whole=True)
         parameters = {name: _parameters(player.network) for name, player in learner.players.items()}
         return figures | {"parameters": parameters["generator"], "parameters_of": parameters}, pictures | more
-
-    def _measure(
-        self, network: nn.Module, step: int, *, whole: bool = False
-    ) -> tuple[dict[str, Any], dict[str, Path]]:  # fmt: skip
-        """Figures of every split. whole: the floor, copies of training images and pictures of them too."""
-        config, pictures, figures = self.config, dict[str, Path](), dict[str, Any]()
-        features = create_features(config.measure).to(self.device)
-        for split, indices in self.sets.items():
-            chosen = limited(indices, config.measure.images)
-            real = self._real(features, chosen, split)
-            labels = self.manifest.entries.label[chosen].tolist()
-            folder = self.folder.features / f"generated-{split}-{step}"
-            made, images = generated_features(
-                folder, network, self.model, labels, features, config.measure, seed=config.seed, device=self.device,
-                title=split,
-            )  # fmt: skip
-            found: dict[str, Any] = compare(made.features, real.features[: len(chosen)])
-            found |= {"count": len(chosen), "features": config.measure.features, "title": feature_title(config.measure)}
-            if split == "train" and whole:
-                found["floor"] = floor(real.features[: len(chosen)], config.seed)
-                found["memorised"] = float(memorised(made, real, len(chosen)).mean())
-                own = Described(*(values[: len(chosen)] for values in real))
-                found["memorised_floor"] = float(memorised(own, real, len(chosen), leave_out_self=True).mean())
-                if rank() == 0:
-                    pictures["nearest"] = self._pairs(images, made, real, chosen)
-            figures[split] = found
-            barrier()  # all have read it
-            if rank() == 0:
-                shutil.rmtree(folder, ignore_errors=True)
-        return figures, pictures
-
-    def _real(self, features: Any, chosen: list[int], split: str) -> Any:
-        """Of training images their mirror images' features, too: a copy of one is no new image."""
-        mirrored = split == "train"
-        config, weights = self.config, file_hash(self.config.measure.weights, "measure.weights")
-        key = real_key(
-            self.manifest, chosen, self.view, config.image, self.model.size, config.measure, weights, mirrored
-        )
-        home = expand(config.measure.cache, "measure.cache") if config.measure.cache else self.folder.features
-        return real_features(
-            home / key, features, self.manifest, chosen, self.view, config.image, self.model.size, config.measure,
-            device=self.device, workers=self.workers, mirrored=mirrored, title=split,
-        )  # fmt: skip
-
-    def _pairs(self, images: Any, made: Any, real: Any, chosen: list[int]) -> Path:
-        """The generated images that are nearest to a training image, above it."""
-        found = nearest(made.features, real.features, len(chosen))
-        closest = found.ratio.argsort()[:PAIRS]
-        samples = Samples(self.manifest, eval_image(self.config.image, self.model.size), [self.view])
-        theirs = [samples[-1, chosen[found.index[i] % len(chosen)]][0] for i in closest]
-        theirs = [one.flip(2) if found.index[i] >= len(chosen) else one for one, i in zip(theirs, closest, strict=True)]
-        path = self.folder.path / "nearest.png"
-        draw_pairs(path, torch.from_numpy(images[closest]), torch.stack(theirs))
-        return path
 
     def _grids(self, network: nn.Module, mark: str) -> dict[str, Path]:
         paths = {"grid": self.folder.path / f"grid{mark}.png"}
@@ -198,7 +142,7 @@ class _Gan:
         if not only:
             return indices
         if only not in classes:
-            raise UserError(f"only={only}: no such class{nearest_word(only, list(classes))}")
+            raise UserError(f"only={only}: no such class{nearest(only, list(classes))}")
         found = [index for index in indices if classes[self.manifest.entries[index].label] == only]
         if not found:
             raise UserError(f"only={only}: has no images to train on or to measure against")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from shards.entries import Entries
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.reading.config import ImageConfig, SyntheticConfig
@@ -96,7 +97,7 @@ def test_rare_classes_are_those_below_the_mean(guide: Manifest) -> None:
 def test_images_of_some_classes_only_keep_their_class(guide: Manifest) -> None:
     """Synthetic shards need not have every class: labels are matched by name."""
     entries = [replace(entry, label=entry.label - 2) for entry in guide.entries if entry.label >= 2]
-    some = replace(guide, classes=guide.classes[2:], entries=tuple(entries))
+    some = replace(guide, classes=guide.classes[2:], entries=Entries.of(entries))
     blend = open_blend(SyntheticConfig(), some, guide, guide.split("train"), 0)
     assert set(blend.labels.tolist()) == {2, 3}
     transform = train_transform(ImageConfig(), 32)
