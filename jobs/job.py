@@ -167,6 +167,8 @@ def _leave(code: int) -> int:
     """
     import torch.distributed as dist
 
+    from fgvc.runtime.distributed import end_group
+
     if dist.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -175,7 +177,7 @@ def _leave(code: int) -> int:
                 note_mistake()
             os._exit(code)
         dist.barrier()
-        dist.destroy_process_group()
+        end_group()
     return code
 
 

@@ -21,7 +21,7 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "shards": Entry("data", "shards build|verify|show|list|coco|convert", "raw images to shards"),
+    "shards": Entry("data", "shards build|show|verify|list|...", "raw images to shards"),
     "classify": Entry("train", "classify CONFIG", "fine-tune a classifier, measure it once on the test split", True),
     "detect": Entry("train", "detect CONFIG", "train a detector on shards with boxes", True),
     "crop": Entry("train", "crop CONFIG", "find the object in every image: a boxes layer to crop by", True),

@@ -1,5 +1,6 @@
 """The ranks of a run: who we are, and exchanging values, with or without a process group."""
 
+import ctypes
 import datetime
 import math
 import os
@@ -36,6 +37,17 @@ def barrier() -> None:
         dist.barrier()
 
 
+def end_group(group: Any = None) -> None:
+    """Leave a process group (None: the run's own), without freeing it.
+
+    Its destructor waits for gloo's threads and holds the interpreter's lock meanwhile; a thread that has yet to free
+    the tensors of the last exchange needs that lock. Freed right after an exchange, now and then both wait forever.
+    """
+    kept = dist.group.WORLD if group is None else group
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+    dist.destroy_process_group(group)
+
+
 def do_first(work: Callable[[], None]) -> None:
     """Rank 0 does some work, for hours if it must, while the other ranks wait for it.
 
@@ -54,7 +66,7 @@ def do_first(work: Callable[[], None]) -> None:
         except UserError as error:
             problem = [str(error)]
     dist.broadcast_object_list(problem, 0, group=patient)
-    dist.destroy_process_group(patient)
+    end_group(patient)
     if problem[0] is not None:
         raise UserError(problem[0])
 
