@@ -31,8 +31,8 @@ from shards.errors import UserError
 from shards.options import option
 
 DEBUG = [
-    "data.workers=0", "data.limit=64", "images=8", "steps=3", "check_images=4", "check_queries=10",
-    "autoattack.steps=3", "autoattack.targets=2", "autoattack.queries=10", "track.wandb=disabled",
+    "data.workers=0", "data.limit=64", "split=train", "seen=true", "images=8", "steps=3", "check_images=4",
+    "check_queries=10", "autoattack.steps=3", "autoattack.targets=2", "autoattack.queries=10", "track.wandb=disabled",
 ]  # fmt: skip
 LIMITS = {"none": (0, 0), "quantize": (2, 256), "jpeg": (1, 100), "noise": (0, 1)}  # of preprocess_strength
 HEADLINE = Headline("robust", "robust accuracy")

@@ -29,8 +29,8 @@ from shards.errors import UserError
 from shards.options import option
 
 DEBUG = [
-    "data.workers=0", "data.limit=64", "images=8", "slow_images=2", "sanity_images=2", "birds=4", "contrasts=2",
-    "track.wandb=disabled",
+    "data.workers=0", "data.limit=64", "split=train", "seen=true", "images=8", "slow_images=2", "sanity_images=2",
+    "birds=4", "contrasts=2", "track.wandb=disabled",
 ]  # fmt: skip
 HEADLINE = Headline("pointing", "pointing game")
 

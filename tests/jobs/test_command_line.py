@@ -106,7 +106,7 @@ def test_completion_completes_in_a_real_shell(capsys: pytest.CaptureFixture, tmp
     assert complete("fgvc", "") == set(COMMANDS)
     assert complete("fgvc", "cl") == {"classify", "cluster"}
     assert complete("fgvc", "classify", "pho") == {"photos"}
-    assert complete("fgvc", "classify", "photos", "optim.l") == {"optim.lr=", "optim.layer_decay="}
+    assert complete("fgvc", "classify", "photos", "optim.l") == {"optim.lr=", "optim.lr_batch=", "optim.layer_decay="}
     assert complete("fgvc", "shards", "b") == {"build"}
     assert main(["completion", "zsh"]) == 0
     assert "bashcompinit" in capsys.readouterr().out

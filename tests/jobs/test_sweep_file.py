@@ -169,7 +169,7 @@ def test_sweeps_of_this_repository_are_sound(monkeypatch, capsys):
         assert main(["sweep", str(file), "name=not_run_before", "--dry-run"]) == 0
         shown = capsys.readouterr().out.splitlines()
         assert [line.split()[0] for line in shown[:5]] == ["new"] * 5
-        assert all("evaluate_test=false" in line for line in shown[:5])
+        assert all("evaluate_test=false" in line or "split=held_out" in line for line in shown[:5])
 
 
 def test_words_of_wandbs_agent_are_taken_as_they_come():
