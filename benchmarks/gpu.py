@@ -43,7 +43,7 @@ if importlib.util.find_spec("annotated_types") is None:  # limits of settings, w
 from fgvc.models.normalised import Normalised
 from fgvc.runtime.config import TrackConfig
 from fgvc.runtime.device import autocast, matmul_rate, peak_memory_mb
-from fgvc.runtime.distributed import rank, world_size
+from fgvc.runtime.distributed import broadcast_object, rank, world_size
 from fgvc.runtime.ranks import run_ranks
 from fgvc.runtime.tracking import Tracker
 from fgvc.training.checkpoint import Writer
@@ -170,7 +170,7 @@ class Bench:
                     moments.append(self.clock())
                 yield copy.copy(self.batch) if batches is None else next(batches)
 
-        run = Path(tempfile.mkdtemp(dir=self.folder))
+        run = Path(broadcast_object(tempfile.mkdtemp(dir=self.folder)))  # of rank 0, for all ranks
         tracker = Tracker(TrackConfig(wandb="disabled"), run, "bench", "gpu", {}, main=rank() == 0)
         fit(learner, timed(), replace(config, **settings), schedule, run, tracker)
         tracker.close()

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from cluster_commands import command, wait_until
 from PIL import Image
-from planted import planted_guide
 from safetensors.torch import load_file
 from small_runs import small_run
 
@@ -19,9 +18,8 @@ from fgvc.models.export import export, read_about
 from jobs.cli import main
 from jobs.registry import command_module
 from shards.boxes_layer import read_layer
-from shards.manifest import Manifest, read_manifest
+from shards.manifest import Manifest
 from shards.reading.reader import Reader
-from shards.sources.field_guide.source import Options
 from slurm.errors import SlurmError
 from slurm.testbed import daemons
 from slurm.testbed.cluster import down, missing_packages, up
@@ -243,28 +241,15 @@ def test_the_closest_calls_of_two_named_classes(weights: Path, guide: Manifest, 
 
 
 @pytest.mark.slow
-def test_a_planted_shortcut_is_exposed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """A class that is told by a coloured corner has the least of its maps on the bird, and is named."""
-    planted_guide(tmp_path / "planted", 1, Options(species=4, train_per_class=20, test_per_class=7, size=64))
-    guide = read_manifest(tmp_path / "planted")
-    squash = ["image.size=64", "image.fit=squash", "image.eval_fit=squash", "train.epochs=6", "train.mixup=0"]
-    assert main(small_run(guide, tmp_path, "short", *squash)) == 0
-    quick = ["methods=[cam]", "slow_images=0", "sanity_images=0", "images=0"]
-    assert explain(tmp_path / "classify/short/model.safetensors", guide, tmp_path, "name=short", *quick) == 0
-    found = result_of(tmp_path / "explain/short")["test"]
-    assert next(iter(found["energy_by_class"])) == guide.classes[1]
-    assert "oracle" not in found["methods"]  # these are not the field guide's own pictures
-    assert f"least on the object: {guide.classes[1]}" in capsys.readouterr().out
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(bool(missing_packages(accounting=False)), reason="Slurm's Debian packages are missing")
-def test_two_ranks_of_a_cluster_equal_one(explained: Path, weights: Path, guide: Manifest, tmp_path: Path) -> None:
+def test_two_ranks_of_a_cluster_equal_one(
+    explained: Path, weights: Path, guide: Manifest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     try:
         daemons.unshare()
     except SlurmError as error:
         pytest.skip(str(error))
-    testbed = up(tmp_path / "slurm")
+    testbed = up(tmp_path_factory.mktemp("slurm") / "slurm")  # its sockets need a short path
     try:
         command(
             testbed, tmp_path, "explain", f"weights={weights}", f"data.shards={guide.folder}", "runs_dir=runs",
