@@ -1,9 +1,9 @@
 """The ranks of a run: who we are, and exchanging values, with or without a process group."""
 
-import ctypes
 import datetime
 import math
 import os
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -38,13 +38,12 @@ def barrier() -> None:
 
 
 def end_group(group: Any = None) -> None:
-    """Leave a process group (None: the run's own), without freeing it.
+    """Leave a process group (None: the run's own).
 
     Its destructor waits for gloo's threads and holds the interpreter's lock meanwhile; a thread that has yet to free
-    the tensors of the last exchange needs that lock. Freed right after an exchange, now and then both wait forever.
+    the tensors of the last exchange needs that lock, and both would wait forever. So they are given time for it.
     """
-    kept = dist.group.WORLD if group is None else group
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+    time.sleep(0.3)
     dist.destroy_process_group(group)
 
 
@@ -141,7 +140,8 @@ def check_world() -> None:
 def lost_peer(error: Exception) -> str:
     """One line for an error that says that another rank is gone or answers no more; empty for any other error."""
     text = " ".join(str(error).split())
-    signs = ("gloo", "Connection closed by peer", "Timed out waiting", "NCCL")
+    signs = ("gloo", "Connection closed", "Connection reset", "Connection was likely closed", "Broken pipe",
+             "Timed out waiting", "recvValue failed", "sendBytes failed", "remote server", "NCCL")  # fmt: skip
     if not dist.is_initialized() or not isinstance(error, RuntimeError) or not any(sign in text for sign in signs):
         return ""
     return (
