@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from jobs.headline import Headline, calibration, look_at, without_listed
 from jobs.measured import MeasureConfig, check_weights, name_after_weights
@@ -36,6 +36,7 @@ class Config(MeasureConfig):
     exclude: str = option(
         "", "file of keys or file names, one a line: figures without these images are given too", False
     )
+    batch: Annotated[int, Gt(0)] = option(64, "images at a time on every rank", affects_result=False)
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "of the forward pass")
 
 

@@ -1,9 +1,6 @@
 """What commands that measure a trained classifier share: which weights, on which images. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
-
-from annotated_types import Gt
 
 from shards.errors import UserError
 from shards.options import option
@@ -20,7 +17,6 @@ class MeasureConfig:
     weights: str = option("", "a model.safetensors that fgvc classify wrote")
     split: str = option("test", "split to measure; held_out: the fold of train that data.folds and data.fold name")
     seen: bool = option(False, "measure images that the weights were trained on too; the result is marked", False)
-    batch: Annotated[int, Gt(0)] = option(64, "images at a time on every rank", affects_result=False)
     data: DataConfig = field(default_factory=DataConfig)
 
 
