@@ -3,6 +3,7 @@
 fgvc shards build cub200 CUB_200_2011 data/cub200            real birds, bytes as they came
 fgvc shards build image_folder photos data/mine shrink=512   any folder with one folder a class
 fgvc shards build field_guide - data/field_guide             drawn here, nothing to download
+fgvc shards build ... track.wandb=auto track.group=birds     what was built to W&B too, as every job does
 fgvc shards verify data/cub200                               read every byte, decode every image
 fgvc shards show data/cub200                                 table, and a contact sheet with the boxes
 fgvc shards list data/cub200 | head                          the samples as JSON lines
@@ -18,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from fgvc.runtime.config import TrackConfig
+from fgvc.runtime.tracking import Tracker
 from jobs.config import describe, from_dict, load
 from jobs.words import Parser
 from shards.building.build import build
@@ -25,9 +28,23 @@ from shards.building.config import BuildOptions
 from shards.coco_export import export
 from shards.errors import UserError
 from shards.manifest import Manifest, read_manifest, write_manifest
+from shards.options import option
+from shards.paths import expand
 from shards.show import sample_lines, show
 from shards.sources import SOURCES
 from shards.verify import verify
+
+
+@dataclasses.dataclass
+class BuildTrack(TrackConfig):
+    """Where a build is logged, if any of this is set."""
+
+    folder: str = option("", "for metrics.jsonl and W&B's files (empty: runs/shards/<name of OUT>)")
+
+
+@dataclasses.dataclass
+class Tracked:
+    track: BuildTrack = dataclasses.field(default_factory=BuildTrack)
 
 
 def main(argv: list[str]) -> int:
@@ -48,16 +65,7 @@ def build_from(
     source's; `build.NAME` and `source.NAME` always tell them apart.
     Raises UserError on an unknown source or setting, an invalid dataset, and as `shards.building.build.build` does.
     """
-    kind = _settings_of(source)
-    if isinstance(settings, dict):
-        values: dict[str, dict] = {}
-        for key, value in settings.items():
-            group, dot, name = _full_key(kind, key).partition(".")
-            values.setdefault(group, {})
-            values[group] = values[group] | {name: value} if dot else value
-        config = from_dict(kind, values, f"settings of {source}")
-    else:
-        config = load(kind, overrides=[_full_key(kind, word) for word in settings or []])
+    config = build_settings(source, settings)
     if str(root) == "-" and source != "field_guide":
         raise UserError(f"{source}: needs ROOT, the folder with the raw dataset; only field_guide is drawn without one")
 
@@ -65,9 +73,24 @@ def build_from(
     return build(raw, Path(out), config.build)
 
 
+def build_settings(source: str, settings: dict[str, Any] | list[str] | None = None) -> Any:
+    """The settings of a build, as `build_from` takes them: `source` and `build`. Raises UserError for unknown ones."""
+    kind = _settings_of(source)
+    if isinstance(settings, dict):
+        values: dict[str, dict] = {}
+        for key, value in settings.items():
+            group, dot, name = _full_key(kind, key).partition(".")
+            values.setdefault(group, {})
+            values[group] = values[group] | {name: value} if dot else value
+        return from_dict(kind, values, f"settings of {source}")
+    return load(kind, overrides=[_full_key(kind, word) for word in settings or []])
+
+
 def _build(words: argparse.Namespace) -> int:
     start = time.monotonic()
-    manifest = build_from(words.source, words.root, words.out, words.settings)
+    tracked = [word for word in words.settings if word.startswith("track.")]
+    track = load(Tracked, overrides=tracked).track
+    manifest = build_from(words.source, words.root, words.out, [word for word in words.settings if word not in tracked])
     size = sum(shard.size for shard in manifest.shards)
     counts = ", ".join(f"{count} {split}" for split, count in sorted(manifest.counts.items(), reverse=True))
     print(
@@ -76,7 +99,23 @@ def _build(words: argparse.Namespace) -> int:
     )
     for note, count in manifest.notes.items():
         print(f"  {note}: {count}")
+    if tracked:
+        _log_build(track, words, manifest, time.monotonic() - start)
     return 0
+
+
+def _log_build(track: BuildTrack, words: argparse.Namespace, manifest: Manifest, seconds: float) -> None:
+    folder = expand(track.folder, "track.folder") if track.folder else Path("runs/shards") / Path(words.out).name
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"source": words.source, "root": str(words.root), "out": str(words.out), "settings": words.settings}
+    tracker = Tracker(track, folder, "shards", Path(words.out).name, settings)
+    try:
+        counts = {f"images/{split}": count for split, count in manifest.counts.items()}
+        figures = counts | {"classes": len(manifest.classes), "shards": len(manifest.shards), "seconds": seconds}
+        tracker.log(0, figures | {"fingerprint": manifest.fingerprint})
+        tracker.summary(figures)
+    finally:
+        tracker.close()
 
 
 def _verify(words: argparse.Namespace) -> int:

@@ -20,13 +20,14 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le
 
 from fgvc.generation.config import MeasureConfig
+from fgvc.runtime.config import TrackConfig
 from jobs.headline import Headline, look_at
 from shards.errors import UserError
 from shards.options import option
 from shards.paths import expand
 from shards.reading.config import DataConfig
 
-DEBUG = ["data.workers=0", "per_class=2"]
+DEBUG = ["data.workers=0", "per_class=2", "track.wandb=disabled"]
 HEADLINE = Headline("accepted", "accepted candidates", per_image=False)
 
 
@@ -50,6 +51,7 @@ class Config:
     quality: Annotated[int, Ge(50), Le(100)] = option(95, "of the JPEGs")
     data: DataConfig = field(default_factory=DataConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
 
 
 def check(config: Config) -> None:

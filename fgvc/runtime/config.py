@@ -12,8 +12,10 @@ from shards.options import option
 class TrackConfig:
     """Weights & Biases; metrics.jsonl is always written."""
 
-    wandb: Literal["auto", "online", "offline", "disabled"] = option("auto", "auto: online with a key, else offline")
-    project: str = option("fgvc", "W&B project")
-    group: str = option("", "W&B group, e.g. one pipeline")
-    tags: list[str] = option([], "W&B tags")
-    every: Annotated[int, Gt(0)] = option(1, "log every so many steps, and at every epoch's end")
+    wandb: Literal["auto", "online", "offline", "disabled"] = option(
+        "auto", "auto: online with a key, else offline", affects_result=False
+    )
+    project: str = option("fgvc", "W&B project", False)
+    group: str = option("", "W&B group, e.g. one pipeline", False)
+    tags: list[str] = option([], "W&B tags", False)
+    every: Annotated[int, Gt(0)] = option(1, "log every so many steps, and at every epoch's end", False)

@@ -24,16 +24,17 @@ LOCK_SECONDS = 120  # a run that lost its starter is saving its last checkpoint;
 
 @dataclass(frozen=True)
 class Command:
-    """`fgvc WORDS`, whose run folder holds result.json once it is done; `log` collects what it prints."""
+    """`fgvc WORDS`, whose folder holds the file `mark` once it is done; `log` collects what it prints."""
 
     name: str
     words: tuple[str, ...]
     folder: Path
     log: Path
+    mark: str = RESULT
 
     @property
     def done(self) -> bool:
-        return (self.folder / RESULT).is_file()
+        return (self.folder / self.mark).is_file()
 
     @property
     def begun(self) -> bool:
@@ -45,9 +46,10 @@ class Command:
         return "done" if self.done else "begun" if self.begun else "new"
 
 
-def run_all(commands: Sequence[Command], title: str) -> dict[str, str]:
+def run_all(commands: Sequence[Command], title: str, first_failure_ends: bool = False) -> dict[str, str]:
     """Run what is not done yet, in order; returns name -> the last line it printed, of those that failed.
 
+    first_failure_ends: later commands build on earlier ones.
     Raises Interrupted after a signal, once the command under way has saved its state and ended.
     """
     failed: dict[str, str] = {}
@@ -61,6 +63,8 @@ def run_all(commands: Sequence[Command], title: str) -> dict[str, str]:
             if reason:
                 failed[command.name] = reason
             bar.ended(command.name, reason, time.monotonic() - began)
+            if reason and first_failure_ends:
+                break
             if interruption.signal_name:
                 raise Interrupted(
                     f"stopped by {interruption.signal_name} after {command.name}; the same command resumes"

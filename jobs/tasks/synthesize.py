@@ -20,7 +20,9 @@ from fgvc.generation.synthesis import Candidates, Chosen, Maker, choose, make_ca
 from fgvc.models.timm import load_classifier
 from fgvc.runtime.distributed import barrier, rank
 from fgvc.runtime.run_folder import RunFolder, finish
+from fgvc.runtime.tracking import Tracker
 from fgvc.training.strategies.create import create_accelerator
+from jobs.config import to_dict
 from jobs.inputs import boxes_hashes, file_hash, loader_workers, open_job, open_shards
 from jobs.synthesize import Config, check
 from shards.building.build import build
@@ -73,8 +75,20 @@ def run(config: Config) -> dict[str, Any]:
             shutil.rmtree(folder.path / "candidates", ignore_errors=True)
             shutil.rmtree(folder.features, ignore_errors=True)
             figures = finish(folder, figures, inputs, time.monotonic() - began)
+            _track(config, figures["synthetic"], folder.path)
         barrier()
         return figures
+
+
+def _track(config: Config, figures: dict[str, Any], folder: Path) -> None:
+    tracker = Tracker(config.track, folder, "synthesize", config.name, to_dict(config))
+    try:
+        plain = {key: value for key, value in figures.items() if isinstance(value, int | float)}
+        tracker.log(0, plain)
+        tracker.summary(plain)
+        tracker.pictures(0, {"sheet": folder / "sheet.png"})
+    finally:
+        tracker.close()
 
 
 def _candidates(

@@ -1,0 +1,243 @@
+"""What a pipeline consists of: stages from a file, each one command, and which of them waits for which."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt
+
+from jobs.config import as_words, flatten, from_dict, load, load_job, locate, nearest, read_yaml, walk
+from jobs.experiments.sequence import Command
+from jobs.registry import JOBS, command_module
+from jobs.shards import build_settings
+from shards.errors import UserError
+from shards.options import option
+from shards.paths import expand
+from slurm.profile import KEYS
+
+SHARDS = "shards"  # the stage that every pipeline with a raw data set begins with
+DONE_SHARDS = "manifest.json"
+ALONE = ("crop", "report")  # jobs of one process
+OWN = ("name", "runs_dir", "track.group")  # of a run, set by the pipeline
+SLUG = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass
+class Stage:
+    """One step: a job's run."""
+
+    job: str = option("", "which job: classify, detect, crop, gan, synthesize, evaluate, explain, attack, report")
+    config: str = option("", "config of the job, a YAML file")
+    set: dict = option({}, "its settings; ${STAGE} is the run folder of another stage, which then comes first")
+    after: list[str] = option([], "stages that come first, besides those that its settings name")
+    minutes: Annotated[float, Ge(0)] = option(0.0, "how long it takes, for --dry-run; the file says on what")
+    resources: dict = option({}, "settings of a cluster's profile for this stage, such as {gpus_per_node: 4}")
+
+
+@dataclass
+class Config:
+    """A pipeline: stages in the order in which they run on one machine."""
+
+    name: str = option("", "the folder's name (empty: the file's)")
+    runs_dir: str = option("runs", "folder of all runs")
+    processes: Annotated[int, Gt(0)] = option(1, "ranks of every stage that can use several, on this machine")
+    data: dict = option({}, "data.* settings of every stage: shards, and source, root, build to make them")
+    set: dict = option({}, "settings of every stage that has them, such as {track.wandb: offline}")
+    stages: dict = field(default_factory=dict, metadata={"help": "name -> {job, config, set, after, ...}"})
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage, the command that runs it, and the stages that have to be done before."""
+
+    name: str
+    stage: Stage
+    command: Command
+    after: tuple[str, ...]
+
+    @property
+    def job(self) -> str:
+        return self.stage.job
+
+
+def read(words: list[str]) -> Config:
+    """A pipeline from its file and key=value words; STAGE.key=value is a setting of that stage, STAGE.minutes too.
+
+    Raises UserError for unknown keys and a missing file.
+    """
+    files = [word for word in words if "=" not in word]
+    if len(files) != 1:
+        raise UserError("which pipeline? fgvc pipeline configs/pipeline/NAME.yaml; fgvc configs pipeline lists them")
+    path = locate(Path(files[0]), "pipeline")
+    stages = read_yaml(path).get("stages", {})
+    names = list(stages) if isinstance(stages, dict) else []
+    own = {setting.name for setting in fields(Config)} - {"stages"}
+    settings, of_stages = [], []
+    for word in words:
+        head, _, rest = word.partition("=")[0].partition(".")
+        if head in own and "=" in word:
+            settings.append(word)
+        elif head in names and rest:
+            of_stages.append(word)
+        elif "=" in word:
+            raise UserError(
+                f"'{word}': unknown key '{head}'{nearest(head, [*names, *own])}; stages: {', '.join(names)}"
+            )
+    config = load(Config, path, settings)
+    config.name = config.name or path.stem
+    for word in of_stages:
+        key, _, text = word.partition("=")
+        name, _, setting = key.partition(".")
+        _override(config.stages[name], setting, text, word)
+    return config
+
+
+def _override(stage: Any, setting: str, text: str, word: str) -> None:
+    if not isinstance(stage, dict):
+        raise UserError(f"'{word}': this stage is not a mapping in the file")
+    if setting in ("config", "minutes"):
+        stage[setting] = text if setting == "config" else float(text)
+    else:
+        kind = command_module(str(stage.get("job"))).Config
+        values = load(kind, None, [f"{setting}={text}"])  # raises for an unknown key and a value of another type
+        for part in setting.split("."):
+            values = values[part] if isinstance(values, dict) else getattr(values, part)
+        stage["set"] = flatten(stage.get("set", {}), kind) | {setting: values}
+
+
+def plan(config: Config) -> list[Planned]:
+    """Every stage with its command, parents first; all settings checked.
+
+    Raises UserError naming the stage for what its job would refuse before reading anything.
+    """
+    if not config.stages:
+        raise UserError(f"pipeline {config.name}: stages is empty; see configs/pipeline/demo.yaml")
+    home = home_of(config)
+    stages = {name: _stage(name, values) for name, values in config.stages.items()}
+    planned = [_shards(config, home)] if config.data.get("source") else []
+    folders = {SHARDS: str(expand(str(config.data.get("shards", "")), "data.shards"))} if planned else {}
+    folders |= {name: str(home / stage.job / name) for name, stage in stages.items()}
+    for name, stage in stages.items():
+        before = [one.name for one in planned]
+        named = [other for value in stage.set.values() for other in _named(value, folders)] + stage.after
+        if stage.job == "report":
+            named = before
+        elif SHARDS in before:
+            named.insert(0, SHARDS)
+        after = tuple(dict.fromkeys(other for other in named if other != name))
+        if late := [other for other in after if other not in before]:
+            raise UserError(f"stage {name}: '{late[0]}' {'comes later' if late[0] in folders else 'is no stage'}")
+        folder = Path(folders[name])
+        try:
+            words = _words(config, name, stage, folders, planned)
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}") from None
+        planned.append(Planned(name, stage, Command(name, words, folder, home / "logs" / f"{name}.log"), after))
+    return planned
+
+
+def home_of(config: Config) -> Path:
+    """The pipeline's folder, which holds its stages' runs."""
+    return Path(config.runs_dir) / "pipeline" / config.name
+
+
+def _stage(name: str, values: Any) -> Stage:
+    if not SLUG.fullmatch(str(name)) or name == SHARDS:
+        raise UserError(f"stages: '{name}': a name is small letters, digits and _, and not '{SHARDS}'")
+    if not isinstance(values, dict):
+        raise UserError(f"stage {name}: a stage is {{job: ..., config: FILE, set: {{key: value}}}}, this is {values!r}")
+    stage = from_dict(Stage, values, f"stage {name}")
+    if stage.job not in JOBS and stage.job != "report":
+        raise UserError(f"stage {name}: job={stage.job}: no such job{nearest(stage.job, [*JOBS, 'report'])}")
+    for key in stage.resources:
+        if key.partition(".")[0] not in KEYS:
+            raise UserError(f"stage {name}: resources: unknown key '{key}'{nearest(key, sorted(KEYS))}")
+    return stage
+
+
+def _shards(config: Config, home: Path) -> Planned:
+    """The build that all other stages read from."""
+    data = config.data
+    for key in ("shards", "root"):
+        if not data.get(key) and not (key == "root" and data["source"] == "field_guide"):
+            raise UserError(f"pipeline {config.name}: data.{key} is not set; a stage cannot build its shards")
+    build = data.get("build", {})
+    if not isinstance(build, dict):
+        raise UserError(f"pipeline {config.name}: data.build={build!r}: settings of the build, such as {{shrink: 512}}")
+    out, root = expand(data["shards"], "data.shards"), str(data.get("root", "-"))
+    build_settings(str(data["source"]), build)
+    more = [f"track.{key}={value}" for key, value in _tracked(config).items()]
+    words = ("shards", "build", str(data["source"]), str(expand(root, "data.root")) if root != "-" else root, str(out),
+             *as_words(build), *more)  # fmt: skip
+    command = Command(SHARDS, words, out, home / "logs" / f"{SHARDS}.log", DONE_SHARDS)
+    return Planned(SHARDS, Stage(job=SHARDS), command, ())
+
+
+def _tracked(config: Config) -> dict[str, str]:
+    """Where a build logs: into the pipeline's group, beside its other stages."""
+    every = flatten(config.set, command_module("classify").Config)
+    given = {key.removeprefix("track."): str(value) for key, value in every.items() if key.startswith("track.")}
+    return (
+        {"wandb": "auto", "project": "fgvc"} | given | {"group": config.name, "folder": str(home_of(config) / SHARDS)}
+    )
+
+
+def _words(config: Config, name: str, stage: Stage, folders: dict[str, str], planned: list[Planned]) -> tuple[str, ...]:
+    """`fgvc` what, for a stage; checked as far as its job checks before it reads anything."""
+    home = home_of(config)
+    if stage.job == "report":
+        made = [one.command.folder for one in planned if one.job not in (SHARDS, "report")]
+        return ("report", *map(str, made), f"runs_dir={home}", f"name={name}", *as_words(stage.set))
+    kind = command_module(stage.job).Config
+    known = {key for key, _ in walk(kind)}
+    own = {key: _resolved(value, folders) for key, value in flatten(stage.set, kind).items()}
+    if fixed := [key for key in own if key in OWN]:
+        raise UserError(f"'{fixed[0]}' is set by the pipeline")
+    data = {f"data.{key}": value for key, value in config.data.items()}
+    if config.data.get("source"):  # they are built by then
+        data = {key: value for key, value in data.items() if key not in ("data.source", "data.root", "data.build")}
+    shared = data | flatten(config.set, kind)
+    if unknown := [key for key in shared if key not in known and not _anywhere(key)]:
+        raise UserError(f"unknown key '{unknown[0]}'{nearest(unknown[0], sorted(known))}")
+    every = {key: value for key, value in shared.items() if key in known}
+    if "track.group" in known:
+        every["track.group"] = config.name
+    if stage.job == "crop" and config.processes > 1:
+        every["processes"] = config.processes
+    words = as_words(every | own | {"name": name, "runs_dir": str(home)})
+    load_job(stage.job, stage.config or None, words)
+    ranks = ["--processes", str(config.processes)] if config.processes > 1 and stage.job not in ALONE else []
+    return (stage.job, *([stage.config] if stage.config else []), *words, *ranks)
+
+
+def _anywhere(key: str) -> bool:
+    """Whether some job has this setting: those that have not pass over it."""
+    return any(key in {name for name, _ in walk(command_module(job).Config)} for job in JOBS)
+
+
+def _named(value: Any, folders: dict[str, str]) -> Iterator[str]:
+    """The stages that a setting names."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _named(inner, folders)
+    elif isinstance(value, str):
+        yield from (name for name in re.findall(r"\$\{([a-z0-9_]+)\}", value) if name in folders)
+
+
+def _resolved(value: Any, folders: dict[str, str]) -> Any:
+    """A setting with `${STAGE}` replaced by that stage's folder; other variables are the environment's."""
+    if isinstance(value, dict):
+        return {key: _resolved(inner, folders) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_resolved(inner, folders) for inner in value]
+    if not isinstance(value, str):
+        return value
+
+    def replaced(match: re.Match[str]) -> str:
+        if match[1] not in folders:
+            raise UserError(f"'${{{match[1]}}}' is no stage{nearest(match[1], list(folders))}")
+        return folders[match[1]]
+
+    return re.sub(r"\$\{([a-z][a-z0-9_]*)\}", replaced, value)

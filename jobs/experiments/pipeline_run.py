@@ -1,0 +1,161 @@
+"""Run a pipeline's stages, here one after another or as dependent jobs on a cluster; say what it would take."""
+
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fgvc.runtime.run_folder import RESULT, counted_time, refuse_another_config
+from jobs.config import from_dict, hashed, load_command, load_job, to_dict
+from jobs.experiments.pipeline_file import ALONE, SHARDS, Config, Planned, home_of
+from jobs.experiments.runners import job_says
+from jobs.experiments.sequence import run_all
+from jobs.launch import fetch_weights, launch_of
+from jobs.registry import command_module
+from shards.errors import UserError
+from shards.files import write_json
+from slurm.graph import Stage as JobStage
+from slurm.graph import submit_graph, wait_for_graph
+from slurm.profile import Profile, check
+from slurm.submit import Launch, sbatch_script
+
+
+def refuse_other_runs(planned: Sequence[Planned]) -> None:
+    """Raise UserError where a stage's folder holds a run of another config, before anything is started."""
+    for one in planned:
+        if one.job in (SHARDS, "report"):
+            continue
+        config = _config_of(one)
+        refuse_another_config(one.command.folder, hashed(config), hashed(type(config)()), partial=True)
+
+
+def run(config: Config, chosen: Sequence[Planned], make: bool = True) -> dict[str, str]:
+    """Run the chosen stages that are not done, until one fails; returns name -> reason of what failed.
+
+    make=False: they were run elsewhere, and those that are not done have failed.
+    Raises Interrupted after a signal, UserError when the pipeline's folder is in use.
+    """
+    home, began = home_of(config), time.monotonic()
+    lock = FileLock(home / ".lock", timeout=0)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{home}: in use by another fgvc pipeline; end it, or choose another name=") from None
+    except OSError as error:
+        raise UserError(f"{home}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
+    with lock, counted_time(home) as spent_s:
+        if make:
+            commands = [one.command for one in chosen]
+            failed = run_all(commands, f"pipeline {config.name}", first_failure_ends=True)
+        else:
+            failed = {one.name: job_says(one.command.folder) for one in chosen if not one.command.done}
+        if not failed:
+            write_json(home / RESULT, _result(config, chosen, spent_s + time.monotonic() - began))
+    return failed
+
+
+def submit(config: Config, planned: Sequence[Planned], profile: Profile, follow: bool) -> bool:
+    """Submit what is not done as dependent jobs; whether all have ended."""
+    for warning in fetch_weights([_config_of(one) for one in planned if one.job not in (SHARDS, "report")]):
+        print(f"pipeline {config.name}: {warning}", flush=True)
+    stages = job_stages(config, planned, profile)
+    submitted = submit_graph(profile, stages)
+    jobs = sum(len(entries) for entries in submitted.values())
+    done = sum(one.command.done for one in planned)
+    print(f"pipeline {config.name}: {jobs} of {len(planned)} stages submitted, {done} done", flush=True)
+    if follow:
+        wait_for_graph(stages, lambda line: print(line, flush=True), lambda: time.sleep(2))
+        return True
+    print(f"  state   fgvc status pipeline/{config.name} runs_dir={config.runs_dir}\n  resume  the same command")
+    return False
+
+
+def job_stages(config: Config, planned: Sequence[Planned], profile: Profile) -> list[JobStage]:
+    """The graph as Slurm gets it. Jobs of one process get one task, and one GPU where there are GPUs."""
+    names, stages = {one.name for one in planned}, []
+    for one in planned:
+        alone = {"nodes": 1, "gpus_per_node": min(profile.gpus_per_node, 1), "tasks_per_node": 0}
+        asked = to_dict(profile) | (alone if one.job in (*ALONE, SHARDS) else {}) | one.stage.resources
+        own = from_dict(Profile, asked, f"stage {one.name}: resources")
+        check(own)
+        launch = Launch(f"pipeline/{config.name}/{one.name}", one.command.words, one.command.folder)
+        if one.job not in (SHARDS, "report"):
+            job, *words = one.command.words
+            path = Path(words.pop(0)) if one.stage.config else None
+            made, _ = launch_of(own, job, command_module(job).Config, path, list(words))
+            launch = replace(launch, words=made.words)
+        after = tuple(name for name in one.after if name in names)
+        stages.append(JobStage(one.name, (launch,), after, profile=own, done=one.command.mark))
+    return stages
+
+
+def dry_run(config: Config, planned: Sequence[Planned], profile: Profile | None) -> str:
+    """The graph: state, stage, what it waits for, time and GPU-hours as far as they are known, and the command."""
+    lines, left, hours = [f"{'state':6}{'stage':16}{'after':28}{'minutes':>8}  command"], 0.0, 0.0
+    own = {stage.name: stage.profile or profile for stage in job_stages(config, planned, profile)} if profile else {}
+    for one in planned:
+        minutes = _minutes(one)
+        shown = f"{minutes:.1f}" if minutes else "?"
+        after = ", ".join(one.after) or "-"
+        lines.append(f"{one.command.state:6}{one.name:16}{after:28}{shown:>8}  fgvc {shlex.join(one.command.words)}")
+        if not one.command.done:
+            left += minutes
+            if used := own.get(one.name):
+                hours += minutes / 60 * used.nodes * used.gpus_per_node
+    unknown = [one.name for one in planned if not one.command.done and not _minutes(one)]
+    total = f"left: {left:.0f} minutes one after another"
+    total += f", {hours:.1f} GPU-hours" if profile else ""
+    lines.append(total + (f", without {', '.join(unknown)}, whose time is unknown" if unknown else ""))
+    if profile:
+        graph = [stage for stage in job_stages(config, planned, profile) if stage.missing]
+        lines += [sbatch_script(stage.profile or profile, stage.launches) for stage in graph]
+    return "\n".join(lines)
+
+
+def table(planned: Sequence[Planned]) -> str:
+    """A line a stage: what it found, how long it took."""
+    rows = [(one.name, one.command.state, *_found(one)) for one in planned]
+    return "\n".join(f"  {name:16}{state:7}{seconds:>8}  {line}" for name, state, line, seconds in rows)
+
+
+def _found(one: Planned) -> tuple[str, str]:
+    result = _json(one.command.folder / RESULT)
+    if one.job in (SHARDS, "report") or not result:
+        return str(one.command.folder) if one.command.done else "", ""
+    return command_module(one.job).HEADLINE.line(result), f"{result.get('seconds', 0):.0f} s"
+
+
+def _result(config: Config, chosen: Sequence[Planned], seconds: float) -> dict[str, Any]:
+    stages = {
+        one.name: {"job": one.job, "folder": str(one.command.folder), "headline": _found(one)[0],
+                   "command": f"fgvc {shlex.join(one.command.words)}"}
+        for one in chosen
+    }  # fmt: skip
+    return {"stages": stages, "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
+def _config_of(one: Planned) -> Any:
+    words = [word for word in one.command.words if not word.startswith("--")]
+    if one.stage.config:
+        return load_command(words)
+    return load_job(one.job, None, [word for word in words[1:] if "=" in word])
+
+
+def _minutes(one: Planned) -> float:
+    """How long a stage takes: as it did, where it is done, else as the file says."""
+    result = _json(one.command.folder / RESULT) if one.job != SHARDS else {}
+    return float(result["seconds"]) / 60 if "seconds" in result else one.stage.minutes
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

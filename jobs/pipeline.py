@@ -1,0 +1,105 @@
+"""fgvc pipeline: all steps from images to report, as one command: each stage is an ordinary run of its job.
+
+    fgvc pipeline configs/pipeline/demo.yaml                          here, one stage after another
+    fgvc pipeline configs/pipeline/folder.yaml data.root=photos       your own pictures, a folder a class
+    fgvc pipeline CONFIG classifier.train.epochs=30 name=longer       a setting of one stage
+    fgvc pipeline CONFIG --dry-run                                    the graph, its time, every command
+    fgvc pipeline CONFIG --on CLUSTER                                 dependent Slurm jobs; nothing has to stay alive
+    fgvc pipeline CONFIG --on CLUSTER --follow                        the same, shown until all have ended
+    fgvc pipeline CONFIG --until classifier | --from gan | --only attack
+    fgvc status pipeline/NAME                                         every stage: its state, progress, figures
+
+Runs lie in <runs_dir>/pipeline/<name>/<job>/<stage>/, the report in .../report/, what each stage printed in logs/. What
+is done is not run again, so that the same command resumes after a kill, here or on a cluster. A stage that fails ends
+the pipeline; the rest is kept. All runs log to one W&B group, named after the pipeline.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from fgvc.runtime.interrupt import Interrupted
+from jobs.config import describe, nearest, to_dict
+from jobs.experiments.pipeline_file import Config, Planned, Stage, home_of, plan, read
+from jobs.experiments.pipeline_run import dry_run, refuse_other_runs, run, submit, table
+from jobs.launch import profile_of, scratch_runs
+from jobs.words import Parser
+from shards.errors import UserError
+from slurm.profile import Profile
+
+
+def main(words: list[str]) -> int:
+    """`fgvc pipeline WORDS`; the exit code: 0 done, 1 a stage failed, 3 stopped. Raises UserError for a mistake."""
+    arguments = _parse(words)
+    if arguments.help:
+        settings = f"settings (key: type = default):\n{describe(Config)}\n\nof a stage:\n{describe(Stage)}"
+        print(f"{(__doc__ or '').strip()}\n\n{settings}")
+        return 0
+    profile, own = profile_of(arguments.on, arguments.words)
+    config = read(own)
+    if profile is not None and profile.scratch and config.runs_dir == Config.runs_dir:
+        config.runs_dir = scratch_runs(profile)
+    if arguments.print_config:
+        print(json.dumps(to_dict(config), indent=2))
+        return 0
+    planned = plan(config)
+    refuse_other_runs(planned)
+    chosen = _choose(planned, arguments)
+    if arguments.dry_run:
+        print(dry_run(config, chosen, profile))
+        return 0
+    try:
+        return _run(config, chosen, profile, arguments.follow)
+    except Interrupted as stop:
+        print(f"fgvc pipeline: {stop}", file=sys.stderr)
+        return 3
+
+
+def _run(config: Config, chosen: Sequence[Planned], profile: Profile | None, follow: bool) -> int:
+    if profile is not None and not submit(config, chosen, profile, follow):
+        return 0
+    failed = run(config, chosen, make=profile is None)
+    print(table(chosen))
+    for name, reason in failed.items():
+        log = home_of(config) / "logs" / f"{name}.log"
+        print(
+            f"fgvc pipeline: stage {name} failed: {reason}; its log: {log}; the same command resumes", file=sys.stderr
+        )
+    return 1 if failed else 0
+
+
+def _choose(planned: list[Planned], arguments: argparse.Namespace) -> list[Planned]:
+    """The stages from, until or only those named. Raises UserError for unknown ones, and where others are missing."""
+    names = [one.name for one in planned]
+    for word in (arguments.first, arguments.until, *arguments.only):
+        if word and word not in names:
+            raise UserError(f"'{word}' is no stage{nearest(word, names)}; there are {', '.join(names)}")
+    first = names.index(arguments.first) if arguments.first else 0
+    last = names.index(arguments.until) if arguments.until else len(names) - 1
+    chosen = [one for one in planned[first : last + 1] if not arguments.only or one.name in arguments.only]
+    picked = {one.name for one in chosen}
+    done = {one.name for one in planned if one.command.done}
+    for one in chosen:
+        if missing := [name for name in one.after if name not in picked | done]:
+            raise UserError(f"stage {one.name} needs {missing[0]}, which is not done; leave out --from or --only")
+    return chosen
+
+
+def headline(result: dict[str, Any]) -> str:
+    """As `fgvc status` shows it."""
+    return f"{len(result['stages'])} stages"
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = Parser("fgvc pipeline", add_help=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--on", default="")
+    parser.add_argument("--from", dest="first", default="")
+    parser.add_argument("--until", default="")
+    parser.add_argument("--only", action="append", default=[])
+    for flag in ("--dry-run", "--print-config", "--follow"):
+        parser.add_argument(flag, action="store_true")
+    return parser.parse_intermixed_args(words)

@@ -1,0 +1,207 @@
+"""`fgvc pipeline`: every stage once, in order, whatever is killed; mistakes before anything starts."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster_commands import command, wait_until
+from interruptions import finish
+from same_run import history
+
+from jobs.cli import main
+from jobs.experiments.pipeline_file import plan, read
+from slurm.errors import SlurmError
+from slurm.testbed import daemons
+from slurm.testbed.cluster import client, down, missing_packages, up
+
+Start = Callable[..., subprocess.Popen]
+BUILD = {"species": 4, "train_per_class": 20, "test_per_class": 7, "size": 64, "min_shards": 3}
+TINY = {
+    "model": {"name": "test_resnet", "weights": "none"}, "image": {"size": 32}, "optim": {"lr": 0.05},
+    "train": {"batch": 8, "epochs": 3, "ema": 0.9, "deterministic": True, "checkpoint_minutes": 0},
+}  # fmt: skip
+ATTACK = {
+    "images": 12, "batch": 6, "attacks": ["fgsm", "pgd"], "steps": 2, "curve": [], "checks": False,
+    "corruptions": False, "weights": "${classifier}/model.safetensors",
+}  # fmt: skip
+
+
+@pytest.fixture
+def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pipeline of shards, two classifiers and an attack, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    stages = {
+        "classifier": {"job": "classify", "config": "tiny.yaml", "minutes": 3},
+        "other": {"job": "classify", "config": "tiny.yaml", "set": {"seed": 1}},
+        "attack": {"job": "attack", "set": ATTACK, "minutes": 1.5},
+    }
+    file = {
+        "data": {"shards": "data/birds", "source": "field_guide", "build": BUILD, "workers": 0}, "stages": stages,
+    }  # fmt: skip
+    (tmp_path / "birds.yaml").write_text(yaml.safe_dump(file, sort_keys=False))
+    return tmp_path / "runs/pipeline/birds"
+
+
+def weights(home: Path) -> list[bytes]:
+    return [(home / f"classify/{name}/model.safetensors").read_bytes() for name in ("classifier", "other")]
+
+
+def test_killed_driver_and_stage_then_nothing_is_done_twice(
+    birds: Path, fgvc: Start, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["pipeline", "birds.yaml", "name=calm"]) == 0
+    calm = birds.parent / "calm"
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0].split()[:2] == ["shards", "done"]
+    result = json.loads((calm / "result.json").read_text())
+    assert list(result["stages"]) == ["shards", "classifier", "other", "attack"]
+    assert (calm / "shards/metrics.jsonl").is_file()  # the build is logged too
+
+    process = fgvc("pipeline", "birds.yaml")
+    wait_until(lambda: len(list((birds / "classify/other/checkpoints").glob("step-*"))) >= 2)
+    process.kill()  # the stage ends with it, and saves
+    process.communicate()
+    done = (birds / "classify/classifier/result.json").stat().st_mtime_ns
+    assert not (birds / "classify/other/result.json").exists()
+    finish(fgvc("pipeline", "birds.yaml"))
+    assert (birds / "classify/classifier/result.json").stat().st_mtime_ns == done
+    assert weights(birds) == weights(calm)
+    assert history(birds / "classify/other") == history(calm / "classify/other")
+    ours, theirs = (json.loads((home / "attack/attack/result.json").read_text()) for home in (birds, calm))
+    assert ours["test"] == theirs["test"]
+
+    began = time.monotonic()
+    assert main(["pipeline", "birds.yaml"]) == 0
+    assert time.monotonic() - began < 5
+    assert "attack" in capsys.readouterr().out
+    assert main(["pipeline", "birds.yaml", "--dry-run"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:5]] == ["done"] * 4
+
+
+def test_a_failure_ends_it_and_says_how_to_resume(birds: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["pipeline", "birds.yaml", "classifier.train.epochs=1", "other.train.batch=900", "name=bad"]
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    assert "stage other failed: fgvc classify: train.batch=900" in captured.err
+    assert "the same command" in captured.err
+    states = {line.split()[0]: line.split()[1] for line in captured.out.splitlines()}
+    assert (states["classifier"], states["attack"]) == ("done", "new")
+    assert main([*words[:3], "name=bad", "other.train.epochs=1"]) == 0
+
+
+def test_parts_of_a_pipeline(birds: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["pipeline", "birds.yaml", "--only", "attack"]) == 2
+    assert "stage attack needs shards, which is not done" in capsys.readouterr().err
+    assert main(["pipeline", "birds.yaml", "--until", "clasifier"]) == 2
+    assert "'clasifier' is no stage; did you mean 'classifier'?" in capsys.readouterr().err
+    assert main(["pipeline", "birds.yaml", "--until", "classifier", "classifier.train.epochs=1"]) == 0
+    assert "other" not in capsys.readouterr().out
+    assert main(["pipeline", "birds.yaml", "--only", "attack"]) == 2  # its classifier would be another one
+    assert "classify/classifier: holds a run of another config: train.epochs (1 -> 3)" in capsys.readouterr().err
+    planned = plan(read(["birds.yaml", "classifier.train.epochs=1"]))
+    assert [one.after for one in planned] == [(), ("shards",), ("shards",), ("shards", "classifier")]
+    assert [one.command.state for one in planned] == ["done", "done", "new", "new"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "which pipeline?"),
+        (["nowhere.yaml"], "nowhere.yaml: no such config file"),
+        (["birds.yaml", "clasifier.seed=1"], "unknown key 'clasifier'; did you mean 'classifier'?"),
+        (["birds.yaml", "classifier.train.epoch=1"], "unknown key 'train.epoch'; did you mean 'train.epochs'?"),
+        (["birds.yaml", "classifier.train.epochs=many"], "train.epochs='many'"),
+        (["birds.yaml", "data.root=x", "data.shards="], "data.shards is not set"),
+        (["birds.yaml", "attack.weights=${clasifier}/model.safetensors"], "'${clasifier}' is no stage; did you mean"),
+        (["birds.yaml", "classifier.model.weights=${attack}/model.safetensors"], "'attack' comes later"),
+        (["birds.yaml", "classifier.name=mine"], "stage classifier: 'name' is set by the pipeline"),
+        (["birds.yaml", "attack.epsilon=4"], "stage attack: epsilon=4"),
+        (["birds.yaml", "data.build={size: tiny}"], "size='tiny'"),
+        (["birds.yaml", "set={train.epoch: 3}"], "unknown key 'train.epoch'"),
+        (["birds.yaml", "--on", "moon"], "--on moon: no such cluster"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(
+    birds: Path, words: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["pipeline", *words]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert not birds.exists()
+
+
+def test_every_shipped_pipeline_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """With its commands as they would run, on a cluster's profile too."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("FGVC_REAL_DATA", "FGVC_WEIGHTS"):
+        monkeypatch.setenv(variable, "/data")
+    from jobs.config import SHIPPED
+
+    for file in sorted((SHIPPED / "pipeline").glob("*.yaml")):
+        assert main(["pipeline", str(file), "--dry-run", "--on", "h100", "runs_dir=elsewhere"]) == 0, file
+        shown = capsys.readouterr().out
+        assert "GPU-hours" in shown
+        assert shown.count("#SBATCH --job-name=") == len(plan(read([str(file)])))
+
+
+@pytest.mark.slow
+def test_on_a_cluster_killed_three_ways(birds: Path, tmp_path: Path) -> None:
+    """The driver, a job and a node are killed; the end is that of an undisturbed run here."""
+    if missing := missing_packages(accounting=False):
+        pytest.skip(f"Debian packages are missing: {' '.join(missing)}")
+    try:
+        daemons.unshare()
+    except SlurmError as error:
+        pytest.skip(str(error))
+    assert main(["pipeline", "birds.yaml", "name=calm"]) == 0
+    testbed = up(tmp_path / "s")
+    words = ("pipeline", "birds.yaml", "--on", "testbed")
+    try:
+        assert "4 of 4 stages submitted" in command(testbed, tmp_path, *words)
+        assert "0 of 4 stages submitted" in command(testbed, tmp_path, *words)  # all are in the queue
+        wait_until(lambda: len(list((birds / "classify/classifier/checkpoints").glob("step-*"))) >= 2)
+        client(testbed, "scancel", "--signal=KILL", "--full", _job(testbed, "classifier"))
+        wait_until((birds / "classify/classifier/result.json").is_file)
+        wait_until(lambda: len(list((birds / "classify/other/checkpoints").glob("step-*"))) >= 2)
+        job = _job(testbed, "other")
+        node = client(testbed, "squeue", "-h", "-j", job, "-o", "%N").strip()
+        client(testbed, "scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+        client(testbed, "scontrol", "update", f"nodename={node}", "state=resume")
+        wait_until((birds / "attack/attack/result.json").is_file)
+        assert "0 of 4 stages submitted, 4 done" in command(testbed, tmp_path, *words, "--follow")
+    finally:
+        down(testbed.folder)
+    calm = birds.parent / "calm"
+    assert weights(birds) == weights(calm)
+    ours, theirs = (json.loads((home / "attack/attack/result.json").read_text()) for home in (birds, calm))
+    assert ours["test"] == theirs["test"]
+    assert json.loads((birds / "result.json").read_text())["stages"].keys() >= {"shards", "attack"}
+
+
+def _job(testbed: object, stage: str) -> str:
+    found: list[str] = []
+
+    def named() -> bool:
+        found[:] = client(testbed, "squeue", "--me", "-h", "-n", f"pipeline/birds/{stage}", "-o", "%i").split()  # type: ignore[arg-type]
+        return bool(found)
+
+    wait_until(named, 60)
+    return found[0]
+
+
+def test_a_signal_stops_the_stage_and_says_so(birds: Path, fgvc: Start, tmp_path: Path) -> None:
+    process = fgvc("pipeline", "birds.yaml", "classifier.train.epochs=400")
+    wait_until(lambda: len(list((birds / "classify/classifier/checkpoints").glob("step-*"))) >= 2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = finish(process, code=3)
+    assert "stopped by SIGTERM in classifier; the same command resumes" in errors
