@@ -1,12 +1,12 @@
 """Images a second under attack: `fgvc attack`'s evaluation against a bare loop over the same attack.
 
-    .venv/bin/python benchmarks/attack.py                      resnet10t, 64 px, MI-FGSM of 10 steps, 200 birds drawn here
+    .venv/bin/python benchmarks/attack.py                      resnet10t, 64 px, MI-FGSM, 200 birds drawn here
     .venv/bin/python benchmarks/attack.py --repeats 7 --steps 20
 
 Ours reads shards, keeps every chunk on disk and records what became of each image. The bare loop has the images in
 memory. Both attack the images that are classified rightly as they are. Runs take turns, one torch thread, images per
-second of the process's own CPU time; medians are printed. (PGD does more than its attack: it also looks for the smallest
-perturbation that misleads, 8 forward passes more.)
+second of the process's own CPU time; medians are printed. (PGD does more than its attack: it also looks for
+the smallest perturbation that misleads, 8 forward passes more.)
 """
 
 import argparse
@@ -109,9 +109,8 @@ def main() -> None:
     print(
         f"  bare {middle['bare']:7.1f} img/s\n  ours {middle['ours']:7.1f} img/s, {middle['ours'] / middle['bare']:.3f}"
     )
-    print(
-        f"medians of {options.repeats}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
-    )
+    load = os.getloadavg()[0]
+    print(f"medians of {options.repeats}; {os.cpu_count()} cores, load {load:.1f}, torch {torch.__version__}")
 
 
 if __name__ == "__main__":

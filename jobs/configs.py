@@ -46,13 +46,15 @@ def needs_of(file: Path) -> list[str]:
         return ["Slurm"]
     text = file.read_text()
     comment = " ".join(_comment(text))
-    needs = ["a GPU"] if "GPU" in comment.replace("no GPU", "") else []
+    needs = ["a GPU"] if "GPU" in re.sub("no GPU|GPU is not needed", "", comment) else []
     values = read_yaml(file)
     model, key = values.get("model", {}), "backbone_weights" if "generator" in values else "weights"
     if model and model.get(key, "hub") == "hub" and model.get("name") not in ("dcgan", "biggan", "biggan_deep"):
         needs.append(f"a download (model.{key}=hub)")
     variables = [f"${name}" for name in dict.fromkeys(re.findall(r"\$\{([A-Z][A-Z0-9_]*)\}", text))]
     rest = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    if file.parent.name == "pipeline":  # its stages set what their configs leave open
+        return [*needs, *(["a download"] if "hub" in comment else []), *variables]
     others = [] if file.parent.name == "compare" and variables else re.findall(r"configs/\w+/\w+\.yaml", rest)
     of_others = [need for name in others for need in needs_of(SHIPPED.parent / name)]
     return list(dict.fromkeys([*needs, *of_others, *variables]))

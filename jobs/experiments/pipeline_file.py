@@ -14,11 +14,10 @@ from jobs.registry import JOBS, command_module
 from jobs.shards import build_settings
 from shards.errors import UserError
 from shards.options import option
-from shards.paths import expand
+from shards.paths import MANIFEST, expand
 from slurm.profile import KEYS
 
 SHARDS = "shards"  # the stage that every pipeline with a raw data set begins with
-DONE_SHARDS = "manifest.json"
 ALONE = ("crop", "report")  # jobs of one process
 OWN = ("name", "runs_dir", "track.group")  # of a run, set by the pipeline
 SLUG = re.compile(r"[a-z][a-z0-9_]*")
@@ -171,7 +170,8 @@ def _shards(config: Config, home: Path) -> Planned:
     more = [f"track.{key}={value}" for key, value in _tracked(config).items()]
     words = ("shards", "build", str(data["source"]), str(expand(root, "data.root")) if root != "-" else root, str(out),
              *as_words(build), *more)  # fmt: skip
-    command = Command(SHARDS, words, out, home / "logs" / f"{SHARDS}.log", DONE_SHARDS)
+    mark = str((out / MANIFEST).absolute())  # scripts and records of a job lie in the pipeline's folder
+    command = Command(SHARDS, words, home / SHARDS, home / "logs" / f"{SHARDS}.log", mark)
     return Planned(SHARDS, Stage(job=SHARDS), command, ())
 
 

@@ -127,7 +127,9 @@ def table(planned: Sequence[Planned]) -> str:
 def _found(one: Planned) -> tuple[str, str]:
     result = _json(one.command.folder / RESULT)
     if one.job in (SHARDS, "report") or not result:
-        return str(one.command.folder) if one.command.done else "", ""
+        return str(
+            Path(one.command.mark if one.job == SHARDS else one.command.folder).parent
+        ) if one.command.done else "", ""
     return command_module(one.job).HEADLINE.line(result), f"{result.get('seconds', 0):.0f} s"
 
 

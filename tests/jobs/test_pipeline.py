@@ -143,7 +143,7 @@ def test_every_shipped_pipeline_is_planned(
 ) -> None:
     """With its commands as they would run, on a cluster's profile too."""
     monkeypatch.chdir(tmp_path)
-    for variable in ("FGVC_REAL_DATA", "FGVC_WEIGHTS"):
+    for variable in ("FGVC_REAL_DATA", "FGVC_WEIGHTS", "CUB_200_2011", "STANFORD_DOGS"):
         monkeypatch.setenv(variable, "/data")
     from jobs.config import SHIPPED
 
