@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
+from fgvc.runtime.run_folder import RESULT
 from jobs.config import as_words, flatten, from_dict, load, load_job, locate, nearest, read_yaml, walk
 from jobs.experiments.sequence import Command
 from jobs.registry import JOBS, command_module
@@ -17,6 +18,7 @@ from shards.options import option
 from shards.paths import MANIFEST, expand
 from slurm.profile import KEYS
 
+REPORT = "report.html"
 SHARDS = "shards"  # the stage that every pipeline with a raw data set begins with
 ALONE = ("crop", "report")  # jobs of one process
 OWN = ("name", "runs_dir", "track.group")  # of a run, set by the pipeline
@@ -133,7 +135,8 @@ def plan(config: Config) -> list[Planned]:
             words = _words(config, name, stage, folders, planned)
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from None
-        planned.append(Planned(name, stage, Command(name, words, folder, home / "logs" / f"{name}.log"), after))
+        mark = REPORT if stage.job == "report" else RESULT
+        planned.append(Planned(name, stage, Command(name, words, folder, home / "logs" / f"{name}.log", mark), after))
     return planned
 
 
@@ -189,7 +192,8 @@ def _words(config: Config, name: str, stage: Stage, folders: dict[str, str], pla
     home = home_of(config)
     if stage.job == "report":
         made = [one.command.folder for one in planned if one.job not in (SHARDS, "report")]
-        return ("report", *map(str, made), f"runs_dir={home}", f"name={name}", *as_words(stage.set))
+        own = {"runs_dir": str(home), "name": name, "title": config.name} | stage.set
+        return ("report", *map(str, made), *as_words(own))
     kind = command_module(stage.job).Config
     known = {key for key, _ in walk(kind)}
     own = {key: _resolved(value, folders) for key, value in flatten(stage.set, kind).items()}
