@@ -18,7 +18,7 @@ from jobs.cli import main
 from jobs.experiments.pipeline_file import plan, read
 from slurm.errors import SlurmError
 from slurm.testbed import daemons
-from slurm.testbed.cluster import client, down, missing_packages, up
+from slurm.testbed.cluster import client, down, kill_node, missing_packages, up
 
 Start = Callable[..., subprocess.Popen]
 BUILD = {"species": 4, "train_per_class": 20, "test_per_class": 7, "size": 64, "min_shards": 3}
@@ -157,7 +157,7 @@ def test_every_shipped_pipeline_is_planned(
 
 @pytest.mark.slow
 def test_cluster(birds: Path, tmp_path: Path) -> None:
-    """The driver, a job and a node are killed; the end is that of an undisturbed run here."""
+    """No driver stays alive; a rank and a node are killed: the end is that of an undisturbed run here."""
     if missing := missing_packages(accounting=False):
         pytest.skip(f"Debian packages are missing: {' '.join(missing)}")
     try:
@@ -179,8 +179,7 @@ def test_cluster(birds: Path, tmp_path: Path) -> None:
         wait_until(lambda: len(list((birds / "classify/other/checkpoints").glob("step-*"))) >= 2, 60)
         job = _job(testbed, "other")
         node = client(testbed, "squeue", "-h", "-j", job, "-o", "%N").strip()
-        client(testbed, "scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-        client(testbed, "scontrol", "update", f"nodename={node}", "state=resume")
+        kill_node(testbed.folder, node)
         wait_until((birds / "attack/attack/result.json").is_file, 120)
         assert "0 of 4 stages submitted" in command(testbed, tmp_path, *words, "--follow")
     finally:
