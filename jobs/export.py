@@ -3,10 +3,10 @@
     fgvc export RUN FOLDER                                 a run's name, its folder or a model.safetensors
     fgvc export RUN FOLDER formats='[onnx]' licence=cc-by-nc-4.0
 
-FOLDER then holds model.safetensors and config.json as the Hugging Face hub has them (timm.create_model("local-dir:FOLDER",
-pretrained=True) gives the same logits, bit by bit), model.onnx (one file, normalisation inside, checked with
-onnxruntime) and README.md, a model card with the run's results, data, licence and limits. The folder appears whole or
-not at all. Nothing is uploaded: hf upload NAME FOLDER does that.
+FOLDER then holds model.safetensors and config.json as the Hugging Face hub has them (the network that timm makes of
+"local-dir:FOLDER" with pretrained=True gives the same logits, bit by bit), model.onnx (one file, normalisation inside,
+checked with onnxruntime) and README.md, a model card with the run's results, data, licence and limits. The folder
+appears whole or not at all. Nothing is uploaded: hf upload NAME FOLDER does that.
 """
 
 from dataclasses import dataclass

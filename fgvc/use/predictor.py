@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,8 +35,9 @@ class Prediction:
     """What a classifier says of one picture.
 
     logits: (classes,) float32, as `fgvc evaluate` has them. probabilities: (classes,), of logits divided by the
-    temperature where there is one. top: the most probable classes, best first. box: what it was cropped by, in pixels
-    of the upright picture; None: it was kept whole. error: why the picture could not be read; then nothing else holds.
+    temperature where there is one (calibrated). top: the most probable classes, best first. box: what it was cropped
+    by, in pixels of the upright picture; None: it was kept whole. error: why the picture could not be read; then
+    nothing else holds.
     """
 
     picture: str
@@ -45,7 +47,20 @@ class Prediction:
     logits: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     top: tuple[Answer, ...] = ()
+    calibrated: bool = False
     error: str = ""
+
+    def as_dict(self, logits: bool = False) -> dict[str, Any]:
+        """As JSON has it."""
+        if self.error or self.logits is None:
+            return {"picture": self.picture, "error": self.error}
+        found: dict[str, Any] = {
+            "picture": self.picture, "width": self.width, "height": self.height,
+            "box": [round(value, 2) for value in self.box] if self.box else None,
+            "top": [{"class": answer.name, "probability": round(answer.probability, 6)} for answer in self.top],
+            "calibrated": self.calibrated,
+        }  # fmt: skip
+        return found | ({"logits": self.logits.tolist()} if logits else {})
 
 
 @dataclass(frozen=True)
@@ -147,7 +162,8 @@ class Predictor:
             best = np.argsort(-row, kind="stable")[:top].tolist()
             answers = tuple(Answer(self.classes[label], float(probabilities[label])) for label in best)
             height, width = picture.pixels.shape[1:]
-            found.append(Prediction(picture.name, width, height, picture.box, row, probabilities, answers))
+            calibrated = self.temperature is not None
+            found.append(Prediction(picture.name, width, height, picture.box, row, probabilities, answers, calibrated))
         return found
 
     @torch.inference_mode()

@@ -43,7 +43,7 @@ def run(config: Config, words: Sequence[str], weights: Path) -> int:
         pictures = ((file, boxes.get(file)) for file in listed.files)
         answers = predictor.predict_all(pictures, config.top, config.batch, config.shrink)
         for file, (picture, prediction) in zip(listed.files, answers, strict=True):
-            _write(stream, config, prediction, predictor)
+            _write(stream, config, prediction)
             failed += bool(prediction.error)
             if why is not None and isinstance(picture, Picture):
                 _save(Path(config.pictures) / f"{names[str(file)]}.jpg", why, picture, prediction)
@@ -79,25 +79,12 @@ def _remark(config: Config, predictor: Predictor) -> str:
     return ""
 
 
-def _write(stream: TextIO, config: Config, prediction: Prediction, predictor: Predictor) -> None:
+def _write(stream: TextIO, config: Config, prediction: Prediction) -> None:
     if config.format == "csv":
         write_rows(stream, [_row(prediction, config.top)])
     else:
-        stream.write(json.dumps(as_dict(prediction, predictor, config.logits)) + "\n")
+        stream.write(json.dumps(prediction.as_dict(config.logits)) + "\n")
     stream.flush()
-
-
-def as_dict(prediction: Prediction, predictor: Predictor, logits: bool = False) -> dict[str, Any]:
-    """A prediction as JSON has it."""
-    if prediction.error or prediction.logits is None:
-        return {"picture": prediction.picture, "error": prediction.error}
-    found: dict[str, Any] = {
-        "picture": prediction.picture, "width": prediction.width, "height": prediction.height,
-        "box": [round(value, 2) for value in prediction.box] if prediction.box else None,
-        "top": [{"class": answer.name, "probability": round(answer.probability, 6)} for answer in prediction.top],
-        "calibrated": predictor.temperature is not None,
-    }  # fmt: skip
-    return found | ({"logits": prediction.logits.tolist()} if logits else {})
 
 
 def _header(top: int) -> list[str]:
