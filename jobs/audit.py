@@ -30,13 +30,20 @@ FOLDER = "data.shards"
 
 
 @dataclass
+class Features(ModelConfig):
+    """Which network looks at the pictures."""
+
+    name: str = option("tf_efficientnet_lite0", "timm model name, with one linear layer as its classifier")
+
+
+@dataclass
 class Config:
     """Which shards, and how much doubt is worth a look."""
 
     name: str = option("", "the run's folder name (empty: the shards' folder)", False)
     runs_dir: str = option("runs", "folder of all runs", affects_result=False)
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(name="tf_efficientnet_lite0"))
+    model: Features = field(default_factory=Features)
     size: Annotated[int, Ge(0)] = option(0, "side of the network's input in pixels (0: its own)")
     near: Annotated[float, Gt(0), Le(1)] = option(
         0.93, "least likeness of near duplicates, of features and of small copies"

@@ -7,6 +7,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+HEADER_BYTES = 16_384  # of all headers of a request
 OPEN = ("/",)  # the page itself, which holds nothing of the classifier
 HEADERS = {
     "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
@@ -25,6 +26,8 @@ class Door:
 
     def refuses(self, path: str, headers: Headers) -> tuple[int, str] | None:
         """A status and why, for a request that is not answered."""
+        if sum(len(name) + len(value) for name, value in headers.raw) > HEADER_BYTES:
+            return 431, "the headers are too large"
         hosts = headers.getlist("host")
         if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
             return 421, "this server does not answer to that host name"

@@ -22,7 +22,7 @@ from shards.errors import UserError
 from shards.sample import Box
 
 MAX_BYTES, MAX_PIXELS = 10_000_000, 40_000_000
-FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF"]  # those that Pillow decodes by itself, without surprises
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF"]  # those that Pillow decodes by itself, without surprises
 READ_S = 20  # for an upload to arrive
 
 
@@ -80,7 +80,7 @@ def create_app(desk: Desk, door: Door) -> ASGIApp:
         policy = (
             f"{POLICY}; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data: blob:; connect-src 'self'"
         )
-        text = page.render(nonce=nonce, crops=desk.predictor.crops and desk.predictor.finder is None)
+        text = page.render(nonce=nonce, largest=MAX_BYTES, crops=desk.predictor.crops and desk.predictor.finder is None)
         return HTMLResponse(text, headers={"Content-Security-Policy": policy})
 
     @app.get("/about")

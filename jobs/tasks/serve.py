@@ -8,14 +8,13 @@ from pathlib import Path
 import uvicorn
 
 from fgvc.use.find import find_weights
-from fgvc.use.guard import Door
+from fgvc.use.guard import HEADER_BYTES, Door
 from fgvc.use.predictor import Predictor
 from fgvc.use.server import Desk, create_app
 from fgvc.use.why import Why
 from jobs.serve import LOOPBACK, Config
 from shards.errors import UserError
 
-HEADER_BYTES = 16_384  # of a request's line and headers
 CONNECTIONS = 64
 
 
@@ -53,6 +52,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(CONNECTIONS)  # from here on who connects waits, and is not refused
         return listener
     except (OSError, UnicodeError) as error:
         raise UserError(
