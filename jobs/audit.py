@@ -2,7 +2,7 @@
 
     fgvc audit data/cub200                                                  duplicates, labels, imbalance, boxes
     fgvc audit data/cub200 model.name=resnet50 model.weights=FILE size=224  with another network's features
-    fgvc audit data/cub200 near=0.9 doubt=0.3                               more candidates, more of them innocent
+    fgvc audit data/cub200 near=0.85 doubt=10                               more candidates, more of them innocent
     fgvc shards build SOURCE ROOT OUT corrections=runs/audit/cub200/corrections.csv      then, once you have looked
     fgvc audit data.shards=FOLDER --on CLUSTER                              as a Slurm job
 
@@ -45,13 +45,11 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: Features = field(default_factory=Features)
     size: Annotated[int, Ge(0)] = option(0, "side of the network's input in pixels (0: its own)")
-    near: Annotated[float, Gt(0), Le(1)] = option(
-        0.93, "least likeness of near duplicates, of features and of small copies"
+    near: Annotated[float, Gt(0), Le(1)] = option(0.93, "least correlation of near duplicates, of small grey copies")
+    doubt: Annotated[float, Ge(1)] = option(
+        50.0, "doubtful labels: another class is, out of fold, at least so many times as probable"
     )
-    doubt: Annotated[float, Ge(0), Le(1)] = option(
-        0.8, "least margin by which another class is more probable, out of fold, than the label, of doubtful labels"
-    )
-    penalty: Annotated[float, Gt(0)] = option(0.05, "L2 penalty of the probe that doubts the labels")
+    penalty: Annotated[float, Gt(0)] = option(0.2, "L2 penalty of the probe that doubts the labels")
     pictures: Annotated[int, Ge(0)] = option(60, "findings of each kind that index.html shows", False)
     batch: Annotated[int, Gt(0)] = option(64, "images at a time on every rank", affects_result=False)
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "of the features")

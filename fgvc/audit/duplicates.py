@@ -11,9 +11,10 @@ import numpy as np
 from shards.reading.decode import decode
 from shards.reading.reader import Reader
 
-SIDE = 24  # pixels of the small copies that candidates are compared by
+CANDIDATES = 0.8  # least cosine of features of pairs whose small copies are compared
+SIDE = 16  # pixels of these copies
 BLOCK = 2048  # images whose likeness to all others is held at a time
-SHIFTS = (0.0, 0.03, 0.06)  # shares of the side that a cut copy may lack on every side
+SHIFTS = (0.0, 0.02, 0.04, 0.06)  # shares of the side that a cut copy may lack on every side
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ def near_pairs(
 ) -> list[Pair]:
     """Pairs that look the same although their bytes differ, most alike first.
 
-    features, mirrored: (N, D) of these images and of their mirror images. A pair's likeness is the smaller of the
-    cosine of its features, centred, and the correlation of its small grey copies: features alone take two birds of a
-    species in one pose for one, copies alone two grey skies. least: the smallest likeness that counts.
+    features, mirrored: (N, D) of these images and of their mirror images; pairs whose centred features have a cosine of
+    `CANDIDATES` are compared pixel by pixel: a pair's likeness is the correlation of its small grey copies. Features
+    alone take two birds of a species in one pose for one, copies alone two grey skies. least: the smallest likeness
+    that counts.
     """
     centre = features.mean(0)
     plain, mirror = (_unit(rows - centre) for rows in (features, mirrored))
@@ -49,10 +51,10 @@ def near_pairs(
     for begin in range(0, len(plain), BLOCK):
         block = plain[begin : begin + BLOCK]
         alike = np.maximum(block @ plain.T, block @ mirror.T)
-        for row, column in np.argwhere(alike >= least).tolist():
+        for row, column in np.argwhere(alike >= CANDIDATES).tolist():
             if (first := begin + row) < column:
                 a, b = (_small(reader, indices[place], small) for place in (first, column))
-                likeness = min(float(alike[row, column]), correlation(a, b))
+                likeness = correlation(a, b)
                 if likeness >= least:
                     pairs.append(Pair(indices[first], indices[column], round(min(likeness, 1.0), 4)))
     return sorted(pairs, key=lambda pair: (-pair.likeness, pair.first, pair.second))
@@ -87,7 +89,7 @@ def _small(reader: Reader, index: int, known: dict[int, np.ndarray]) -> np.ndarr
     if index not in known:
         pixels = decode(reader.read(index), reader.manifest.entries.key(index)).permute(1, 2, 0).numpy()
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-        known[index] = cv2.resize(grey, (4 * SIDE, 4 * SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+        known[index] = cv2.resize(grey, (6 * SIDE, 6 * SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     return known[index]
 
 

@@ -17,11 +17,11 @@ KEPT_FIRST = ("test", "val", "train")  # of copies in several splits the one tha
 
 @dataclass(frozen=True)
 class Label:
-    """An image, by its place in the manifest, whose label is doubtful; the suggested class and the margin."""
+    """An image, by its place in the manifest, and a class that is `odds` times as probable as its label."""
 
     index: int
     suggested: int
-    margin: float
+    odds: float
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Findings:
             "exact": [[key(index) for index in group] for group in self.groups()],
             "near": [[key(pair.first), key(pair.second), pair.likeness] for pair in self.near],
             "labels": [
-                {"key": key(found.index), "label": self.name(found.index), "margin": found.margin,
+                {"key": key(found.index), "label": self.name(found.index), "odds": found.odds,
                  "suggested": self.manifest.classes[found.suggested]}
                 for found in self.labels
             ],
@@ -98,4 +98,4 @@ class Findings:
             yield row(index, "keep", f"drop? looks like {entries.key(stays)} ({self.split(stays)})", pair.likeness)
         for found in self.labels:
             suggested = self.manifest.classes[found.suggested]
-            yield row(found.index, "keep", "relabel? a probe is sure of it", found.margin, suggested)
+            yield row(found.index, "keep", "relabel? so many times as probable", found.odds, suggested)

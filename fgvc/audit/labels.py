@@ -1,4 +1,4 @@
-"""Labels that a probe, fitted without the image, does not believe: confident learning (https://arxiv.org/abs/1911.00068)."""
+"""Labels that a probe, fitted without the image, does not believe."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ from fgvc.classification.probe import fit_probe
 
 @dataclass(frozen=True)
 class Doubt:
-    """An image, by its row, whose label another class is more probable than, and by how much."""
+    """An image, by its row, and a class that is `odds` times as probable as its label."""
 
     row: int
     suggested: int
-    margin: float
+    odds: float
 
 
 def out_of_fold(
@@ -38,19 +38,13 @@ def out_of_fold(
 
 
 def doubtful(probabilities: np.ndarray, labels: np.ndarray, least: float) -> list[Doubt]:
-    """Images that count confidently as another class than their label, the surest first.
+    """Images whose label is not the most probable class, by at least these odds; the largest odds first.
 
-    As in confident learning an image counts as a class when its probability reaches the mean that the class's own
-    images have; the most probable such class is suggested. least: the margin over the label's probability.
+    Odds rather than a difference: of classes that a probe mixes up the label's own remains probable, while a wrong
+    label is hardly ever a class that it comes near to.
     """
-    rows = np.arange(len(labels))
-    own = probabilities[rows, labels]
-    sums = np.bincount(labels, own, minlength=probabilities.shape[1])
-    counts = np.bincount(labels, minlength=probabilities.shape[1])
-    thresholds = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
-    confident = np.where(probabilities >= thresholds, probabilities, -1.0)
-    suggested = confident.argmax(1)
-    margins = confident[rows, suggested] - own
-    found = np.flatnonzero((suggested != labels) & (margins >= least) & (margins > 0))
-    order = found[np.argsort(-margins[found], kind="stable")]
-    return [Doubt(int(row), int(suggested[row]), round(float(margins[row]), 4)) for row in order]
+    rows, suggested = np.arange(len(labels)), probabilities.argmax(1)
+    odds = probabilities[rows, suggested] / np.maximum(probabilities[rows, labels], 1e-9)
+    found = np.flatnonzero((suggested != labels) & (odds >= least))
+    order = found[np.argsort(-odds[found], kind="stable")]
+    return [Doubt(int(row), int(suggested[row]), round(float(odds[row]), 1)) for row in order]

@@ -33,7 +33,7 @@ def write_page(path: Path, found: Findings, title: str, shown: int) -> None:
         exact=[[tile(index) for index in group[:6]] for group in found.groups()[:shown]],
         near=[(pair.likeness, [tile(pair.first), tile(pair.second)]) for pair in found.near[:shown]],
         labels=[
-            (doubt.margin, tile(doubt.index), found.manifest.classes[doubt.suggested]) for doubt in found.labels[:shown]
+            (doubt.odds, tile(doubt.index), found.manifest.classes[doubt.suggested]) for doubt in found.labels[:shown]
         ],
         boxes=[(odd.why, tile(odd.index, odd.box)) for odd in found.boxes[:shown]],
     )  # fmt: skip

@@ -19,6 +19,9 @@ TOLERANCE = 1e-4  # of logits
 class _Whole(nn.Module):
     """(N, 3, S, S) uint8 -> logits and probabilities, (N, classes) each."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
         self.network = predictor.model.model

@@ -15,7 +15,7 @@ CROP_MODES = {"center_crop": "center", "squash": "squash", "pad": "border"}
 def write_timm(predictor: Predictor, folder: Path, licence: str) -> None:
     """Write config.json and model.safetensors, and load them again: timm.create_model("local-dir:FOLDER",
     pretrained=True) gives the same bits. Raises UserError for a network that is none of timm's."""
-    about, network = predictor.about, predictor.model.model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore
+    about, network = predictor.about, predictor.model.model.to("cpu", memory_format=torch.contiguous_format)
     name = about["model"]["name"]
     if about["model"]["caffe_stride"]:
         raise UserError(f"{name} with model.caffe_stride=true is no network of timm's; set formats='[onnx]'")

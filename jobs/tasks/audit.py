@@ -95,7 +95,7 @@ def _findings(
     probabilities = out_of_fold(features, mirrored, labels, folds, len(manifest.classes), config.penalty)
     found.top1 = float((probabilities.argmax(1) == labels).mean())
     doubts = doubtful(probabilities, labels, config.doubt)
-    found.labels = [Label(indices[doubt.row], doubt.suggested, doubt.margin) for doubt in doubts]
+    found.labels = [Label(indices[doubt.row], doubt.suggested, doubt.odds) for doubt in doubts]
     return found
 
 

@@ -51,7 +51,7 @@ def audited(planted: Path) -> Path:
     """The run folder of an audit."""
     home = planted.parent
     assert main(["shards", "build", "image_folder", str(planted), str(home / "shards"), "min_shards=1"]) == 0
-    words = ["model.name=test_resnet", "model.weights=none", "size=64", "data.workers=0", "near=0.95", "doubt=0.2"]
+    words = ["model.name=test_resnet", "model.weights=none", "size=64", "data.workers=0", "near=0.95", "doubt=2"]
     assert main(["audit", str(home / "shards"), f"runs_dir={home / 'runs'}", "pictures=20", *words]) == 0
     return home / "runs/audit/shards"
 
@@ -159,14 +159,14 @@ def test_wrong_labels_among_many_are_found() -> None:
     labels, wrong = truth.copy(), draw.choice(1500, 20, replace=False)
     labels[wrong] = (truth[wrong] + draw.integers(1, 30, 20)) % 30
     folds = draw.permutation(1500) % 5
-    probabilities = out_of_fold(features.astype(np.float32), mirrored.astype(np.float32), labels, folds, 30, 0.05)
+    probabilities = out_of_fold(features.astype(np.float32), mirrored.astype(np.float32), labels, folds, 30, 0.2)
     assert probabilities.sum(1) == pytest.approx(np.ones(1500))
-    found = doubtful(probabilities, labels, 0.8)
+    found = doubtful(probabilities, labels, 50)
     rows = [doubt.row for doubt in found]
     right = set(rows) & set(wrong.tolist())
     assert len(right) >= 18
     assert len(right) >= 0.8 * len(rows)
-    assert [doubt.margin for doubt in found] == sorted((doubt.margin for doubt in found), reverse=True)
+    assert [doubt.odds for doubt in found] == sorted((doubt.odds for doubt in found), reverse=True)
     assert np.mean([truth[doubt.row] == doubt.suggested for doubt in found if doubt.row in right]) > 0.9
 
 
@@ -202,7 +202,7 @@ def test_class_names_are_text_in_page_and_csv(guide: Manifest, tmp_path: Path) -
         manifest,
         108,
         [[0, 1]],
-        labels=[Label(index, 3 - manifest.entries[index].label, 0.9) for index in (0, 30, 50, 70)],
+        labels=[Label(index, 3 - manifest.entries[index].label, 90.0) for index in (0, 30, 50, 70)],
     )
     found.classes = [(name, 27) for name in HOSTILE]
     write_page(tmp_path / "index.html", found, HOSTILE[0], 10)

@@ -18,6 +18,7 @@ from fgvc.models.export import export, read_about
 from fgvc.use.card import as_text
 from jobs.cli import main
 
+pytestmark = pytest.mark.slow  # the exporter takes seconds
 HOSTILE = ["</script><script>alert(1)", '"><img src=x onerror=alert(1)>', "=1+1", "\x1b[31m| [a](b)`x` {{ 7*7 }} @me"]
 ALONE = """
 import sys

@@ -27,6 +27,7 @@ from fgvc import load
 from fgvc.models.export import export, read_about
 from jobs.cli import main
 
+pytestmark = pytest.mark.slow  # a server takes seconds to start
 RESET = 413  # what it has then said, if it was heard
 HOSTILE = ["</script><script>alert(1)", '"><img src=x onerror=alert(1)>', "=1+1", "\x1b[31mred"]
 
