@@ -44,7 +44,7 @@ class Config:
     detector: str = option("", "a run of fgvc detect, or its weights, that finds the boxes to crop by")
     shrink: Annotated[int, Ge(0)] = option(0, "shrink the short side to so many pixels first, as the shards were built")
     batch: Annotated[int, Gt(0)] = option(8, "pictures at a time")
-    device: str = option("", "cpu, cuda (empty: a GPU where there is one)")
+    device: Literal["", "cpu", "cuda"] = option("", "cpu, cuda (empty: a GPU where there is one)")
     runs_dir: str = option("runs", "folder of all runs")
 
 

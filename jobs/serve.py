@@ -10,7 +10,7 @@ no encryption: on a network that others use, reach it through ssh -L 8765:127.0.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -35,7 +35,7 @@ class Config:
     timeout: Annotated[float, Gt(0)] = option(30.0, "seconds that an answer may take")
     detector: str = option("", "a run of fgvc detect, or its weights, that finds the boxes to crop by")
     why: bool = option(True, "offer what an answer rests on")
-    device: str = option("", "cpu, cuda (empty: a GPU where there is one)")
+    device: Literal["", "cpu", "cuda"] = option("", "cpu, cuda (empty: a GPU where there is one)")
     runs_dir: str = option("runs", "folder of all runs")
 
 

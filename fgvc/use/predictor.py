@@ -91,6 +91,8 @@ class Predictor:
 
     def __init__(self, weights: Path, device: str = "", detector: Path | None = None) -> None:
         """detector: weights of `fgvc detect`, which find the box of a picture that comes without one."""
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device=cuda: there is no GPU here that torch can use; leave it out")
         self.weights = weights
         self.model, self.about = load_classifier(weights)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

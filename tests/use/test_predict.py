@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -107,6 +108,29 @@ def test_pictures_show_what_an_answer_rests_on(
     assert np.abs(np.asarray(boxed, int) - np.asarray(whole, int)).max() > 50  # another cut, another map, a frame
 
 
+def test_a_detector_finds_the_boxes_that_crop_finds(
+    runs: Path, photos: Path, guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from fgvc.detection.config import DetectorConfig
+    from fgvc.detection.detector import find_boxes, save_detector
+    from fgvc.detection.models import create_detector
+
+    torch.manual_seed(0)
+    config = DetectorConfig(
+        architecture="rtmdet", backbone="test_efficientnet", weights="none", channels=16, fc_channels=32
+    )
+    detector = tmp_path / "detect/tiny/model.safetensors"
+    detector.parent.mkdir(parents=True)
+    save_detector(detector, create_detector(config, 1), config, ["object"], 64)
+    index = guide.split("test")[0]
+    expected = find_boxes(detector, guide, [index], device=torch.device("cpu"), score=0.0)[guide.entries.key(index)]
+    picture = str(photos / f"{guide.entries.key(index)}.jpg")
+    words = [picture, "--run", str(runs / "classify/crops"), f"runs_dir={tmp_path}", "detector=tiny"]
+    (line,) = answers(capsys, *words)
+    assert line["box"] == pytest.approx(expected[0][:4], abs=0.05)
+    assert "is less often right" not in capsys.readouterr().err
+
+
 def test_class_names_are_text_everywhere(
     runs: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -135,6 +159,7 @@ def test_mistakes_are_one_line(runs: Path, photos: Path, tmp_path: Path, capsys:
         ([picture, "--run", picture], "not readable as safetensors"),
         ([picture, *run, "tops=3"], "unknown key 'tops'; did you mean 'top'?"),
         ([picture, *run, "top=0"], "greater than 0"),
+        ([picture, *run, "device=gpu"], "Input should be '', 'cpu' or 'cuda'"),
         ([picture, *run, "method=layrcam"], "no such method; did you mean 'layercam'?"),
         ([picture, *run, "box=[1, 2, 3]"], "box: four numbers for one picture"),
         ([str(photos), *run, "box=[1, 2, 3, 4]"], "holds 28; give boxes=FILE"),
