@@ -199,6 +199,9 @@ def _split(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
     """The config file and the key=value words."""
     overrides = [word for word in words if "=" in word]
     files = [word for word in words if "=" not in word]
+    folder = getattr(command_module(name), "FOLDER", "")  # the setting that a bare folder stands for
+    if folder and len(files) == 1 and Path(files[0]).is_dir():
+        return None, [f"{folder}={files[0]}", *overrides]
     if len(files) > 1:
         raise UserError(f"one config file at a time, found {' and '.join(files)}; settings are written key=value")
     if not words:

@@ -22,6 +22,7 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "shards": Entry("data", "shards build|show|verify|list|...", "raw images to shards"),
+    "audit": Entry("data", "audit SHARDS", "duplicates, doubtful labels, imbalance, odd boxes; corrections", True),
     "classify": Entry("train", "classify CONFIG", "fine-tune a classifier, measure it once on the test split", True),
     "detect": Entry("train", "detect CONFIG", "train a detector on shards with boxes", True),
     "crop": Entry("train", "crop CONFIG", "find the object in every image: a boxes layer to crop by", True),
@@ -34,6 +35,9 @@ COMMANDS = {
     "compare": Entry("measure", "compare CONFIG...", "several configs x seeds x folds, with paired intervals"),
     "sweep": Entry("measure", "sweep FILE", "hyperparameter search, from a W&B sweep file"),
     "pipeline": Entry("all", "pipeline CONFIG", "every step from images to report, here or as dependent Slurm jobs"),
+    "predict": Entry("use", "predict PICTURE... --run RUN", "what a trained classifier says of pictures"),
+    "export": Entry("use", "export RUN FOLDER", "a trained classifier for timm, the hub and ONNX, with its card"),
+    "serve": Entry("use", "serve RUN", "a local page: drop a picture, see the answer and why; JSON too"),
     "configs": Entry("look up", "configs [COMMAND]", "the configs that come with fgvc, and what each needs"),
     "weights": Entry("look up", "weights get NAME", "pretrained weights as a file, for machines without a connection"),
     "completion": Entry("look up", "completion bash|zsh", "a script with which the shell completes fgvc's words"),

@@ -4,6 +4,7 @@ fgvc shards build cub200 CUB_200_2011 data/cub200            real birds, bytes a
 fgvc shards build image_folder photos data/mine shrink=512   any folder with one folder a class
 fgvc shards build field_guide - data/field_guide             drawn here, nothing to download
 fgvc shards build ... track.wandb=auto track.group=birds     what was built to W&B too, as every job does
+fgvc shards build SOURCE ROOT OUT corrections=FILE           as fgvc audit found it: pictures dropped, relabelled
 fgvc shards verify data/cub200                               read every byte, decode every image
 fgvc shards show data/cub200                                 table, and a contact sheet with the boxes
 fgvc shards list data/cub200 | head                          the samples as JSON lines
@@ -32,6 +33,7 @@ from shards.options import option
 from shards.paths import expand
 from shards.show import sample_lines, show
 from shards.sources import SOURCES
+from shards.sources.corrections import corrected
 from shards.verify import verify
 
 
@@ -70,6 +72,8 @@ def build_from(
         raise UserError(f"{source}: needs ROOT, the folder with the raw dataset; only field_guide is drawn without one")
 
     raw = _module(source).scan(Path(root), config.source)
+    if config.build.corrections:
+        raw = corrected(raw, expand(config.build.corrections, "corrections"))
     return build(raw, Path(out), config.build)
 
 
@@ -97,7 +101,7 @@ def _build(words: argparse.Namespace) -> int:
         f"{words.out}: {len(manifest.classes)} classes, {counts} images, {len(manifest.shards)} shards, "
         f"{size / 1e6:.1f} MB, {time.monotonic() - start:.1f} s"
     )
-    for note, count in manifest.notes.items():
+    for note, count in (manifest.notes | manifest.extra.get("corrections", {})).items():
         print(f"  {note}: {count}")
     if tracked:
         _log_build(track, words, manifest, time.monotonic() - start)

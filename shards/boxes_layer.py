@@ -70,26 +70,11 @@ def read_layer(path: Path, manifest: Manifest) -> BoxesLayer:
     Raises UserError when it is missing, damaged or cut off, made for other shards, or holds a box that is empty or
     outside its image.
     """
-    try:
-        header, *lines = path.read_text(encoding="utf-8").splitlines()
-        about = json.loads(header)
-        if about["format"] != FORMAT:
-            raise UserError(
-                f"{path}: format {ascii(about['format'])[:40]}, this version reads '{FORMAT}'; make it again"
-            )
-        if about["shards"] != manifest.fingerprint:
-            raise UserError(f"{path}: made for other shards than {manifest.folder}; make it again: fgvc crop --help")
-        rows = [json.loads(line) for line in lines]
-        boxes = {row["key"]: tuple(tuple(box) for box in row["boxes"]) for row in rows}
-        if not len(rows) == len(boxes) == about["samples"]:
-            raise UserError(f"{path}: {len(boxes)} samples of {about['samples']} are in it: cut off; make it again")
-        made_by = dict(about["made_by"])
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; fgvc crop makes a boxes layer") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as a boxes layer ({ascii(str(error))[:120]})") from None
+    shards, layer = _parsed(path)
+    if shards != manifest.fingerprint:
+        raise UserError(f"{path}: made for other shards than {manifest.folder}; make it again: fgvc crop --help")
     place = manifest.entries.position
-    for key, found in boxes.items():
+    for key, found in layer.boxes.items():
         if key not in place:
             raise UserError(f"{path}: boxes for {ascii(key)[:100]}, which is no sample of {manifest.folder}")
         width, height = _size(manifest, place[key])
@@ -98,7 +83,39 @@ def read_layer(path: Path, manifest: Manifest) -> BoxesLayer:
             if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
                 size = f"{width} x {height}"
                 raise UserError(f"{path}: sample '{key}': box {box[:4]} is empty or outside its image of {size}")
-    return BoxesLayer(boxes, made_by)
+    return layer
+
+
+def read_any_layer(path: Path) -> BoxesLayer:
+    """As `read_layer`, for pictures that are in no shards: whether a box lies in its image is not known here."""
+    layer = _parsed(path)[1]
+    for key, found in layer.boxes.items():
+        for box in found:
+            x0, y0, x1, y1, _ = _checked(box, f"{path}: sample {ascii(key)[:100]}")
+            if not (0 <= x0 < x1 and 0 <= y0 < y1):
+                raise UserError(f"{path}: sample {ascii(key)[:100]}: box {box[:4]} is empty")
+    return layer
+
+
+def _parsed(path: Path) -> tuple[str, BoxesLayer]:
+    """The fingerprint of the shards that a layer was made for, and the layer, its boxes unchecked."""
+    try:
+        header, *lines = path.read_text(encoding="utf-8").splitlines()
+        about = json.loads(header)
+        if about["format"] != FORMAT:
+            raise UserError(
+                f"{path}: format {ascii(about['format'])[:40]}, this version reads '{FORMAT}'; make it again"
+            )
+        rows = [json.loads(line) for line in lines]
+        boxes = {row["key"]: tuple(tuple(box) for box in row["boxes"]) for row in rows}
+        if not len(rows) == len(boxes) == about["samples"]:
+            raise UserError(f"{path}: {len(boxes)} samples of {about['samples']} are in it: cut off; make it again")
+        shards, made_by = about["shards"], dict(about["made_by"])
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; fgvc crop makes a boxes layer") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as a boxes layer ({ascii(str(error))[:120]})") from None
+    return shards, BoxesLayer(boxes, made_by)
 
 
 def layer_hash(path: Path) -> str:

@@ -25,6 +25,14 @@ def image_sizes(config: ImageConfig, own: int) -> tuple[int, int]:
     return size, config.eval_size or size
 
 
+def image_as_measured(about: dict[str, Any]) -> ImageConfig:
+    """How images became the model's input where a weights file (`about` below) was measured."""
+    return ImageConfig(
+        eval_fit=about["fit"], crop_fit=about.get("crop_fit"), eval_crop=about["eval_crop"],
+        eval_flip=about["eval_flip"], interpolation=about["interpolation"],
+    )  # fmt: skip
+
+
 def split_loader(
     manifest: Manifest,
     indices: Sequence[int],

@@ -1,12 +1,13 @@
 """What a measured split leaves in a run folder: predictions, the same as CSV, the confusion matrix, pictures."""
 
-import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fgvc.classification.metrics import Predictions, confusion_matrix
 from fgvc.classification.pictures import save_pictures
+from shards.cells import write_rows
 from shards.manifest import Manifest
 
 
@@ -29,22 +30,21 @@ def write_answers(path: Path, manifest: Manifest, predictions: Predictions, temp
     confidence = calibrated.probabilities.max(axis=1)
     best = np.argsort(-predictions.logits, axis=1, kind="stable")[:, :5]
     classes = manifest.classes
+    rows: list[list[Any]] = [["key", "origin", "shard", "label", "predicted", "correct", "confidence", "top5"]]
+    for index, label, top, sure in zip(predictions.entries, predictions.labels, best, confidence, strict=True):
+        entry = manifest.entries[index]
+        names = [classes[place] for place in top]
+        rows.append([
+            entry.key, entry.origin, manifest.shards[entry.shard].name, classes[label], names[0],
+            int(top[0] == label), f"{sure:.6f}", " | ".join(names),
+        ])  # fmt: skip
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["key", "origin", "shard", "label", "predicted", "correct", "confidence", "top5"])
-        for index, label, top, sure in zip(predictions.entries, predictions.labels, best, confidence, strict=True):
-            entry = manifest.entries[index]
-            names = [classes[place] for place in top]
-            writer.writerow([
-                entry.key, entry.origin, manifest.shards[entry.shard].name, classes[label], names[0],
-                int(top[0] == label), f"{sure:.6f}", " | ".join(names),
-            ])  # fmt: skip
+        write_rows(stream, rows)
 
 
 def write_confusion(path: Path, predictions: Predictions, classes: tuple[str, ...]) -> None:
     """Counts of images, a row per true class and a column per predicted one."""
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["truth / predicted", *classes])
+        write_rows(stream, [["truth / predicted", *classes]])
         for name, counts in zip(classes, confusion_matrix(predictions, len(classes)).tolist(), strict=True):
-            writer.writerow([name, *counts])
+            write_rows(stream, [[name, *counts]])

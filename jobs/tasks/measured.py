@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fgvc.classification.evaluation import image_as_measured
 from fgvc.classification.seen import seen_images
 from fgvc.models.record import read_classifier
 from jobs.inputs import boxes_hashes, file_hash, open_shards
@@ -59,11 +60,8 @@ def open_measured(config: MeasureConfig) -> Measured:
     data = _data_as_measured(config, about)
     inputs |= boxes_hashes(data)
     indices = _indices(config, manifest)
-    image = ImageConfig(
-        eval_fit=about["fit"], crop_fit=about.get("crop_fit"), eval_crop=about["eval_crop"],
-        eval_flip=about["eval_flip"], interpolation=about["interpolation"],
-    )  # fmt: skip
-    return Measured(manifest, about, data, image, indices, inputs, _seen(config, about, manifest, indices))
+    seen = _seen(config, about, manifest, indices)
+    return Measured(manifest, about, data, image_as_measured(about), indices, inputs, seen)
 
 
 def drawn(indices: Sequence[int], images: int, seed: int) -> list[int]:

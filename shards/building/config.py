@@ -13,7 +13,8 @@ Positive = Annotated[int, Ge(1)]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How raw images become shards. Everything but `workers` decides the bytes and is part of the build's plan."""
+    """How raw images become shards. All but `workers` decide the bytes and are part of the build's plan
+    (corrections by what they change)."""
 
     shrink: Count = option(0, "short side at most this many pixels; 0 keeps the bytes as they came")
     quality: Annotated[int, Interval(ge=1, le=100)] = option(92, "JPEG quality where an image has to be encoded again")
@@ -23,4 +24,7 @@ class BuildOptions:
     )
     classes: Count = option(0, "keep only the first N classes, for a quick look; 0 keeps all")
     seed: int = option(0, "order of samples in a split, which mixes classes (build.seed= where the source has a seed=)")
+    corrections: str = option(
+        "", "a CSV with columns key,action,label (action: keep | drop | relabel); fgvc audit writes one"
+    )
     workers: Count = option(0, "processes; 0 uses every core", affects_result=False)

@@ -73,7 +73,7 @@ def _normalise(data: bytes, shrink: int, quality: int) -> Encoded:
         return Encoded(data, *image.size)
 
     image.load()  # raises on a truncated file, before anything else looks at the pixels
-    image = _to_rgb(ImageOps.exif_transpose(image))
+    image = to_rgb(ImageOps.exif_transpose(image))
     width, height = image.size
     if ratio < 1:
         notes.append("shrunk")
@@ -118,7 +118,8 @@ def _orientation(image: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB, transparent pixels on white. Raises ImageError for pixels whose range is not known."""
     if image.mode == "F":
         raise ImageError("floating-point pixels, whose range is not known")
     if image.mode.startswith("I"):

@@ -52,7 +52,7 @@ def make_plan(raw: RawDataset, options: BuildOptions) -> Plan:
     rows = {sample.key: _row(sample) for sample in raw.samples}
     asked = {
         "source": raw.source,
-        "options": {key: value for key, value in asdict(options).items() if key != "workers"},
+        "options": {key: value for key, value in asdict(options).items() if key not in ("workers", "corrections")},
         "classes": _hash(raw.classes),
         "count": len(raw.samples),
         "samples": _hash(sorted(rows.values())),

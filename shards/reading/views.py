@@ -154,6 +154,18 @@ def views_of(policy: Policy, manifest: Manifest, indices: Indices, layer: BoxesL
     return (WHOLE, view) if policy.crop.startswith("whole+") else (view,)
 
 
+def views_of_one(policy: Policy, box: Box | None, width: int, height: int) -> tuple[View, ...]:
+    """The views of one image that is in no shards, its index 0: as `views_of`; without a box it is kept whole."""
+    if not policy.uses_boxes:
+        return (WHOLE,)
+    regions = Regions(1)
+    if box is not None:
+        region = crop_region(box, width, height, policy.crop.endswith("square"), policy.margin)
+        regions = Regions(1, [0], np.array([region]))
+    view = View(regions, padded=policy.crop == "padded")
+    return (WHOLE, view) if policy.crop.startswith("whole+") else (view,)
+
+
 def crop_region(box: Box, width: int, height: int, square: bool, margin: float) -> Region:
     """The part of a width x height image around a box.
 

@@ -1,0 +1,36 @@
+"""A classifier as a folder that timm loads by itself, in the layout of the Hugging Face hub."""
+
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import save_for_hf
+
+from fgvc.use.predictor import Predictor
+from shards.errors import UserError
+
+CROP_MODES = {"center_crop": "center", "squash": "squash", "pad": "border"}
+
+
+def write_timm(predictor: Predictor, folder: Path, licence: str) -> None:
+    """Write config.json and model.safetensors, and load them again: timm.create_model("local-dir:FOLDER",
+    pretrained=True) gives the same bits. Raises UserError for a network that is none of timm's."""
+    about, network = predictor.about, predictor.model.model.to("cpu", memory_format=torch.contiguous_format)
+    name = about["model"]["name"]
+    if about["model"]["caffe_stride"]:
+        raise UserError(f"{name} with model.caffe_stride=true is no network of timm's; set formats='[onnx]'")
+    settings = {
+        "input_size": (3, predictor.size, predictor.size), "mean": tuple(about["mean"]), "std": tuple(about["std"]),
+        "interpolation": about["interpolation"], "crop_mode": CROP_MODES[about["fit"]],
+        "crop_pct": about["eval_crop"] if about["fit"] == "center_crop" else 1.0,
+    }  # fmt: skip
+    # The licence in timm's record is that of the weights that training began with.
+    facts = {"label_names": list(predictor.classes), "pretrained_cfg": {"license": licence or "unknown"}}
+    save_for_hf(network, str(folder), model_config=facts, safe_serialization=True, data_config=settings)
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # it is written for its owner alone
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    inputs = torch.randn(2, 3, predictor.size, predictor.size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        same = torch.equal(network.eval()(inputs), again(inputs))
+    if not same:
+        raise UserError(f"{name}: timm builds another network from its own record of it; set formats='[onnx]'")
