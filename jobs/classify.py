@@ -62,6 +62,10 @@ def check(config: Config) -> None:
     check_mixing(config.train)
     check_choices(config.train, config.data)
     check_defence(config.defence, config.train)
+    if config.model.also and config.train.method != "probe":
+        raise UserError(
+            f"model.also: backbones beside {config.model.name} stay frozen under one head; set train.method=probe"
+        )
     if config.synthetic.shards and config.train.method == "probe":
         raise UserError("synthetic.shards: a probe reads every real image once; take another train.method")
 
@@ -74,6 +78,8 @@ def report(result: dict[str, Any], folder: Path) -> str:
         for split, figures in result.items()
         if split in ("val", "test")
     ]
+    if networks := result.get("ensemble"):
+        lines.append(f"an ensemble of {len(networks)} frozen networks under one head: {', '.join(networks)}")
     if (robust := result.get("defence", {}).get("val_robust")) is not None:
         lines.append(f"val: {robust:.2%} under PGD in training's last check; fgvc attack attacks in earnest")
     lines += [f"{back['reason']}: went back to step {back['step']}" for back in result.get("rewinds", [])]

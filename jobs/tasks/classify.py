@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from fgvc.models.export import export
 from fgvc.models.layers import checkpoint_gradients
 from fgvc.models.lora import add_lora, merge_lora
 from fgvc.models.normalised import Normalised
-from fgvc.models.timm import create_model, input_size, input_statistics
+from fgvc.models.timm import create_model, input_size, input_statistics, model_record
 from fgvc.robustness.watch import Watch, strengthened
 from fgvc.training.best import BestEpoch
 from fgvc.training.curves import Panel
@@ -51,6 +52,8 @@ def run(config: Config) -> dict[str, Any]:
 
 def _inputs(config: Config) -> dict[str, str]:
     inputs = {"weights": file_hash(config.model.weights, "model.weights")} | boxes_hashes(config.data)
+    for number, backbone in enumerate(config.model.also):
+        inputs[f"also.{number}"] = file_hash(backbone.weights, f"model.also.{number}.weights")
     if config.exclude:
         inputs["exclude"] = file_hash(config.exclude, "exclude")
     if config.defence.teacher:
@@ -142,11 +145,18 @@ class Classify:
         merge_lora(network)
         figures, pictures = measure_splits(self, network)
         figures["gflops"] = round(self.flops / 1e9, 3)
+        figures |= {"ensemble": self._backbones()} if self.config.model.also else {}
         if self.watch is not None:
             figures["defence"] = defence_figures(self.config.defence, self.folder.metrics)
         if kept:
             figures["kept"] = kept | {"chosen_on": "a held-out share" if self.config.data.folds else "val"}
         return figures | ({"crops": self.crops.counts} if self.crops.counts else {}), pictures
+
+    def _backbones(self) -> list[str]:
+        """An ensemble's networks, each with its input's side."""
+        model = self.config.model
+        own = [self.eval_size, *(backbone.size or self.eval_size for backbone in model.also)]
+        return [f"{net.name} at {size} px" for net, size in zip((model, *model.also), own, strict=True)]
 
     def predict(self, network: nn.Module, indices: list[int], title: str) -> Predictions:
         return evaluate_split(
@@ -166,8 +176,9 @@ class Classify:
 
     def export(self, network: nn.Module) -> None:
         model, image, data = self.config.model, self.config.image, self.config.data
-        record = {"name": model.name, "kwargs": model.kwargs, "caffe_stride": model.caffe_stride}
+        record = model_record(model, self.network)
         trained_on = [training_record(self.manifest, data, self.splits.train), *records_of_start(model.weights)]
+        trained_on += [record for backbone in model.also for record in records_of_start(backbone.weights)]
         trained_on += self.synthetic.trained_on if self.synthetic is not None else []
         facts = about(
             self.manifest, record, image, data, self.mean, self.std, self.eval_size, self.temperature, trained_on
@@ -200,14 +211,15 @@ class Classify:
         # Fine-tuning changes what a probe's head says: the temperature of one that it begins with is of no use.
         folds = None if self.trains else calibration_folds(self.manifest, train)
 
-        def loader_of(view: View, indices: Sequence[int]) -> DataLoader:
+        def loader_of(view: View, crop: int, indices: Sequence[int]) -> DataLoader:
             return split_loader(
-                self.manifest, indices, config.data, config.image, self.eval_size, view, 64, self.workers
+                self.manifest, indices, config.data, config.image, self.eval_size, view, 64, self.workers, crop
             )  # fmt: skip
 
+        looks = product(self.crops.train, range(config.image.eval_crops))
         self.network.to(self.accelerator.device)
         found = probe_head(
-            self.network, self._normalised(self.network), [partial(loader_of, view) for view in self.crops.train],
+            self.network, self._normalised(self.network), [partial(loader_of, *look) for look in looks],
             self.accelerator.device, config.train.precision, train, self.folder.features, len(self.manifest.classes),
             config.train.probe_penalty, folds, config.image.eval_flip, self.weights,
         )  # fmt: skip

@@ -61,7 +61,7 @@ def open_measured(config: MeasureConfig) -> Measured:
     indices = _indices(config, manifest)
     image = ImageConfig(
         eval_fit=about["fit"], crop_fit=about.get("crop_fit"), eval_crop=about["eval_crop"],
-        eval_flip=about["eval_flip"], interpolation=about["interpolation"],
+        eval_flip=about["eval_flip"], eval_crops=about.get("eval_crops", 1), interpolation=about["interpolation"],
     )  # fmt: skip
     return Measured(manifest, about, data, image, indices, inputs, _seen(config, about, manifest, indices))
 

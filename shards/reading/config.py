@@ -72,6 +72,10 @@ class ImageConfig:
     )
     eval_crop: Annotated[float, Gt(0), Le(1)] = option(0.875, "center_crop: side of the crop by the resized short side")
     eval_flip: bool = option(False, "evaluation: average the logits of the image and its mirror image")
+    eval_crops: Literal[1, 5] = option(
+        1, "evaluation, and a probe's features: the image once | and its four corners too, each size / eval_crop cut "
+        "to size, the mean of their logits",
+    )  # fmt: skip
 
 
 @dataclass
