@@ -23,7 +23,7 @@ from fgvc.models.config import ModelConfig
 from fgvc.robustness.config import DefenceConfig
 from fgvc.runtime.config import TrackConfig
 from fgvc.training.config import OptimConfig
-from jobs.checks import check_choices, check_defence, check_mixing
+from jobs.checks import check_choices, check_defence, check_lessons, check_mixing, check_networks_and_sizes
 from jobs.headline import Headline, calibration, look_at, without_listed
 from shards.errors import UserError
 from shards.options import option
@@ -62,10 +62,8 @@ def check(config: Config) -> None:
     check_mixing(config.train)
     check_choices(config.train, config.data)
     check_defence(config.defence, config.train)
-    if config.model.also and config.train.method != "probe":
-        raise UserError(
-            f"model.also: backbones beside {config.model.name} stay frozen under one head; set train.method=probe"
-        )
+    check_lessons(config.train, config.defence)
+    check_networks_and_sizes(config.model, config.image.sizes, config.train, config.defence)
     if config.synthetic.shards and config.train.method == "probe":
         raise UserError("synthetic.shards: a probe reads every real image once; take another train.method")
 

@@ -26,6 +26,16 @@ class TrainConfig(LoopConfig):
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = option(0.1, "share of the target spread over all classes")
     mixup: Annotated[float, Ge(0)] = option(0.0, "alpha of mixup's Beta between neighbours of a batch (0: off)")
     cutmix: Annotated[float, Ge(0)] = option(0.0, "alpha of cutmix's Beta (0: off); with mixup: one or the other")
+    teacher: str = option(
+        "", "finetune, lora: a model.safetensors of fgvc classify (an ensemble's too) whose softened answers are "
+        "learnt beside the labels (empty: none)", affects_result=False,
+    )  # fmt: skip
+    teacher_weight: Annotated[float, Gt(0), Le(1)] = option(0.5, "teacher: share of its answers in the loss")
+    teacher_temperature: Annotated[float, Gt(0)] = option(2.0, "teacher: divides both networks' logits")
+    attention_crops: bool = option(
+        False, "finetune, lora: learn of every image also the part that its class is seen by, enlarged, and the rest "
+        "without that part: three passes a step, no cost when measuring",
+    )  # fmt: skip
     class_weights: Annotated[float, Ge(0), Le(1)] = option(
         0.0,
         "what images of rare classes count more in the loss: beta of Cui et al. 2019, such as 0.999 (0: all alike, 1: "

@@ -20,6 +20,7 @@ from fgvc.classification.probe import probe_head
 from fgvc.classification.probe_guard import against_probe, keep_probe
 from fgvc.classification.results import save_results
 from fgvc.classification.seen import records_of_start, training_record
+from fgvc.classification.teacher import Resized
 from fgvc.models.export import export
 from fgvc.models.layers import checkpoint_gradients
 from fgvc.models.lora import add_lora, merge_lora
@@ -35,13 +36,14 @@ from jobs.classify import Config
 from jobs.inputs import boxes_hashes, check_forward, file_hash, loader_workers
 from jobs.tasks.defence import defence_figures, open_objective
 from jobs.tasks.synthetic import open_synthetic
+from jobs.tasks.teacher import open_teacher
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
 from shards.manifest import read_manifest
 from shards.paths import expand
 from shards.reading.loader import Place, Samples, train_loader
 from shards.reading.splits import limited
-from shards.reading.transforms import train_transform
+from shards.reading.transforms import train_transforms
 from shards.reading.views import View, open_crops
 
 
@@ -58,11 +60,18 @@ def _inputs(config: Config) -> dict[str, str]:
         inputs["exclude"] = file_hash(config.exclude, "exclude")
     if config.defence.teacher:
         inputs["teacher"] = file_hash(config.defence.teacher, "defence.teacher")
+    if config.train.teacher:
+        inputs["teacher"] = file_hash(config.train.teacher, "train.teacher")
     if config.synthetic.shards:
         inputs["synthetic"] = read_manifest(expand(config.synthetic.shards, "synthetic.shards")).fingerprint
     if run := config.train.temperature_from:
         inputs["temperature_from"] = file_hash(str(held_out_answers(run)), "train.temperature_from")
     return inputs
+
+
+GROWING = (
+    "choose others; a vision transformer takes several with model.kwargs='{img_size: 112, dynamic_img_size: true}'"
+)
 
 
 class Classify:
@@ -87,6 +96,8 @@ class Classify:
             checkpoint_gradients(self.network)
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
         self.flops = check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
+        if config.image.sizes:
+            check_forward(self.network, config.model.name, *config.image.sizes, key="image.sizes", advice=GROWING)
         self.mean, self.std = input_statistics(self.network, config.model)
         self.listed = read_listed(expand(config.exclude, "exclude"), self.manifest) if config.exclude else None
         self.temperature = temperature_from(config.train, self.manifest, config.model.name)
@@ -116,7 +127,8 @@ class Classify:
         return learner
 
     def batches(self, start_step: int, place: Place) -> Iterator[Any]:
-        config, transform = self.config, train_transform(self.config.image, self.size)
+        config = self.config
+        transform = train_transforms(config.image, self.size, config.train.epochs)
         samples: Any = Samples(self.manifest, transform, self.crops.train, cache=config.data.cache, seed=config.seed)
         blend = None
         if self.synthetic is not None:
@@ -175,10 +187,12 @@ class Classify:
         return save_results(self.folder.path, f"_{split}", self.manifest, found, self.temperature)
 
     def export(self, network: nn.Module) -> None:
-        model, image, data = self.config.model, self.config.image, self.config.data
+        config = self.config
+        model, image, data = config.model, config.image, config.data
         record = model_record(model, self.network)
         trained_on = [training_record(self.manifest, data, self.splits.train), *records_of_start(model.weights)]
         trained_on += [record for backbone in model.also for record in records_of_start(backbone.weights)]
+        trained_on += records_of_start(config.train.teacher)
         trained_on += self.synthetic.trained_on if self.synthetic is not None else []
         facts = about(
             self.manifest, record, image, data, self.mean, self.std, self.eval_size, self.temperature, trained_on
@@ -189,7 +203,8 @@ class Classify:
         """What is learnt; with a defence, `watch` measures how it does."""
         config, device = self.config, self.accelerator.device
         if config.defence.method == "none":
-            return classification(len(self.manifest.classes), config.train, config.seed, device, self.weights)
+            classes = len(self.manifest.classes)
+            return classification(classes, config.train, config.seed, device, self.weights, self._teacher())
 
         def sample_of(indices: list[int], view: View) -> DataLoader:
             chosen = limited(indices, config.defence.check_images)
@@ -204,6 +219,14 @@ class Classify:
             self._normalised,
         )  # fmt: skip
         return open_objective(config, defence, self.manifest, self.size, device, self.weights)
+
+    def _teacher(self) -> Resized | None:
+        """The classifier that this one learns from, asked about images of its own size; None without one."""
+        if not (path := self.config.train.teacher):
+            return None
+        kept_out = sorted({*self.splits.watched, *self.splits.held_out, *self.splits.test})
+        teacher, about = open_teacher(path, "train.teacher", self.manifest, self.accelerator.device, kept_out)
+        return Resized(teacher, about["size"]).eval()
 
     def _probe(self) -> None:
         """Put a probe's head on the network: features of the training images are computed once, then solved for."""

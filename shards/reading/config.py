@@ -51,6 +51,10 @@ class ImageConfig:
     """From a decoded image to the model's input. Sizes in pixels."""
 
     size: Annotated[int, Ge(0)] = option(0, "side of the training input (0: the model's own)")
+    sizes: list[Annotated[int, Gt(0)]] = option(
+        [], "progressive resizing: sides of the training input, each for an equal part of the epochs, such as [128, "
+        "160, 192]; evaluation stays at size (empty: size throughout)",
+    )  # fmt: skip
     fit: Literal["random_resized_crop", "random_crop", "squash", "pad"] = option(
         "random_resized_crop",
         "training: random area and shape | random crop after resizing to size / eval_crop | stretch to a square | "

@@ -1,6 +1,7 @@
 """Training and evaluation transforms: torchvision v2 on uint8, seeded by the sample and not by the process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torchvision.transforms import InterpolationMode, v2
@@ -33,6 +34,26 @@ def train_transform(config: ImageConfig, size: int) -> Transform:
     if config.grayscale:
         steps.append(v2.RandomGrayscale(config.grayscale))
     return v2.Compose(steps)
+
+
+@dataclass(frozen=True)
+class ByEpoch:
+    """Training transforms of a run whose images grow (Tan and Le 2021, https://arxiv.org/abs/2104.00298, section 4):
+    one after another, each for an equal part of the epochs. Which one an epoch has depends on nothing else."""
+
+    transforms: Sequence[Transform]
+    epochs: int
+
+    def at(self, epoch: int) -> Transform:
+        """The transform of an epoch, from 0; of the last one for epochs beyond the end."""
+        return self.transforms[min(epoch, self.epochs - 1) * len(self.transforms) // self.epochs]
+
+
+def train_transforms(config: ImageConfig, size: int, epochs: int) -> Transform | ByEpoch:
+    """What training does to images: `train_transform` at `size`, or at each of the config's sizes in turn."""
+    if not config.sizes:
+        return train_transform(config, size)
+    return ByEpoch([train_transform(config, side) for side in config.sizes], epochs)
 
 
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # bottom?, right?
