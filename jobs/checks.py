@@ -44,6 +44,11 @@ def check_lessons(train: TrainConfig, defence: DefenceConfig) -> None:
             raise UserError(f"train.{key}: a probe fits labels alone; set train.method=finetune")
         if value and defence.method != "none":
             raise UserError(f"train.{key}: does not go with defence.method={defence.method}; set one of them")
+    if train.method == "attentive" and (train.head_start == "probe" or train.attention_crops):
+        raise UserError(
+            "train.method=attentive: its head sees what a new attention pools, so that a probe's head and the maps of "
+            "attention crops mean nothing yet; set train.head_start=random train.attention_crops=false"
+        )
     if train.attention_crops and (train.mixup or train.cutmix):
         raise UserError(
             "train.attention_crops: a mixed image has no class to look for; set train.mixup=0 train.cutmix=0"
@@ -59,7 +64,7 @@ def check_networks_and_sizes(
     if model.also and train.method != "probe":
         raise UserError(f"model.also: backbones beside {model.name} stay frozen under one head; set train.method=probe")
     if sizes and (train.method == "probe" or defence.method != "none"):
-        raise UserError("image.sizes: for train.method=finetune and lora, without a defence; leave it out")
+        raise UserError("image.sizes: for a train.method with epochs, without a defence; leave it out")
     if len(sizes) > train.epochs:
         raise UserError(f"image.sizes: {len(sizes)} sizes for train.epochs={train.epochs}; give fewer")
 

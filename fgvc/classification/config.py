@@ -13,10 +13,10 @@ from shards.options import option
 class TrainConfig(LoopConfig):
     """What a classifier is trained with, beside the loop's own settings."""
 
-    method: Literal["finetune", "probe", "lora"] = option(
-        "finetune", "all weights | only a linear head on cached features | the head and low-rank changes of a vision "
-        "transformer's layers: no gradients and optimizer state of the rest, about 10 times finetune's optim.lr, plain "
-        "weights exported",
+    method: Literal["finetune", "probe", "attentive", "lora"] = option(
+        "finetune", "all weights | only a linear head on cached features | a vision transformer's head and attention "
+        "that pools its frozen patches | the head and low-rank changes of a vision transformer's layers: no gradients "
+        "and optimizer state of the rest, about 10 times finetune's optim.lr, plain weights exported",
     )  # fmt: skip
     lora_rank: Annotated[int, Gt(0)] = option(16, "lora: rank of the changes")
     head_start: Literal["random", "probe"] = option(

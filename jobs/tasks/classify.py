@@ -21,6 +21,7 @@ from fgvc.classification.probe_guard import against_probe, keep_probe
 from fgvc.classification.results import save_results
 from fgvc.classification.seen import records_of_start, training_record
 from fgvc.classification.teacher import Resized
+from fgvc.models.attentive import freeze_all_but_pool, with_attention
 from fgvc.models.export import export
 from fgvc.models.layers import checkpoint_gradients
 from fgvc.models.lora import add_lora, merge_lora
@@ -91,7 +92,9 @@ class Classify:
         self.measured = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
         self.crops = open_crops(self.manifest, self.splits, config.data)
         self.workers = loader_workers(config.data)
-        self.network = create_model(config.model, len(self.manifest.classes))
+        attentive = config.train.method == "attentive"
+        self.model = with_attention(config.model) if attentive else config.model
+        self.network = create_model(self.model, len(self.manifest.classes))
         if config.train.grad_checkpointing:
             checkpoint_gradients(self.network)
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
@@ -114,6 +117,8 @@ class Classify:
             self._probe()
             if self.trains and self.guarded and self.splits.watched:
                 keep_probe(self.folder.path, self.predict(self.network, self.splits.watched, "the probe, held out"))
+        if config.train.method == "attentive":
+            freeze_all_but_pool(self.network)
         if config.train.method == "lora":
             add_lora(self.network, config.train.lora_rank)
         learner = SupervisedLearner(
@@ -188,7 +193,7 @@ class Classify:
 
     def export(self, network: nn.Module) -> None:
         config = self.config
-        model, image, data = config.model, config.image, config.data
+        model, image, data = self.model, config.image, config.data
         record = model_record(model, self.network)
         trained_on = [training_record(self.manifest, data, self.splits.train), *records_of_start(model.weights)]
         trained_on += [record for backbone in model.also for record in records_of_start(backbone.weights)]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from fgvc.classification.evaluation import image_sizes
+from fgvc.models.attentive import freeze_all_but_pool, with_attention
 from fgvc.models.config import ModelConfig
 from fgvc.models.layers import checkpoint_gradients, freeze_batch_norm, freeze_layers
 from fgvc.models.lora import add_lora
@@ -61,7 +62,10 @@ def _count(config: Any) -> Counted:
         logging.warning("no shards at data.shards=%s yet: counted for %d classes", data.shards, UNKNOWN)
     classes = len(read_manifest(folder).classes) if there and folder else UNKNOWN
     with torch.device("meta"):
-        network = create_model(_without_weights(config.model), classes)
+        attentive = train.method == "attentive"
+        network = create_model(_without_weights(with_attention(config.model) if attentive else config.model), classes)
+        if attentive:
+            freeze_all_but_pool(network)
         if train.method == "lora":
             add_lora(network, train.lora_rank)
     if train.grad_checkpointing:
