@@ -1,6 +1,7 @@
 """`fgvc classify CONFIG --estimate`: the memory that a training run takes, counted before it is run."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -70,11 +71,14 @@ def _count(config: Any) -> Counted:
             add_lora(network, train.lora_rank)
     if train.grad_checkpointing:
         checkpoint_gradients(network)
-    size = image_sizes(config.image, input_size(network))[0]
+    size = max(image_sizes(config.image, input_size(network))[0], *config.image.sizes, 0)
     network.train()
     freeze_batch_norm(network, train.freeze_bn)
     freeze_layers(network, train.freeze_layers)
-    return count(network, config.optim, train, size)
+    counted = count(network, config.optim, train, size)
+    if train.attention_crops:  # three passes, whose tensors are kept until the one backward pass
+        counted = replace(counted, saved=(counted.saved[0], 3 * counted.saved[1]))
+    return counted
 
 
 def _without_weights(model: ModelConfig) -> ModelConfig:
