@@ -10,7 +10,7 @@ from fgvc.robustness.epsilon import read_epsilon
 from fgvc.training.config import LoopConfig, OptimConfig
 from shards.errors import UserError
 from shards.paths import MANIFEST, expand
-from shards.reading.config import DataConfig
+from shards.reading.config import DataConfig, ImageConfig
 
 
 def check_mixing(train: TrainConfig) -> None:
@@ -58,15 +58,17 @@ def check_lessons(train: TrainConfig, defence: DefenceConfig) -> None:
 
 
 def check_networks_and_sizes(
-    model: ModelConfig, sizes: list[int], train: TrainConfig, defence: DefenceConfig
+    model: ModelConfig, image: ImageConfig, train: TrainConfig, defence: DefenceConfig
 ) -> None:  # fmt: skip
-    """Raise UserError for several networks, or several sizes of images, where only one is used."""
+    """Raise UserError for several networks, sizes or crops where only one can be used."""
     if model.also and train.method != "probe":
         raise UserError(f"model.also: backbones beside {model.name} stay frozen under one head; set train.method=probe")
-    if sizes and (train.method == "probe" or defence.method != "none"):
+    if image.sizes and (train.method == "probe" or defence.method != "none"):
         raise UserError("image.sizes: for a train.method with epochs, without a defence; leave it out")
-    if len(sizes) > train.epochs:
-        raise UserError(f"image.sizes: {len(sizes)} sizes for train.epochs={train.epochs}; give fewer")
+    if len(image.sizes) > train.epochs:
+        raise UserError(f"image.sizes: {len(image.sizes)} sizes for train.epochs={train.epochs}; give fewer")
+    if image.eval_crops > 1 and "pad" in (image.eval_fit, image.crop_fit):
+        raise UserError("image.eval_crops=5: the corners of a padded image are black; take center_crop or squash")
 
 
 def check_choices(train: TrainConfig, data: DataConfig) -> None:

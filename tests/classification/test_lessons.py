@@ -201,6 +201,7 @@ VIT = ["model.name=test_vit", "model.kwargs={img_size: 32, dynamic_img_size: tru
         ([*VIT, "image.sizes=[24,32]"], "image.sizes=24: test_vit does not take it"),
         (["image.sizes=[24,32]", "train.method=probe"], "image.sizes: for a train.method with epochs"),
         (["image.sizes=[16,20,24,28]"], "image.sizes: 4 sizes for train.epochs=3"),
+        (["image.eval_crops=5", "image.eval_fit=pad"], "the corners of a padded image are black"),
         (["train.teacher=a.safetensors", "train.method=probe"], "train.teacher: a probe fits labels alone"),
         (["train.teacher=a.safetensors", "defence.method=noise"], "does not go with defence.method=noise"),
         (["train.teacher=a.safetensors"], "train.teacher=a.safetensors: No such file"),
