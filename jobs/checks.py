@@ -4,12 +4,13 @@ import os
 from typing import Any
 
 from fgvc.classification.config import TrainConfig
+from fgvc.models.config import ModelConfig
 from fgvc.robustness.config import DefenceConfig
 from fgvc.robustness.epsilon import read_epsilon
 from fgvc.training.config import LoopConfig, OptimConfig
 from shards.errors import UserError
 from shards.paths import MANIFEST, expand
-from shards.reading.config import DataConfig
+from shards.reading.config import DataConfig, ImageConfig
 
 
 def check_mixing(train: TrainConfig) -> None:
@@ -34,6 +35,40 @@ def check_defence(defence: DefenceConfig, train: TrainConfig) -> None:
         raise UserError(f"defence.teacher={defence.teacher}: only defence.method=distillation has one")
     if defence.method in ("fgsm", "pgd", "trades") and train.precision == "fp16":
         raise UserError(f"{name}: gradients by pixels vanish in fp16; set train.precision=bf16 or fp32")
+
+
+def check_lessons(train: TrainConfig, defence: DefenceConfig) -> None:
+    """Raise UserError for a teacher, or for attention crops, where nothing learns from them as they are meant."""
+    for key, value in (("teacher", train.teacher), ("attention_crops", train.attention_crops)):
+        if value and train.method == "probe":
+            raise UserError(f"train.{key}: a probe fits labels alone; set train.method=finetune")
+        if value and defence.method != "none":
+            raise UserError(f"train.{key}: does not go with defence.method={defence.method}; set one of them")
+    if train.method == "attentive" and (train.head_start == "probe" or train.attention_crops):
+        raise UserError(
+            "train.method=attentive: its head sees what a new attention pools, so that a probe's head and the maps of "
+            "attention crops mean nothing yet; set train.head_start=random train.attention_crops=false"
+        )
+    if train.attention_crops and (train.mixup or train.cutmix):
+        raise UserError(
+            "train.attention_crops: a mixed image has no class to look for; set train.mixup=0 train.cutmix=0"
+        )
+    if train.attention_crops and train.compile:
+        raise UserError("train.attention_crops: looks inside the network, which train.compile closes; set one of them")
+
+
+def check_networks_and_sizes(
+    model: ModelConfig, image: ImageConfig, train: TrainConfig, defence: DefenceConfig
+) -> None:  # fmt: skip
+    """Raise UserError for several networks, sizes or crops where only one can be used."""
+    if model.also and train.method != "probe":
+        raise UserError(f"model.also: backbones beside {model.name} stay frozen under one head; set train.method=probe")
+    if image.sizes and (train.method == "probe" or defence.method != "none"):
+        raise UserError("image.sizes: for a train.method with epochs, without a defence; leave it out")
+    if len(image.sizes) > train.epochs:
+        raise UserError(f"image.sizes: {len(image.sizes)} sizes for train.epochs={train.epochs}; give fewer")
+    if image.eval_crops > 1 and "pad" in (image.eval_fit, image.crop_fit):
+        raise UserError("image.eval_crops=5: the corners of a padded image are black; take center_crop or squash")
 
 
 def check_choices(train: TrainConfig, data: DataConfig) -> None:

@@ -23,7 +23,7 @@ from fgvc.models.config import ModelConfig
 from fgvc.robustness.config import DefenceConfig
 from fgvc.runtime.config import TrackConfig
 from fgvc.training.config import OptimConfig
-from jobs.checks import check_choices, check_defence, check_mixing
+from jobs.checks import check_choices, check_defence, check_lessons, check_mixing, check_networks_and_sizes
 from jobs.headline import Headline, calibration, look_at, without_listed
 from shards.errors import UserError
 from shards.options import option
@@ -62,6 +62,8 @@ def check(config: Config) -> None:
     check_mixing(config.train)
     check_choices(config.train, config.data)
     check_defence(config.defence, config.train)
+    check_lessons(config.train, config.defence)
+    check_networks_and_sizes(config.model, config.image, config.train, config.defence)
     if config.synthetic.shards and config.train.method == "probe":
         raise UserError("synthetic.shards: a probe reads every real image once; take another train.method")
 
@@ -74,6 +76,8 @@ def report(result: dict[str, Any], folder: Path) -> str:
         for split, figures in result.items()
         if split in ("val", "test")
     ]
+    if networks := result.get("ensemble"):
+        lines.append(f"an ensemble of {len(networks)} frozen networks under one head: {', '.join(networks)}")
     if (robust := result.get("defence", {}).get("val_robust")) is not None:
         lines.append(f"val: {robust:.2%} under PGD in training's last check; fgvc attack attacks in earnest")
     lines += [f"{back['reason']}: went back to step {back['step']}" for back in result.get("rewinds", [])]

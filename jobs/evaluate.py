@@ -33,6 +33,7 @@ class Config(MeasureConfig):
     size: Annotated[int, Ge(0)] = option(0, "side of the input in pixels (0: as the weights file says)")
     eval_crop: Annotated[float, Ge(0), Le(1)] = option(0.0, "centre crop by resized short side (0: as the file says)")
     flip: bool | None = option(None, "average with the mirror image (null: as the file says)")
+    crops: Literal[1, 5] | None = option(None, "average with the image's four corners (null: as the file says)")
     exclude: str = option(
         "", "file of keys or file names, one a line: figures without these images are given too", False
     )

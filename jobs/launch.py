@@ -199,7 +199,7 @@ def fetch_weights(configs: Iterable[Any]) -> list[str]:
     Returns a warning for each network where that fails: a job's nodes may reach what this one does not.
     """
     warnings = []
-    for name in dict.fromkeys(filter(None, map(_hub_name, configs))):
+    for name in dict.fromkeys(name for config in configs for name in _hub_names(config)):
         from fgvc.models.timm import fetch_hub_weights  # loads torch
 
         try:
@@ -209,11 +209,11 @@ def fetch_weights(configs: Iterable[Any]) -> list[str]:
     return warnings
 
 
-def _hub_name(config: Any) -> str:
-    """timm's name of the network whose weights a job takes from the hub; empty where it takes none."""
+def _hub_names(config: Any) -> list[str]:
+    """timm's names of the networks whose weights a job takes from the hub."""
     if getattr(config, "detect", ""):  # fgvc crop trains detectors, by a config of their own
         config = load_job("detect", config.detect, as_words(flatten(config.set, command_module("detect").Config)))
-    return getattr(getattr(config, "model", None), "hub_name", "")
+    return getattr(getattr(config, "model", None), "hub_names", [])
 
 
 def follow_log(submitted: Submitted, pause_s: float = 0.5) -> int:

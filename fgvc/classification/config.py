@@ -13,10 +13,10 @@ from shards.options import option
 class TrainConfig(LoopConfig):
     """What a classifier is trained with, beside the loop's own settings."""
 
-    method: Literal["finetune", "probe", "lora"] = option(
-        "finetune", "all weights | only a linear head on cached features | the head and low-rank changes of a vision "
-        "transformer's layers: no gradients and optimizer state of the rest, about 10 times finetune's optim.lr, plain "
-        "weights exported",
+    method: Literal["finetune", "probe", "attentive", "lora"] = option(
+        "finetune", "all weights | only a linear head on cached features | a vision transformer's head and attention "
+        "that pools its frozen patches | the head and low-rank changes of a vision transformer's layers: no gradients "
+        "and optimizer state of the rest, about 10 times finetune's optim.lr, plain weights exported",
     )  # fmt: skip
     lora_rank: Annotated[int, Gt(0)] = option(16, "lora: rank of the changes")
     head_start: Literal["random", "probe"] = option(
@@ -26,6 +26,16 @@ class TrainConfig(LoopConfig):
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = option(0.1, "share of the target spread over all classes")
     mixup: Annotated[float, Ge(0)] = option(0.0, "alpha of mixup's Beta between neighbours of a batch (0: off)")
     cutmix: Annotated[float, Ge(0)] = option(0.0, "alpha of cutmix's Beta (0: off); with mixup: one or the other")
+    teacher: str = option(
+        "", "finetune, lora: a model.safetensors of fgvc classify (an ensemble's too) whose softened answers are "
+        "learnt beside the labels (empty: none)", affects_result=False,
+    )  # fmt: skip
+    teacher_weight: Annotated[float, Gt(0), Le(1)] = option(0.5, "teacher: share of its answers in the loss")
+    teacher_temperature: Annotated[float, Gt(0)] = option(2.0, "teacher: divides both networks' logits")
+    attention_crops: bool = option(
+        False, "finetune, lora: learn of every image also the part that its class is seen by, enlarged, and the rest "
+        "without that part: three passes a step, no cost when measuring",
+    )  # fmt: skip
     class_weights: Annotated[float, Ge(0), Le(1)] = option(
         0.0,
         "what images of rare classes count more in the loss: beta of Cui et al. 2019, such as 0.999 (0: all alike, 1: "

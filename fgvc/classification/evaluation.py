@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def image_as_measured(about: dict[str, Any]) -> ImageConfig:
     """How images became the model's input where a weights file (`about` below) was measured."""
     return ImageConfig(
         eval_fit=about["fit"], crop_fit=about.get("crop_fit"), eval_crop=about["eval_crop"],
-        eval_flip=about["eval_flip"], interpolation=about["interpolation"],
+        eval_flip=about["eval_flip"], eval_crops=about.get("eval_crops", 1), interpolation=about["interpolation"],
     )  # fmt: skip
 
 
@@ -42,9 +43,11 @@ def split_loader(
     view: View,
     batch: int,
     workers: int,
+    crop: int = 0,
 ) -> DataLoader:
-    """This rank's part of `indices` in one view with the evaluation transform at `size` pixels."""
-    samples = Samples(manifest, eval_transform(image, size, cut=bool(view.regions)), [view], cache=data.cache)
+    """This rank's part of `indices` in one view with the evaluation transform at `size` pixels; crop: as it says."""
+    transform = eval_transform(image, size, cut=bool(view.regions), crop=crop)
+    samples = Samples(manifest, transform, [view], cache=data.cache)
     return eval_loader(indices, samples, batch=batch, place=Place(rank(), world_size()), workers=workers)
 
 
@@ -52,13 +55,14 @@ def evaluate_split(
     model: nn.Module, manifest: Manifest, indices: Sequence[int], data: DataConfig, image: ImageConfig, size: int, *,
     views: Sequence[View], device: torch.device, precision: str, workers: int, batch: int = 64, title: str = "evaluate",
 ) -> Predictions:  # fmt: skip
-    """Predictions of a uint8 model on `indices`, each counted once over all ranks; of several views the mean logits.
+    """Predictions of a uint8 model on `indices`, each counted once over all ranks; the mean logits of several views and
+    of several crops.
 
     Raises UserError naming the first image whose logits are not finite.
     """
     found = []
-    for view in views:
-        loader = split_loader(manifest, indices, data, image, size, view, batch, workers)
+    for view, crop in product(views, range(image.eval_crops)):
+        loader = split_loader(manifest, indices, data, image, size, view, batch, workers, crop)
         predictions = predict(
             model, loader, device, flip=image.eval_flip, precision=precision, expected=len(indices), title=title
         )
@@ -78,7 +82,7 @@ def about(
     return {
         "model": model, "classes": list(manifest.classes), "size": size, "fit": image.eval_fit,
         "crop_fit": image.crop_fit, "eval_crop": image.eval_crop, "eval_flip": image.eval_flip,
-        "interpolation": image.interpolation,
+        "eval_crops": image.eval_crops, "interpolation": image.interpolation,
         "crop": policy.crop, "margin": policy.margin, "boxes": TRUTH if policy.boxes == TRUTH else "layer",
         "min_score": policy.min_score, "mean": mean.flatten().tolist(), "std": std.flatten().tolist(),
         "temperature": temperature, "trained_on": list(trained_on),

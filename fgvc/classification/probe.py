@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from fgvc.classification.calibration import fit_temperature
 from fgvc.classification.inference import predict
+from fgvc.models.ensemble import feature_widths
 from fgvc.models.layers import classifier_of
 from fgvc.runtime.distributed import broadcast_object, rank, world_size
 from shards.files import write_bytes
@@ -101,18 +102,20 @@ def features_of(
 
 def fit_probe(
     features: torch.Tensor, labels: torch.Tensor, classes: int, penalty: float,
-    weights: torch.Tensor | None = None, iterations: int = 200,
+    weights: torch.Tensor | None = None, iterations: int = 200, widths: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """(classes, D) weight and (classes,) bias that minimise cross-entropy + penalty / 2 * |weight|^2.
 
     weights: (classes,), what an image of each class counts in the (weighted) mean (None: all alike).
 
     Features are centred and divided by one number, their root mean square (the penalty then means the same for every
-    backbone, while strong features keep their weight), and that is folded back into the result. Full-batch L-BFGS in
-    float64: the result does not depend on ranks or order.
+    backbone, while strong features keep their weight), and that is folded back into the result. widths: how many come
+    from each of several backbones (None: all from one); each one's are divided by a number of their own. Full-batch
+    L-BFGS in float64: the result does not depend on ranks or order.
     """
     centred = features.double() - features.double().mean(0)
-    scale = centred.square().mean().sqrt().clamp_min(1e-12)
+    parts = centred.square().mean(0).split(list(widths or [centred.shape[1]]))
+    scale = torch.cat([part.mean().sqrt().clamp_min(1e-12).expand(len(part)) for part in parts])
     inputs = centred / scale
     weight = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
@@ -150,16 +153,18 @@ def probe_head(
         for number, loader in enumerate(loaders)
     ]
     features, labels = (torch.cat(column) for column in zip(*found, strict=True))
-    set_head(network, *fit_probe(features, labels, classes, penalty, weights))
+    widths = feature_widths(network)
+    set_head(network, *fit_probe(features, labels, classes, penalty, weights, widths=widths))
     if folds is None:
         return None
     views = torch.stack([view.view(2, images, -1) for view, _ in found])  # (views, plain and mirror image, images, D)
-    return probe_temperature(views, found[0][1][:images], torch.from_numpy(folds), classes, penalty, flip, weights)
+    labels = found[0][1][:images]
+    return probe_temperature(views, labels, torch.from_numpy(folds), classes, penalty, flip, weights, widths)
 
 
 def probe_temperature(
     views: torch.Tensor, labels: torch.Tensor, folds: torch.Tensor, classes: int, penalty: float, flip: bool,
-    weights: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None, widths: Sequence[int] | None = None,
 ) -> float:  # fmt: skip
     """The temperature of a probe's logits, each image's from a probe that was fitted without its fold.
 
@@ -171,7 +176,8 @@ def probe_temperature(
     for fold in folds.unique():
         kept, held = folds != fold, folds == fold
         inputs = views[:, :, kept]
-        weight, bias = fit_probe(inputs.flatten(0, 2), labels[kept].repeat(len(views) * 2), classes, penalty, weights)
+        of_all = labels[kept].repeat(len(views) * 2)
+        weight, bias = fit_probe(inputs.flatten(0, 2), of_all, classes, penalty, weights, widths=widths)
         logits[held] = measured[held] @ weight.T + bias
     return fit_temperature(logits.numpy(), labels.numpy())
 

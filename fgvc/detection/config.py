@@ -38,6 +38,11 @@ class DetectorConfig:
     per_image: Annotated[int, Gt(0)] = option(100, "boxes an image at most")
 
     @property
+    def hub_names(self) -> list[str]:
+        """As ModelConfig's."""
+        return [self.hub_name] if self.hub_name else []
+
+    @property
     def hub_name(self) -> str:
         """timm's name of the backbone with the hub's weights; empty where none come from there."""
         if self.weights != "hub" or self.backbone.startswith("cspnext"):

@@ -1,11 +1,26 @@
 """Config of a classifier's network. Imports nothing heavy."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Lt
 
 from shards.options import option
+
+
+@dataclass
+class Backbone:
+    """A frozen network beside another, each with an input of its own."""
+
+    __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
+
+    name: str
+    weights: str = "hub"
+    kwargs: dict = field(default_factory=dict)
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
+    caffe_stride: bool = False
+    size: Annotated[int, Ge(0)] = 0  # side in pixels that images are resized to; 0: as they come
 
 
 @dataclass
@@ -20,8 +35,13 @@ class ModelConfig:
     mean: list[float] = option([], "input mean, 0-1 (empty: the model's own)")
     std: list[float] = option([], "input standard deviation, 0-1 (empty: the model's own)")
     caffe_stride: bool = option(False, "ResNets: stride on the first 1x1 convolution of a block (Caffe weights)")
+    also: list[Backbone] = option(
+        [], "probe: frozen networks beside this one, their features side by side under one head: a list such as "
+        "[{name: resnet50, weights: FILE, size: 224}] with name, weights, kwargs, mean, std, caffe_stride, size",
+    )  # fmt: skip
 
     @property
-    def hub_name(self) -> str:
-        """timm's name of the network whose weights come from the hub; empty where none do."""
-        return self.name if self.weights == "hub" else ""
+    def hub_names(self) -> list[str]:
+        """timm's names of the networks whose weights come from the hub."""
+        named = [(self.name, self.weights), *((backbone.name, backbone.weights) for backbone in self.also)]
+        return [name for name, weights in named if weights == "hub"]

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from timm.models import group_parameters
 from torch import nn
 
+from fgvc.models.normalised import Normalised
 from shards.errors import UserError
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -26,6 +28,33 @@ def classifier_of(model: nn.Module) -> nn.Linear:
     if not isinstance(head, nn.Linear):
         raise UserError("a probe needs a model whose classifier is one linear layer; use train.head_start=random")
     return head
+
+
+def network_of(model: nn.Module) -> Any:
+    """The timm network inside a model of uint8 images."""
+    return model.model if isinstance(model, Normalised) else model
+
+
+@contextmanager
+def remembered_features(model: nn.Module, wanted: bool = True) -> Iterator[list[torch.Tensor]]:
+    """While entered, what the network's `forward_features` gives in each forward pass is added to the list. The pass
+    itself stays the model's own, through whatever a strategy wraps it in."""
+    found: list[torch.Tensor] = []
+    if not wanted:
+        yield found
+        return
+    network = network_of(model)
+    own = network.forward_features
+
+    def remembering(*args: Any, **kwargs: Any) -> torch.Tensor:
+        found.append(own(*args, **kwargs))
+        return found[-1]
+
+    network.forward_features = remembering
+    try:
+        yield found
+    finally:
+        del network.forward_features
 
 
 def freeze_batch_norm(model: nn.Module, mode: str) -> None:

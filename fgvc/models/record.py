@@ -13,10 +13,25 @@ Finite = Annotated[float, AllowInfNan(False)]
 Fit = Literal["center_crop", "squash", "pad"]
 
 
-class _Network(BaseModel, strict=True):
-    name: Annotated[str, StringConstraints(pattern=r"^[\w.:/-]{1,200}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[\w.:/-]{1,200}$")]
+Mean = Annotated[list[Finite], Len(3, 3)]
+Std = Annotated[list[Annotated[Finite, Gt(0)]], Len(3, 3)]
+
+
+class _Backbone(BaseModel, strict=True, extra="forbid"):
+    name: Name
     kwargs: dict[str, Any]
     caffe_stride: bool
+    size: Annotated[int, Interval(ge=0, le=8192)]
+    mean: Mean
+    std: Std
+
+
+class _Network(BaseModel, strict=True):
+    name: Name
+    kwargs: dict[str, Any]
+    caffe_stride: bool
+    backbones: Annotated[list[_Backbone], Len(2, 100)] | None = None  # of an ensemble
 
 
 class Record(BaseModel, strict=True):
@@ -29,13 +44,14 @@ class Record(BaseModel, strict=True):
     crop_fit: Fit | None = None
     eval_crop: Annotated[Finite, Interval(gt=0, le=1)]
     eval_flip: bool
+    eval_crops: Literal[1, 5] = 1
     interpolation: Literal["bilinear", "bicubic"]
     crop: Annotated[str, Len(1, 40)]
     margin: Annotated[Finite, Ge(0)]
     boxes: str = "truth"
     min_score: Annotated[Finite, Interval(ge=0, le=1)] = 0.0
-    mean: Annotated[list[Finite], Len(3, 3)]
-    std: Annotated[list[Annotated[Finite, Gt(0)]], Len(3, 3)]
+    mean: Mean
+    std: Std
     temperature: Annotated[Finite, Gt(0)] | None = None
     trained_on: list[dict[str, Any]] | None = None
 

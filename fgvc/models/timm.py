@@ -1,5 +1,6 @@
 """Any timm network: created with weights from its hub, a local file or none, and what input it expects."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from fgvc.models.config import ModelConfig
+from fgvc.models.config import Backbone, ModelConfig
+from fgvc.models.ensemble import Ensemble, Statistics
 from fgvc.models.hub import one_try
 from fgvc.models.normalised import Normalised
 from fgvc.models.record import read_classifier
@@ -21,7 +23,10 @@ from shards.paths import expand
 
 
 def create_model(config: ModelConfig, classes: int) -> nn.Module:
-    """A timm model with a fresh head of `classes` outputs. Raises UserError for unknown names and unfit weights."""
+    """A timm model with a fresh head of `classes` outputs; several under one head where `also` names some. Raises
+    UserError for unknown names and unfit weights."""
+    if config.also:
+        return _ensemble([_as_backbone(config), *config.also], classes)
     if not timm.is_model(config.name):
         near = timm.list_models(f"*{config.name.split('.')[0]}*")[:3]
         raise UserError(
@@ -68,9 +73,14 @@ def load_classifier(path: Path) -> tuple[Normalised, dict[str, Any]]:
     """A classifier from the weights file that `fgvc classify` wrote: (N, 3, H, W) uint8 -> (N, classes) logits, and
     what the file says of it (`read_classifier`)."""
     about = read_classifier(path)
-    record = about["model"]
-    config = ModelConfig(record["name"], "none", record["kwargs"], caffe_stride=record["caffe_stride"])
-    network = create_model(config, len(about["classes"]))
+    record, classes = about["model"], len(about["classes"])
+    if record.get("backbones"):
+        network: nn.Module = _ensemble(
+            [Backbone(weights="none", **backbone) for backbone in record["backbones"]], classes
+        )
+    else:
+        config = ModelConfig(record["name"], "none", record["kwargs"], caffe_stride=record["caffe_stride"])
+        network = create_model(config, classes)
     load_weights(network, path, head=True)
     mean, std = (torch.tensor(about[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     return Normalised(network, mean, std), about
@@ -83,10 +93,47 @@ def input_size(model: nn.Module) -> int:
 
 
 def input_statistics(model: nn.Module, config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean and std, (1, 3, 1, 1) each on the 0-1 scale: the config's or else the model's own."""
+    """The mean and std, (1, 3, 1, 1) each on the 0-1 scale: the config's or else the model's own. An ensemble's
+    backbones normalise by themselves what it takes as it is."""
+    mean, std = _statistics(model, ModelConfig() if config.also else config)
+    return torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
+
+
+def model_record(config: ModelConfig, network: nn.Module) -> dict[str, Any]:
+    """What a weights file says of a network, so that `load_classifier` builds it again."""
+    if not isinstance(network, Ensemble):
+        return {"name": config.name, "kwargs": config.kwargs, "caffe_stride": config.caffe_stride}
+    backbones = [
+        {
+            "name": one.name, "kwargs": one.kwargs, "caffe_stride": one.caffe_stride, "size": one.size, "mean": mean,
+            "std": std,
+        }
+        for one, (mean, std) in zip([_as_backbone(config), *config.also], network.statistics, strict=True)
+    ]  # fmt: skip
+    return {"name": "ensemble", "kwargs": {}, "caffe_stride": False, "backbones": backbones}
+
+
+def _ensemble(members: Sequence[Backbone], classes: int) -> Ensemble:
+    """Backbones without classifiers under one head."""
+    networks, statistics = [], []
+    for member in members:
+        config = ModelConfig(
+            member.name, member.weights, member.kwargs, mean=member.mean, std=member.std,
+            caffe_stride=member.caffe_stride,
+        )  # fmt: skip
+        networks.append(create_model(config, 0))
+        statistics.append(_statistics(networks[-1], config))
+    return Ensemble(networks, [member.size for member in members], statistics, classes, input_size(networks[0]))
+
+
+def _as_backbone(config: ModelConfig) -> Backbone:
+    """The network that a config names first; images come in its size."""
+    return Backbone(config.name, config.weights, config.kwargs, config.mean, config.std, config.caffe_stride)
+
+
+def _statistics(model: nn.Module, config: ModelConfig) -> Statistics:
     own = resolve_model_data_config(model)
-    shape = (1, 3, 1, 1)
-    return torch.tensor(config.mean or own["mean"]).view(shape), torch.tensor(config.std or own["std"]).view(shape)
+    return config.mean or own["mean"], config.std or own["std"]
 
 
 def _check_patches(model: nn.Module, *sides: int) -> None:

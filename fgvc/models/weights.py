@@ -23,6 +23,7 @@ WRAPPERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema", "state_dict", "model_state_dict", "model",
     "module", "network", "net", "weights", "params",
 )  # fmt: skip
+POOL = "attn_pool."  # a pooling that an attentive probe learns: few files have one
 # What DDP, torch.compile, Lightning modules and other containers put before a network's own names.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 
@@ -39,7 +40,10 @@ def load_weights(model: nn.Module, path: Path, head: bool = False) -> None:
     first = ", ".join(f"'{key}'" for key in list(state)[:3])
     own = model.state_dict()
     optional = () if head else tuple(f"{name}." for name in classifier_names(model))
-    state = _complete(own, strip_prefixes(state, own), optional)
+    state = strip_prefixes(state, own)
+    if not head and not any(key.startswith(POOL) for key in state):
+        optional = (*optional, POOL)
+    state = _complete(own, state, optional)
     if not _fits(own, state, optional):
         state = _complete(own, _filtered(model, state), optional)
     name = getattr(model, "default_cfg", {}).get("architecture", type(model).__name__)

@@ -20,6 +20,7 @@ from torch.nn import functional
 from fgvc.classification.balance import image_weights
 from fgvc.classification.config import TrainConfig
 from fgvc.classification.mixing import mix, soft_targets
+from fgvc.classification.teacher import soft_answers
 from fgvc.models.layers import eval_mode
 from fgvc.robustness.attacks import Loss, Model, pgd, random_start
 from fgvc.robustness.config import DefenceConfig
@@ -135,8 +136,7 @@ class Distillation(nn.Module):
     def forward(self, model: nn.Module, batch: Batch) -> Answer:
         images, targets = self.inputs.of(batch)
         if self.teacher is not None:
-            with no_backward_follows(), torch.no_grad():
-                targets = (self.teacher(images).float() / self.temperature).softmax(1)
+            targets = soft_answers(self.teacher, images, self.temperature)
         logits = model(images).float()
         return self.inputs.loss(logits / self.temperature, targets), {"top1": _top1(logits, batch)}
 

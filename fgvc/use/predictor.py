@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that was read: its name, its (3, H, W) pixels, its box and, view by view, what the network is given."""
+    """A picture that was read: its name, its (3, H, W) pixels, its box, its views and, crop by crop of each, what the
+    network is given."""
 
     name: str
     pixels: Tensor
@@ -146,8 +147,8 @@ class Predictor:
         # The last view is the one that is cut; a picture without a box is fitted as the cut ones are, as in evaluation.
         cut = [self.crops and view is views[-1] for view in views]
         inputs = tuple(
-            eval_transform(self.image, self.size, cut=is_cut)(view.cut(pixels, 0))
-            for view, is_cut in zip(views, cut, strict=True)
+            eval_transform(self.image, self.size, cut=is_cut, crop=crop)(view.cut(pixels, 0))
+            for (view, is_cut), crop in product(zip(views, cut, strict=True), range(self.image.eval_crops))
         )
         return Picture(name, pixels, box, views, inputs)
 

@@ -17,6 +17,8 @@ def write_timm(predictor: Predictor, folder: Path, licence: str) -> None:
     pretrained=True) gives the same bits. Raises UserError for a network that is none of timm's."""
     about, network = predictor.about, predictor.model.model.to("cpu", memory_format=torch.contiguous_format)
     name = about["model"]["name"]
+    if about["model"].get("backbones"):
+        raise UserError("an ensemble is no network of timm's; set formats='[onnx]'")
     if about["model"]["caffe_stride"]:
         raise UserError(f"{name} with model.caffe_stride=true is no network of timm's; set formats='[onnx]'")
     settings = {

@@ -60,9 +60,9 @@ def _bench(config: Config, measured: Measured, folder: RunFolder, device: torch.
     """The model under attack, and how its images are read."""
     model, about = load_classifier(expand(config.weights, "weights"))
     views = measured.views()
-    if len(views) > 1:
+    if len(views) > 1 or measured.image.eval_crops > 1:
         raise UserError(
-            f"weights={config.weights}: measured on two views of every image, which cannot be attacked as one"
+            f"weights={config.weights}: measured on several views of every image, which cannot be attacked as one"
         )
     samples = Samples(
         measured.manifest, eval_transform(measured.image, about["size"], cut=bool(views[0].regions)), views,

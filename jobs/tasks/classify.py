@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from fgvc.classification.probe import probe_head
 from fgvc.classification.probe_guard import against_probe, keep_probe
 from fgvc.classification.results import save_results
 from fgvc.classification.seen import records_of_start, training_record
+from fgvc.classification.teacher import Resized
+from fgvc.models.attentive import freeze_all_but_pool, with_attention
 from fgvc.models.export import export
 from fgvc.models.layers import checkpoint_gradients
 from fgvc.models.lora import add_lora, merge_lora
 from fgvc.models.normalised import Normalised
-from fgvc.models.timm import create_model, input_size, input_statistics
+from fgvc.models.timm import create_model, input_size, input_statistics, model_record
 from fgvc.robustness.watch import Watch, strengthened
 from fgvc.training.best import BestEpoch
 from fgvc.training.curves import Panel
@@ -34,13 +37,14 @@ from jobs.classify import Config
 from jobs.inputs import boxes_hashes, check_forward, file_hash, loader_workers
 from jobs.tasks.defence import defence_figures, open_objective
 from jobs.tasks.synthetic import open_synthetic
+from jobs.tasks.teacher import open_teacher
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
 from shards.manifest import read_manifest
 from shards.paths import expand
 from shards.reading.loader import Place, Samples, train_loader
 from shards.reading.splits import limited
-from shards.reading.transforms import train_transform
+from shards.reading.transforms import train_transforms
 from shards.reading.views import View, open_crops
 
 
@@ -51,15 +55,24 @@ def run(config: Config) -> dict[str, Any]:
 
 def _inputs(config: Config) -> dict[str, str]:
     inputs = {"weights": file_hash(config.model.weights, "model.weights")} | boxes_hashes(config.data)
+    for number, backbone in enumerate(config.model.also):
+        inputs[f"also.{number}"] = file_hash(backbone.weights, f"model.also.{number}.weights")
     if config.exclude:
         inputs["exclude"] = file_hash(config.exclude, "exclude")
     if config.defence.teacher:
         inputs["teacher"] = file_hash(config.defence.teacher, "defence.teacher")
+    if config.train.teacher:
+        inputs["teacher"] = file_hash(config.train.teacher, "train.teacher")
     if config.synthetic.shards:
         inputs["synthetic"] = read_manifest(expand(config.synthetic.shards, "synthetic.shards")).fingerprint
     if run := config.train.temperature_from:
         inputs["temperature_from"] = file_hash(str(held_out_answers(run)), "train.temperature_from")
     return inputs
+
+
+GROWING = (
+    "choose others; a vision transformer takes several with model.kwargs='{img_size: 112, dynamic_img_size: true}'"
+)
 
 
 class Classify:
@@ -79,11 +92,15 @@ class Classify:
         self.measured = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
         self.crops = open_crops(self.manifest, self.splits, config.data)
         self.workers = loader_workers(config.data)
-        self.network = create_model(config.model, len(self.manifest.classes))
+        attentive = config.train.method == "attentive"
+        self.model = with_attention(config.model) if attentive else config.model
+        self.network = create_model(self.model, len(self.manifest.classes))
         if config.train.grad_checkpointing:
             checkpoint_gradients(self.network)
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
         self.flops = check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
+        if config.image.sizes:
+            check_forward(self.network, config.model.name, *config.image.sizes, key="image.sizes", advice=GROWING)
         self.mean, self.std = input_statistics(self.network, config.model)
         self.listed = read_listed(expand(config.exclude, "exclude"), self.manifest) if config.exclude else None
         self.temperature = temperature_from(config.train, self.manifest, config.model.name)
@@ -100,6 +117,8 @@ class Classify:
             self._probe()
             if self.trains and self.guarded and self.splits.watched:
                 keep_probe(self.folder.path, self.predict(self.network, self.splits.watched, "the probe, held out"))
+        if config.train.method == "attentive":
+            freeze_all_but_pool(self.network)
         if config.train.method == "lora":
             add_lora(self.network, config.train.lora_rank)
         learner = SupervisedLearner(
@@ -113,7 +132,8 @@ class Classify:
         return learner
 
     def batches(self, start_step: int, place: Place) -> Iterator[Any]:
-        config, transform = self.config, train_transform(self.config.image, self.size)
+        config = self.config
+        transform = train_transforms(config.image, self.size, config.train.epochs)
         samples: Any = Samples(self.manifest, transform, self.crops.train, cache=config.data.cache, seed=config.seed)
         blend = None
         if self.synthetic is not None:
@@ -142,11 +162,18 @@ class Classify:
         merge_lora(network)
         figures, pictures = measure_splits(self, network)
         figures["gflops"] = round(self.flops / 1e9, 3)
+        figures |= {"ensemble": self._backbones()} if self.config.model.also else {}
         if self.watch is not None:
             figures["defence"] = defence_figures(self.config.defence, self.folder.metrics)
         if kept:
             figures["kept"] = kept | {"chosen_on": "a held-out share" if self.config.data.folds else "val"}
         return figures | ({"crops": self.crops.counts} if self.crops.counts else {}), pictures
+
+    def _backbones(self) -> list[str]:
+        """An ensemble's networks, each with its input's side."""
+        model = self.config.model
+        own = [self.eval_size, *(backbone.size or self.eval_size for backbone in model.also)]
+        return [f"{net.name} at {size} px" for net, size in zip((model, *model.also), own, strict=True)]
 
     def predict(self, network: nn.Module, indices: list[int], title: str) -> Predictions:
         return evaluate_split(
@@ -165,9 +192,12 @@ class Classify:
         return save_results(self.folder.path, f"_{split}", self.manifest, found, self.temperature)
 
     def export(self, network: nn.Module) -> None:
-        model, image, data = self.config.model, self.config.image, self.config.data
-        record = {"name": model.name, "kwargs": model.kwargs, "caffe_stride": model.caffe_stride}
+        config = self.config
+        model, image, data = self.model, config.image, config.data
+        record = model_record(model, self.network)
         trained_on = [training_record(self.manifest, data, self.splits.train), *records_of_start(model.weights)]
+        trained_on += [record for backbone in model.also for record in records_of_start(backbone.weights)]
+        trained_on += records_of_start(config.train.teacher)
         trained_on += self.synthetic.trained_on if self.synthetic is not None else []
         facts = about(
             self.manifest, record, image, data, self.mean, self.std, self.eval_size, self.temperature, trained_on
@@ -178,7 +208,8 @@ class Classify:
         """What is learnt; with a defence, `watch` measures how it does."""
         config, device = self.config, self.accelerator.device
         if config.defence.method == "none":
-            return classification(len(self.manifest.classes), config.train, config.seed, device, self.weights)
+            classes = len(self.manifest.classes)
+            return classification(classes, config.train, config.seed, device, self.weights, self._teacher())
 
         def sample_of(indices: list[int], view: View) -> DataLoader:
             chosen = limited(indices, config.defence.check_images)
@@ -194,20 +225,29 @@ class Classify:
         )  # fmt: skip
         return open_objective(config, defence, self.manifest, self.size, device, self.weights)
 
+    def _teacher(self) -> Resized | None:
+        """The classifier that this one learns from, asked about images of its own size; None without one."""
+        if not (path := self.config.train.teacher):
+            return None
+        kept_out = sorted({*self.splits.watched, *self.splits.held_out, *self.splits.test})
+        teacher, about = open_teacher(path, "train.teacher", self.manifest, self.accelerator.device, kept_out)
+        return Resized(teacher, about["size"]).eval()
+
     def _probe(self) -> None:
         """Put a probe's head on the network: features of the training images are computed once, then solved for."""
         config, train = self.config, self.splits.train
         # Fine-tuning changes what a probe's head says: the temperature of one that it begins with is of no use.
         folds = None if self.trains else calibration_folds(self.manifest, train)
 
-        def loader_of(view: View, indices: Sequence[int]) -> DataLoader:
+        def loader_of(view: View, crop: int, indices: Sequence[int]) -> DataLoader:
             return split_loader(
-                self.manifest, indices, config.data, config.image, self.eval_size, view, 64, self.workers
+                self.manifest, indices, config.data, config.image, self.eval_size, view, 64, self.workers, crop
             )  # fmt: skip
 
+        looks = product(self.crops.train, range(config.image.eval_crops))
         self.network.to(self.accelerator.device)
         found = probe_head(
-            self.network, self._normalised(self.network), [partial(loader_of, view) for view in self.crops.train],
+            self.network, self._normalised(self.network), [partial(loader_of, *look) for look in looks],
             self.accelerator.device, config.train.precision, train, self.folder.features, len(self.manifest.classes),
             config.train.probe_penalty, folds, config.image.eval_flip, self.weights,
         )  # fmt: skip

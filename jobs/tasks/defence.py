@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 
-from fgvc.models.timm import load_classifier
 from fgvc.robustness.config import DefenceConfig
 from fgvc.robustness.objectives import defended
 from fgvc.training.learner import Objective
 from jobs.classify import Config
+from jobs.tasks.teacher import open_teacher
 from shards.errors import UserError
 from shards.manifest import Manifest
-from shards.paths import expand
 
 
 def open_objective(
@@ -23,12 +22,9 @@ def open_objective(
     """What `defence` trains. Raises UserError for a teacher of other classes or of another size of images."""
     teacher = None
     if path := defence.teacher:
-        teacher, about = load_classifier(expand(path, "defence.teacher"))
-        if tuple(about["classes"]) != manifest.classes:
-            raise UserError(f"defence.teacher={path}: its classes are not those of {manifest.folder}")
+        teacher, about = open_teacher(path, "defence.teacher", manifest, device)
         if about["size"] != size:
             raise UserError(f"defence.teacher={path}: takes images of {about['size']} pixels, not image.size={size}")
-        teacher.to(device)
     return defended(defence, config.train, len(manifest.classes), config.seed, device, weights, teacher)
 
 

@@ -1,11 +1,13 @@
 """`fgvc classify CONFIG --estimate`: the memory that a training run takes, counted before it is run."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from fgvc.classification.evaluation import image_sizes
+from fgvc.models.attentive import freeze_all_but_pool, with_attention
 from fgvc.models.config import ModelConfig
 from fgvc.models.layers import checkpoint_gradients, freeze_batch_norm, freeze_layers
 from fgvc.models.lora import add_lora
@@ -61,16 +63,22 @@ def _count(config: Any) -> Counted:
         logging.warning("no shards at data.shards=%s yet: counted for %d classes", data.shards, UNKNOWN)
     classes = len(read_manifest(folder).classes) if there and folder else UNKNOWN
     with torch.device("meta"):
-        network = create_model(_without_weights(config.model), classes)
+        attentive = train.method == "attentive"
+        network = create_model(_without_weights(with_attention(config.model) if attentive else config.model), classes)
+        if attentive:
+            freeze_all_but_pool(network)
         if train.method == "lora":
             add_lora(network, train.lora_rank)
     if train.grad_checkpointing:
         checkpoint_gradients(network)
-    size = image_sizes(config.image, input_size(network))[0]
+    size = max(image_sizes(config.image, input_size(network))[0], *config.image.sizes, 0)
     network.train()
     freeze_batch_norm(network, train.freeze_bn)
     freeze_layers(network, train.freeze_layers)
-    return count(network, config.optim, train, size)
+    counted = count(network, config.optim, train, size)
+    if train.attention_crops:  # three passes, whose tensors are kept until the one backward pass
+        counted = replace(counted, saved=(counted.saved[0], 3 * counted.saved[1]))
+    return counted
 
 
 def _without_weights(model: ModelConfig) -> ModelConfig:

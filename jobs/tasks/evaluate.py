@@ -55,6 +55,7 @@ def _predictions(
     image = replace(
         measured.image, eval_crop=config.eval_crop or about["eval_crop"],
         eval_flip=about["eval_flip"] if config.flip is None else config.flip,
+        eval_crops=config.crops or measured.image.eval_crops,
     )  # fmt: skip
     return evaluate_split(
         model.to(accelerator.device), measured.manifest, measured.indices, measured.data, image,

@@ -76,6 +76,8 @@ def run(config: Config) -> dict[str, Any]:
 
 def _open(config: Config, device: torch.device) -> Opened:
     weights = expand(config.weights, "weights")
+    if networks := read_classifier(weights)["model"].get("backbones"):
+        raise UserError(f"weights={config.weights}: an ensemble of {len(networks)} networks; explain one of them alone")
     if config.photos:
         about, files = read_classifier(weights), photo_files(expand(config.photos, "photos"))
         image = ImageConfig(eval_fit=about["fit"], eval_crop=about["eval_crop"], interpolation=about["interpolation"])

@@ -13,7 +13,7 @@ from shards.paths import expand
 from shards.reading.config import SyntheticConfig
 from shards.reading.loader import Samples
 from shards.reading.synthetic import OTHER_SEED, Blend, BlendedSamples, open_blend
-from shards.reading.transforms import Transform
+from shards.reading.transforms import ByEpoch, Transform
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Synthetic:
     blend: Blend
     trained_on: list[Any]
 
-    def samples(self, real: Samples, transform: Transform, cache: str) -> BlendedSamples:
+    def samples(self, real: Samples, transform: Transform | ByEpoch, cache: str) -> BlendedSamples:
         """Real and synthetic samples in one, the latter whole: they were cut out before they were learnt from."""
         synthetic = Samples(self.manifest, transform, cache=cache, seed=self.blend.seed + OTHER_SEED)
         return BlendedSamples(real, synthetic, self.blend)

@@ -51,6 +51,10 @@ class ImageConfig:
     """From a decoded image to the model's input. Sizes in pixels."""
 
     size: Annotated[int, Ge(0)] = option(0, "side of the training input (0: the model's own)")
+    sizes: list[Annotated[int, Gt(0)]] = option(
+        [], "progressive resizing: sides of the training input, each for an equal part of the epochs, such as [128, "
+        "160, 192]; evaluation stays at size (empty: size throughout)",
+    )  # fmt: skip
     fit: Literal["random_resized_crop", "random_crop", "squash", "pad"] = option(
         "random_resized_crop",
         "training: random area and shape | random crop after resizing to size / eval_crop | stretch to a square | "
@@ -72,6 +76,10 @@ class ImageConfig:
     )
     eval_crop: Annotated[float, Gt(0), Le(1)] = option(0.875, "center_crop: side of the crop by the resized short side")
     eval_flip: bool = option(False, "evaluation: average the logits of the image and its mirror image")
+    eval_crops: Literal[1, 5] = option(
+        1, "evaluation, and a probe's features: the image once | and its four corners too, each size / eval_crop cut "
+        "to size, the mean of their logits",
+    )  # fmt: skip
 
 
 @dataclass

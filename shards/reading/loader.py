@@ -10,10 +10,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from shards.manifest import Manifest
+from shards.reading.balance import AGAIN
 from shards.reading.decode import decode
 from shards.reading.order import global_batches, rank_batches, transform_seed, view_choice
 from shards.reading.reader import Reader
-from shards.reading.transforms import Transform, seeded
+from shards.reading.transforms import ByEpoch, Transform, seeded
 from shards.reading.views import WHOLE, View
 from shards.signals import end_with_parent, obey_only_the_parent
 
@@ -38,7 +39,7 @@ class Samples(Dataset):
     training an epoch takes one of several views, drawn by (seed, epoch, entry)."""
 
     def __init__(
-        self, manifest: Manifest, transform: Transform, views: Sequence[View] = (WHOLE,), *, cache: str = "",
+        self, manifest: Manifest, transform: Transform | ByEpoch, views: Sequence[View] = (WHOLE,), *, cache: str = "",
         seed: int = 0,
     ) -> None:  # fmt: skip
         self.reader = Reader(manifest, cache)
@@ -48,11 +49,12 @@ class Samples(Dataset):
         epoch, index = place
         entries = self.reader.manifest.entries
         image = decode(self.reader.read(index), entries.key(index))
+        transform = self.transform.at(epoch % AGAIN) if isinstance(self.transform, ByEpoch) else self.transform
         if epoch < 0:
-            image = self.transform(self.views[0].cut(image, index))
+            image = transform(self.views[0].cut(image, index))
         else:
             view = self.views[view_choice(self.seed, epoch, index, len(self.views))]
-            image = seeded(self.transform, view.cut(image, index), transform_seed(self.seed, epoch, index))
+            image = seeded(transform, view.cut(image, index), transform_seed(self.seed, epoch, index))
         return image, int(entries.label[index]), index, epoch
 
 

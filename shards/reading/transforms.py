@@ -1,11 +1,13 @@
 """Training and evaluation transforms: torchvision v2 on uint8, seeded by the sample and not by the process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
+from shards.errors import UserError
 from shards.reading.config import ImageConfig
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
@@ -34,9 +36,39 @@ def train_transform(config: ImageConfig, size: int) -> Transform:
     return v2.Compose(steps)
 
 
-def eval_transform(config: ImageConfig, size: int, cut: bool = False) -> Transform:
-    """(3, H, W) uint8 -> (3, size, size) uint8, deterministic. cut: for a view that a box cut out."""
+@dataclass(frozen=True)
+class ByEpoch:
+    """Training transforms of a run whose images grow (Tan and Le 2021, https://arxiv.org/abs/2104.00298, section 4):
+    one after another, each for an equal part of the epochs. Which one an epoch has depends on nothing else."""
+
+    transforms: Sequence[Transform]
+    epochs: int
+
+    def at(self, epoch: int) -> Transform:
+        """The transform of an epoch, from 0; of the last one for epochs beyond the end."""
+        return self.transforms[min(epoch, self.epochs - 1) * len(self.transforms) // self.epochs]
+
+
+def train_transforms(config: ImageConfig, size: int, epochs: int) -> Transform | ByEpoch:
+    """What training does to images: `train_transform` at `size`, or at each of the config's sizes in turn."""
+    if not config.sizes:
+        return train_transform(config, size)
+    return ByEpoch([train_transform(config, side) for side in config.sizes], epochs)
+
+
+CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # bottom?, right?
+
+
+def eval_transform(config: ImageConfig, size: int, cut: bool = False, crop: int = 0) -> Transform:
+    """(3, H, W) uint8 -> (3, size, size) uint8, deterministic. cut: for a view that a box cut out. crop: 0 for the
+    image as it is fitted, 1 to 4 for a corner of it enlarged by 1 / eval_crop (with it the five crops of
+    Krizhevsky et al. 2012, section 4.1).
+
+    Raises UserError for corners of an image that is fitted on black.
+    """
     fit = config.crop_fit if cut and config.crop_fit else config.eval_fit
+    if crop:
+        return _corner(fit, size, InterpolationMode(config.interpolation), config.eval_crop, *CORNERS[crop - 1])
     return _fitted(fit, size, InterpolationMode(config.interpolation), config.eval_crop)
 
 
@@ -50,6 +82,21 @@ def seeded(transform: Transform, image: torch.Tensor, seed: int) -> torch.Tensor
         return transform(image)
     finally:
         generator.set_state(before)
+
+
+def _corner(fit: str, size: int, mode: InterpolationMode, crop_share: float, bottom: int, right: int) -> Transform:
+    """A corner of the image, resized to `size` / `crop_share` with (center_crop) or without (squash) its shape."""
+    if fit == "pad":
+        raise UserError("image.eval_crops=5: an image that is padded has black corners; take center_crop or squash")
+    side = round(size / crop_share)
+
+    def corner(image: torch.Tensor) -> torch.Tensor:
+        image = functional.resize(image, [side, side] if fit == "squash" else [side], interpolation=mode)
+        height, width = image.shape[-2:]
+        top, left = bottom * (height - size), right * (width - size)
+        return image[:, top : top + size, left : left + size].contiguous()
+
+    return corner
 
 
 def _fitted(fit: str, size: int, mode: InterpolationMode, crop_share: float) -> Transform:

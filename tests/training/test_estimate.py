@@ -108,3 +108,15 @@ def test_the_command(capsys: pytest.CaptureFixture) -> None:
     assert main([*words, "train.method=probe", "--estimate"]) == 2
     assert main(["detect", "data.shards=nowhere", "--estimate"]) == 2
     assert "counts fgvc classify, not fgvc detect" in capsys.readouterr().err
+
+
+def test_attention_crops_and_larger_sizes_are_counted(capsys: pytest.CaptureFixture) -> None:
+    def activations(*more: str) -> float:
+        words = ["classify", "data.shards=nowhere", "model.name=test_resnet", "model.weights=none", "image.size=64"]
+        assert main([*words, "train.batch=256", *more, "--estimate"]) == 0
+        table = [line.split() for line in capsys.readouterr().out.splitlines()]
+        return float(table[2][table[1].index("activations")])
+
+    plain = activations()
+    assert activations("train.attention_crops=true") == pytest.approx(3 * plain, rel=0.05)
+    assert activations("image.sizes=[64,128]") == pytest.approx(4 * plain, rel=0.1)

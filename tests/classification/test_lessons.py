@@ -1,0 +1,245 @@
+"""What training may learn from beside labels: a teacher, attention crops, images that grow. By hand, and in runs."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from interruptions import finish
+from same_run import history, same_end
+from small_runs import small_run
+from torch import nn
+from torch.nn import functional
+
+from fgvc.classification.attention import attended, class_maps
+from fgvc.classification.config import TrainConfig
+from fgvc.classification.objective import classification
+from fgvc.classification.teacher import Resized
+from fgvc.models.normalised import Normalised
+from fgvc.training.learner import SupervisedLearner
+from jobs.cli import main
+from shards.errors import UserError
+from shards.manifest import Manifest
+from shards.reading.config import ImageConfig
+from shards.reading.loader import Batch, Samples, train_loader
+from shards.reading.transforms import train_transforms
+
+CPU, SIDE = torch.device("cpu"), 32
+Start = Callable[..., subprocess.Popen]
+
+
+def batch_of(count: int = 6, side: int = SIDE) -> Batch:
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, side, side), generator=draw, dtype=torch.uint8)
+    return Batch(images, torch.arange(count) % 4, torch.arange(100, 100 + count), torch.full((count,), 2))
+
+
+def network(name: str = "test_resnet", seed: int = 0, **settings: Any) -> Normalised:
+    torch.manual_seed(seed)
+    model = timm.create_model(name, num_classes=4, **settings).eval()
+    return Normalised(model, torch.full((1, 3, 1, 1), 0.5), torch.full((1, 3, 1, 1), 0.25), channels_last=False)
+
+
+def test_a_teacher_is_learnt_from_at_its_own_size() -> None:
+    batch, student, teacher = batch_of(), network(seed=1), network(seed=2)
+    config = TrainConfig(label_smoothing=0.0, teacher_weight=0.3, teacher_temperature=4.0)
+    loss, _ = classification(4, config, 0, CPU, teacher=Resized(teacher, 48))(student, batch)
+    logits = student(batch.images)
+    large = functional.interpolate(batch.images.float(), (48, 48), mode="bilinear", antialias=True)
+    told = (teacher(large) / 4).softmax(1)
+    apart = (told * (told.log() - (logits / 4).log_softmax(1))).sum(1).mean()
+    expected = 0.7 * functional.cross_entropy(logits, batch.labels) + 0.3 * 16 * apart
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_class_is_seen_where_its_weights_say(name: str) -> None:
+    batch, settings = batch_of(side=96), {"img_size": 96} if name == "test_vit" else {}
+    model = network(name, **settings)
+    whole = model.model
+    with torch.no_grad():
+        features = whole.forward_features((batch.images - model.mean) / model.std)
+        maps = class_maps(model, features, batch.labels)
+        weight = whole.get_classifier().weight[batch.labels]
+        if name == "test_resnet":
+            scores = torch.einsum("nchw,nc->nhw", features, weight)
+            bias = whole.get_classifier().bias[batch.labels]
+            own = model(batch.images)[range(len(maps)), batch.labels]
+            torch.testing.assert_close(scores.mean((1, 2)) + bias, own, rtol=1e-4, atol=1e-5)
+        else:
+            side = 96 // 16
+            patches = features[:, whole.num_prefix_tokens :]
+            scores = (patches * weight[:, None]).sum(2).view(len(maps), side, side)
+    low, high = scores.amin((1, 2), keepdim=True), scores.amax((1, 2), keepdim=True)
+    torch.testing.assert_close(maps, (scores - low) / (high - low), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_whose_classifier_sees_other_channels_is_refused() -> None:
+    model = network("test_resnet")
+    with pytest.raises(UserError, match="does not see the channels of its last features"):
+        class_maps(model, torch.zeros(2, 7, 4, 4), torch.tensor([0, 1]))
+
+
+def test_the_part_that_is_seen_is_cropped_or_dropped() -> None:
+    batch = batch_of(2)
+    maps = torch.zeros(2, SIDE, SIDE)
+    maps[0, 8:16, 4:20] = 1
+    maps[1] = 1
+    crops, drops = attended(batch.images, maps, batch, seed=5)
+    pixels = batch.images.float()
+    padded = pixels[:1, :, 8 - 3 : 16 + 3, 4 - 3 : 20 + 3]  # a tenth of 32 pixels around it
+    assert torch.equal(crops[0], functional.interpolate(padded, (SIDE, SIDE), mode="bilinear")[0])
+    torch.testing.assert_close(crops[1], pixels[1])
+    assert torch.equal(drops[0, :, 8:16, 4:20], pixels[0].mean((1, 2), keepdim=True)[:, None].expand(3, 1, 8, 16)[:, 0])
+    outside = torch.ones(SIDE, SIDE, dtype=torch.bool)
+    outside[8:16, 4:20] = False
+    assert torch.equal(drops[0][:, outside], pixels[0][:, outside])
+    nothing = attended(batch.images, torch.zeros(2, 1, 1), batch, seed=5)
+    assert all(torch.equal(part, pixels) for part in nothing)
+
+
+def test_what_is_cropped_depends_on_the_sample_alone() -> None:
+    batch = batch_of()
+    maps = torch.rand(6, 5, 5, generator=torch.Generator().manual_seed(1))
+    crops, drops = attended(batch.images, maps, batch, seed=5)
+    chosen = [4, 1]
+    part = Batch(batch.images[chosen], batch.labels[chosen], batch.entries[chosen], batch.epochs[chosen])
+    fewer = attended(part.images, maps[chosen], part, seed=5)
+    assert torch.equal(fewer[0], crops[chosen])
+    assert torch.equal(fewer[1], drops[chosen])
+    assert not torch.equal(attended(batch.images, maps, batch, seed=6)[1], drops)
+
+
+def test_all_three_images_are_learnt_and_the_network_is_as_before() -> None:
+    batch, model = batch_of(side=96), network()
+    config = TrainConfig(label_smoothing=0.0, attention_crops=True)
+    loss, figures = classification(4, config, 7, CPU)(model, batch)
+    assert "forward_features" not in vars(model.model)
+    features = model.model.forward_features((batch.images - model.mean) / model.std)
+    parts = attended(batch.images, class_maps(model, features, batch.labels), batch, 7)
+    losses = [functional.cross_entropy(model(images), batch.labels) for images in (batch.images, *parts)]
+    assert loss.item() == pytest.approx(sum(one.item() for one in losses) / 3, rel=1e-5)
+    assert figures["top1"].item() == (model(batch.images).argmax(1) == batch.labels).float().mean().item()
+
+
+def test_sizes_follow_the_epoch_whatever_step_is_resumed_from(guide: Manifest) -> None:
+    transforms = train_transforms(ImageConfig(sizes=[24, 32, 40]), 40, 6)
+    samples, indices = Samples(guide, transforms, seed=1), list(guide.split("train"))
+
+    def images(start: int) -> list[torch.Tensor]:
+        batches = train_loader(guide, indices, samples, seed=1, batch=20, epochs=6, start_step=start, balance=1.0)
+        return [batch.images for batch in batches]
+
+    whole = images(0)
+    assert [one.shape[-1] for one in whole] == [24] * 8 + [32] * 8 + [40] * 8
+    assert all(torch.equal(*pair) for pair in zip(images(11), whole[11:], strict=True))
+
+
+LESSONS = [
+    "train.mixup=0", "train.attention_crops=true", "image.sizes=[24,32]", "train.deterministic=true",
+    "train.checkpoint_minutes=0", "train.epochs=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def teacher(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a probe on all of train, at 48 pixels."""
+    runs = tmp_path_factory.mktemp("teacher")
+    words = ["train.method=probe", "train.mixup=0", "image.size=48", "evaluate_test=false", "data.folds=4"]
+    assert main(small_run(guide, runs, "teacher", *words)) == 0
+    return runs / "classify/teacher/model.safetensors"
+
+
+def test_stopped_while_images_grow_it_ends_in_the_same_bits(
+    guide: Manifest, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*LESSONS, f"train.teacher={teacher}"]
+    assert main(small_run(guide, tmp_path, "calm", *words)) == 0
+    real, made = SupervisedLearner.learn, list[int]()
+
+    def stopping(self: SupervisedLearner, batches: list) -> dict:
+        if len(made) == 13:
+            raise KeyboardInterrupt
+        made.append(self.step)
+        return real(self, batches)
+
+    monkeypatch.setattr(SupervisedLearner, "learn", stopping)
+    assert main(small_run(guide, tmp_path, "stopped", *words)) == 130
+    monkeypatch.setattr(SupervisedLearner, "learn", real)
+    assert main(small_run(guide, tmp_path, "stopped", *words)) == 0
+    same_end(tmp_path / "classify/calm", tmp_path / "classify/stopped", 20)
+    result = json.loads((tmp_path / "classify/calm/result.json").read_text())
+    assert "teacher" in result["inputs"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_ranks_learn_what_one_learns(guide: Manifest, fgvc: Start, tmp_path: Path, strategy: str) -> None:
+    words = [*LESSONS, "train.freeze_bn=statistics", "train.max_steps=12", "optim.lr=0.005", "evaluate_test=false"]
+    finish(fgvc(*small_run(guide, tmp_path, "one", *words)))
+    finish(
+        fgvc(
+            *small_run(guide, tmp_path, "two", *words, f"train.strategy={strategy}", "data.workers=1"),
+            "--processes",
+            "2",
+        )
+    )
+    one, two = (history(tmp_path / "classify" / name) for name in ("one", "two"))
+    assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], rel=2e-3)
+
+
+VIT = ["model.name=test_vit", "model.kwargs={img_size: 32, dynamic_img_size: true}", "train.mixup=0"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*VIT, "image.sizes=[24,32]"], "image.sizes=24: test_vit does not take it"),
+        (["image.sizes=[24,32]", "train.method=probe"], "image.sizes: for a train.method with epochs"),
+        (["image.sizes=[16,20,24,28]"], "image.sizes: 4 sizes for train.epochs=3"),
+        (["image.eval_crops=5", "image.eval_fit=pad"], "the corners of a padded image are black"),
+        (["train.teacher=a.safetensors", "train.method=probe"], "train.teacher: a probe fits labels alone"),
+        (["train.teacher=a.safetensors", "defence.method=noise"], "does not go with defence.method=noise"),
+        (["train.teacher=a.safetensors"], "train.teacher=a.safetensors: No such file"),
+        (["train.attention_crops=true"], "a mixed image has no class to look for"),
+        (["train.attention_crops=true", "train.mixup=0", "train.compile=true"], "which train.compile closes"),
+    ],
+)
+def test_mistakes(
+    guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], message: str
+) -> None:
+    assert main(small_run(guide, tmp_path, "wrong", *words)) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_teacher_that_knows_the_answers_or_other_classes_is_refused(
+    guide: Manifest, tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = [f"train.teacher={teacher}", "data.folds=4", "data.fold=1", "evaluate_test=false"]
+    assert main(small_run(guide, tmp_path, "knows", *words)) == 2
+    assert "was trained on 20 of the 48 images that this run keeps out" in capsys.readouterr().err
+    others = [
+        "field_guide",
+        "-",
+        str(tmp_path / "three"),
+        "species=3",
+        "train_per_class=4",
+        "test_per_class=2",
+        "size=64",
+    ]
+    assert main(["shards", "build", *others]) == 0
+    run = [word for word in small_run(guide, tmp_path, "other", *words[:1]) if not word.startswith("data.shards")]
+    assert main([*run, f"data.shards={tmp_path / 'three'}"]) == 2
+    assert "its classes are not those of" in capsys.readouterr().err
+
+
+def test_resized_asks_at_the_teachers_size() -> None:
+    class Shape(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.tensor(images.shape[-2:])
+
+    assert Resized(Shape(), 20)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).tolist() == [20, 20]
