@@ -33,6 +33,7 @@ COMMANDS = {
     "attack": Entry("measure", "attack CONFIG", "accuracy under attack, and whether it can be believed", True),
     "compare": Entry("measure", "compare CONFIG...", "several configs x seeds x folds, with paired intervals"),
     "sweep": Entry("measure", "sweep FILE", "hyperparameter search, from a W&B sweep file"),
+    "report": Entry("look up", "report RUN...", "one page of any runs: figures, curves, pictures, caveats"),
     "configs": Entry("look up", "configs [COMMAND]", "the configs that come with fgvc, and what each needs"),
     "weights": Entry("look up", "weights get NAME", "pretrained weights as a file, for machines without a connection"),
     "completion": Entry("look up", "completion bash|zsh", "a script with which the shell completes fgvc's words"),
