@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
     runs_dir = Path(settings["runs_dir"]).expanduser()
     if not named:
         raise UserError("which runs? fgvc report RUN..., such as classify/photos, or a folder of runs")
-    from fgvc.reporting.page import write_page  # loads matplotlib
+    from fgvc.reporting.page import cleaned, write_page  # loads matplotlib
     from fgvc.reporting.runs import read_runs
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -55,7 +55,7 @@ def main(words: list[str]) -> int:
     for run in runs:
         if run.state != "done":
             what = "; ".join(run.problems) or "no result yet"
-            print(f"fgvc report: {run.key!a}: {run.state}: {what!a}".replace("'", ""), file=sys.stderr)
+            print(cleaned(f"fgvc report: {run.key}: {run.state}: {what}"), file=sys.stderr)
     print(f"{len(runs)} run{'s' * (len(runs) > 1)}, {report.bytes / 1e6:.1f} MB; look at {path}")
     return 0
 

@@ -161,7 +161,8 @@ def read_run(folder: Path) -> Run:
     run.config = _read(run, "config.yaml", yaml.safe_load, dict)
     run.starts = _read(run, STARTS, json.loads, list)
     if run.curves.broken > (0 if run.result else 1):  # a run that was killed may have been writing its last line
-        run.problems.append(f"{METRICS}: {run.curves.broken} lines are not JSON")
+        many = run.curves.broken > 1
+        run.problems.append(f"{METRICS}: {run.curves.broken} line{'s are' if many else ' is'} not JSON")
     return run
 
 

@@ -1,17 +1,39 @@
-"""The smallest runs of every job that fgvc report shows, on birds whose classes have hostile names."""
+"""The smallest runs of every job that fgvc report shows, on birds whose classes have hostile names.
+
+    cd EMPTY_FOLDER; FGVC_WEIGHTS=... python ROOT/tests/helpers/reported_runs.py
+
+makes them anew and keeps their text in tests/reporting/runs/, without what belongs to a machine. `recorded` gives them
+to a test, with pictures.
+"""
 
 import json
-from collections.abc import Callable
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from gan_runs import gan_words
-from places import weights_file
+from PIL import Image
+from places import ROOT, weights_file
 from small_runs import small_run
 
 from jobs.cli import main
+from jobs.shards import build_from
 from shards.manifest import Manifest, read_manifest, write_manifest
 
+RECORDED = ROOT / "tests/reporting/runs"
+TEXT = ("result.json", "config.yaml", "metrics.jsonl", "starts.json", "explanations.jsonl")
+PICTURES = {  # run -> what it leaves, of which small stand-ins are drawn
+    "classify/ours": ["confused_pairs.png"],
+    "classify/old": ["confused_pairs.png"],
+    "explain/why": ["classes.png", "confused.png", "overlays/test_000_00000.png", "contrasts/test_002_00002.png"],
+    "attack/worst": ["flip_matrix.png", "perturbed_images.png"],
+    "detect/found": ["best.png", "worst.png", "missed.png"],
+    "crop/cut": ["boxes.png", "crops.png"],
+    "gan/made": ["grid-00001.png", "grid-00002.png", "grid.png", "nearest.png", "interpolations.png"],
+    "synthesize/kept": ["sheet.png"],
+    "compare/versus": ["comparison.png"],
+}
 HOSTILE = ("</script><script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "=1+1", "[31mred $x$ {{7*7}}")
 
 
@@ -92,10 +114,30 @@ def commands(manifest: Manifest, runs: Path) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-def make_all(manifest: Manifest, runs: Path, said: Callable[[str], None] = lambda line: None) -> list[str]:
-    """Run everything; the keys. said: gets each key before its run."""
-    made = commands(manifest, runs)
-    for key, words in made.items():
-        said(key)
-        assert main(words) == 0, key
-    return list(made)
+def record(shards: Path, runs: Path, out: Path) -> None:
+    """Make everything and keep its text in `out`."""
+    for key, words in commands(read_manifest(shards), runs).items():
+        print(key, flush=True)
+        if main(words):
+            raise SystemExit(f"{key}: failed")
+        for name in TEXT:
+            file = runs / key / name
+            if file.is_file():
+                (out / key).mkdir(parents=True, exist_ok=True)
+                (out / key / name).write_text(re.sub(r'"host": "[^"]*"', '"host": "node1"', file.read_text()))
+
+
+def recorded(runs: Path) -> Path:
+    """A copy of the recorded runs in the folder `runs`, with small pictures under the names of the real ones."""
+    shutil.copytree(RECORDED, runs, dirs_exist_ok=True)
+    for at, (key, names) in enumerate(PICTURES.items()):
+        for number, name in enumerate(names):
+            file = runs / key / name
+            file.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (60 + number, 40), (40 * at % 256, 90, 160)).save(file)
+    return runs
+
+
+if __name__ == "__main__":
+    build_from("field_guide", "-", "guide", ["species=4", "train_per_class=20", "test_per_class=7", "size=64"])
+    record(hostile(read_manifest(Path("guide")), Path("birds")).folder, Path("runs"), RECORDED)

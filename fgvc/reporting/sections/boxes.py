@@ -30,11 +30,12 @@ FIGURES = (  # key, form, heading
 
 def crops(runs: Sequence[Run]) -> Section:
     """Runs of crop."""
-    chosen = [run for run in runs if run.job == "crop" and run.table("boxes")]
+    chosen = [run for run in runs if run.job == "crop"]
     lead = "The object was found in every image; in training images by a detector that has not seen them."
     made = Section("crops", "Crops", (lead,), runs=chosen)
-    if chosen:
-        made.blocks += [*galleries(chosen, CROPS, wide=True), _quality(chosen)]
+    made.blocks += galleries(chosen, CROPS, wide=True)
+    if measured := [run for run in chosen if run.table("boxes")]:
+        made.blocks.append(_quality(measured))
     return made
 
 
@@ -59,10 +60,10 @@ def _quality(runs: Sequence[Run]) -> Table:
 
 def detectors(runs: Sequence[Run]) -> Section:
     """Runs of detect."""
-    chosen = [run for run in runs if run.job == "detect" and (run.result or run.curves.columns)]
+    chosen = [run for run in runs if run.job == "detect"]
     made = Section("detectors", "Detector", runs=chosen)
-    if any(run.splits("top_right") for run in chosen):
-        made.blocks.append(_figures(chosen))
+    if measured := [run for run in chosen if run.splits("top_right")]:
+        made.blocks.append(_figures(measured))
     made.blocks += [*courses(chosen, PANELS), *galleries(chosen, DETECTIONS)]
     return made
 

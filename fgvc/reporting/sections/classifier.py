@@ -27,7 +27,7 @@ FIGURES = (  # key, form, heading
 
 def section(runs: Sequence[Run]) -> Section:
     """Runs of classify and evaluate."""
-    chosen = [run for run in runs if run.job in ("classify", "evaluate") and (run.result or run.curves.columns)]
+    chosen = [run for run in runs if run.job in ("classify", "evaluate")]
     measured = [run for run in chosen if run.splits("top1")]
     made = Section("classifier", "Classifier", runs=chosen)
     if measured:

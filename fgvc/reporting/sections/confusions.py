@@ -21,11 +21,12 @@ def section(runs: Sequence[Run]) -> Section:
     """Runs of classify and evaluate, and what runs of explain show of the pairs."""
     chosen = [run for run in runs if any(run.rows(split, "confused") for split in SPLITS)]
     made = Section("confusions", "Confused pairs", ("Which class is taken for which, most often first.",), runs=chosen)
-    if not chosen:
-        return made
-    pairs = _table(chosen)
-    made.blocks += [pairs, *galleries(chosen, ROWS)]
-    known = {frozenset(row.classes) for row in pairs.rows}
+    known: set[frozenset[str]] = set()
+    if chosen:
+        pairs = _table(chosen)
+        made.blocks.append(pairs)
+        known = {frozenset(row.classes) for row in pairs.rows}
+    made.blocks += galleries([run for run in runs if run.job in ("classify", "evaluate")], ROWS)
     contrasts = [picture for run in runs if run.job == "explain" for picture in contrast_pictures(run, known)]
     if contrasts:
         made.blocks += [Text((WHY,)), Gallery(contrasts, "Why A and not B", wide=True)]

@@ -50,7 +50,7 @@ LEAD = (
 
 def section(runs: Sequence[Run]) -> Section:
     """Runs of explain."""
-    chosen = [run for run in runs if run.job == "explain" and run.within("methods")]
+    chosen = [run for run in runs if run.job == "explain"]
     made = Section("explanations", "Explanations", (LEAD,), runs=chosen)
     for run in chosen:
         if len(chosen) > 1:

@@ -35,19 +35,19 @@ FIGURES = (  # key, form, heading, meaning
 
 def section(runs: Sequence[Run]) -> Section:
     """Runs of gan and synthesize."""
-    trained = [run for run in runs if run.job == "gan" and (run.result or run.curves.columns)]
-    synthesized = [run for run in runs if run.job == "synthesize" and run.table("synthetic")]
+    trained = [run for run in runs if run.job == "gan"]
+    synthesized = [run for run in runs if run.job == "synthesize"]
     made = Section("gan", "Generated images", runs=[*trained, *synthesized])
-    if any(run.splits("frechet") for run in trained):
-        made.blocks.append(_figures(trained))
+    if measured := [run for run in trained if run.splits("frechet")]:
+        made.blocks.append(_figures(measured))
     made.blocks += courses(trained, PANELS)
     for run in trained:
         if grids := _grids(run):
             made.blocks.append(Gallery(grids, f"{run.name}: samples in the course of training"))
     made.blocks += galleries(trained, PICTURES)
-    if synthesized:
-        made.blocks.append(_synthesized(synthesized))
-        made.blocks += galleries(synthesized, {"sheet.png": "Synthetic images that were kept"})
+    if chosen := [run for run in synthesized if run.table("synthetic")]:
+        made.blocks.append(_synthesized(chosen))
+    made.blocks += galleries(synthesized, {"sheet.png": "Synthetic images that were kept"})
     return made
 
 

@@ -101,13 +101,12 @@ def section(runs: Sequence[Run]) -> Section:
     rows += [_origins_own(run) for run in runs if is_origins(run) and not _stands_beside(run, runs)]
     made = Section("headline", "Headline", runs=runs)
     if rows:
-        headings = (
-            "run", "what", "ours", "origin's recipe, same data", "origin's published figures (other data)"
-        )  # fmt: skip
+        headings = ("run", "what", "ours", "origin's recipe, same data", "origin's published figures (other data)")
         note = (
-            "Brackets: 95 % intervals. Origin: the project whose recipes configs/origin keeps. Its recipe is run on the "
-            "same images as ours where such a run is on this page. Its published figures are of all of CUB-200-2011 and "
-            "Stanford Dogs, by other measures: they say where the project started, not what was beaten."
+            "Brackets: 95 % intervals. Origin: the project whose recipes configs/origin keeps. Its recipe is run on "
+            "the same images as ours where such a run is on this page. Its published figures are of all of "
+            "CUB-200-2011 and Stanford Dogs, by other measures: they say where the project started, not what was "
+            "beaten."
         )
         made.blocks.append(table("Ours, and where it started", headings, rows, runs, (note,)))
     return made

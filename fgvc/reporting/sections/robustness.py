@@ -36,7 +36,7 @@ LEAD = (
 
 def section(runs: Sequence[Run]) -> Section:
     """Runs of attack."""
-    chosen = [run for run in runs if run.job == "attack" and run.splits("robust")]
+    chosen = [run for run in runs if run.job == "attack"]
     made = Section("robustness", "Robustness", (LEAD,), runs=chosen)
     for run in chosen:
         if len(chosen) > 1:
