@@ -4,6 +4,7 @@
     fgvc report runs/classify/photos runs/compare/origin_cub50              the same by their folders
     fgvc report photos                                                      every job's run of this name
     fgvc report runs                                                        every run in a folder of runs
+    fgvc report pipeline/NAME                                               every step of a pipeline
     fgvc report RUN... name=june title="What June gave"                     its folder, and the words at its top
     fgvc report RUN... runs_dir=/scratch/runs
 
@@ -62,12 +63,12 @@ def main(words: list[str]) -> int:
 
 def _folders(word: str, runs_dir: Path) -> list[Path]:
     """The run folders that a word names: a folder, JOB/NAME, NAME, or all in a folder of runs."""
-    from fgvc.reporting.runs import is_run, runs_in
+    from fgvc.reporting.runs import runs_of
 
     places = [folder for folder in (Path(word), runs_dir / word) if folder.is_dir()][:1]
     if not places and runs_dir.is_dir() and "/" not in word:
         places = [job / word for job in sorted(runs_dir.iterdir()) if (job / word).is_dir()]
-    found = [run for place in places for run in ([place] if is_run(place) else runs_in(place))]
+    found = [run for place in places for run in runs_of(place)]
     if not found:
         raise UserError(f"{word}: no run there; fgvc status lists the runs under {runs_dir}")
     return found

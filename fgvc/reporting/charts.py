@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from fgvc.reporting.runs import Run
@@ -84,8 +83,6 @@ def _label(text: str) -> str:
 
 def _svg(figure: pyplot.Figure) -> str:
     """The drawing as an element to stand in a page: no width of its own, no ids that another drawing has too."""
-    for axis in figure.axes:
-        _plain_text(axis)
     figure.tight_layout()
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
@@ -100,10 +97,3 @@ def _svg(figure: pyplot.Figure) -> str:
     for stand_in, variable in VARIABLES.items():
         text = text.replace(stand_in, variable)
     return text
-
-
-def _plain_text(axis: Axes) -> None:
-    """A dollar sign in a name is no formula."""
-    legend = axis.get_legend()
-    for text in [*axis.texts, *(legend.get_texts() if legend else []), *axis.get_yticklabels()]:
-        text.set_parse_math(False)

@@ -16,6 +16,7 @@ from fgvc.runtime.run_folder import IDENTITY, METRICS, RESULT, STARTS
 
 MARKS = (IDENTITY, RESULT, "config.yaml", "slurm.json", "table.md")  # any of these: a run's folder
 SPLITS = ("test", "val", "held_out")  # in the order in which they are shown
+ORDER = ("classify", "evaluate", "crop", "detect", "gan", "synthesize", "explain", "attack", "compare")
 LARGEST = 64 << 20  # bytes of a JSON file that is read
 
 
@@ -134,6 +135,12 @@ def is_run(folder: Path) -> bool:
     return folder.is_dir() and any((folder / mark).is_file() for mark in MARKS)
 
 
+def runs_of(place: Path) -> list[Path]:
+    """The run that a folder is, or those in a folder of runs; of a pipeline those of its steps."""
+    alone = is_run(place) and place.resolve().parent.name != "pipeline"
+    return [place] if alone else list(runs_in(place))
+
+
 def runs_in(folder: Path) -> Iterator[Path]:
     """The run folders JOB/NAME in a folder of runs, or NAME in a job's folder; those inside a run are its own."""
     for child in sorted(path for path in folder.iterdir() if path.is_dir()):
@@ -144,9 +151,10 @@ def runs_in(folder: Path) -> Iterator[Path]:
 
 
 def read_runs(folders: list[Path]) -> list[Run]:
-    """Every run, once. Two of the same job and name are told apart by the folder of all runs that they lie in."""
+    """Every run, once, by the order of the steps. Two of the same job and name are told apart by their folders."""
     unique = {folder.resolve(): folder for folder in folders}
     runs = [read_run(folder) for folder in unique.values()]
+    runs.sort(key=lambda run: ORDER.index(run.job) if run.job in ORDER else len(ORDER))
     short = [f"{run.job}/{run.name}" for run in runs]
     for run, key in zip(runs, short, strict=True):
         run.key = key if short.count(key) == 1 else str(run.folder)

@@ -187,27 +187,27 @@ def test_damaged_and_unfinished_runs_are_named_and_the_rest_is_shown(
     assert sum(tag == "img" for tag, _ in page.tags) == sum(map(len, PICTURES.values())) - 1
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        [],
-        1,
-        "x",
-        None,
-        {"test": {"methods": {"cam": 3}, "per_class": [], "flips": [3]}},
-        {"rows": [1, {}], "headline": 7},
-        {"boxes": {"train": 5}, "hardware": [], "test": {}},
-        {"test": {"top1": True, "count": 1e999, "confused": [None]}, "inputs": {"shards": {}}},
-    ],
-)
-def test_results_of_any_shape_do_no_harm(value: Any, tmp_path: Path) -> None:
+ODD: list[Any] = [
+    [], 1, "x", None, {"test": {"methods": {"cam": 3}, "per_class": [], "flips": [3], "attacks": {"pgd": [1]}}},
+    {"rows": [1, {}, {"top1": 0.5, "difference": [1]}], "headline": "top1", "touched_test": {"a": "b"}},
+    {"boxes": {"train": 5}, "hardware": [], "test": {}, "seconds": "long", "git": 5, "kept": {}, "rewinds": [1]},
+    {"test": {"top1": True, "count": 1e999, "confused": [None], "top_right": 0.5}, "inputs": {"shards": {}}},
+    {"test": {"robust": 0.5, "checks": {"a": 1}, "frechet": -1, "top1": 7, "count": 0, "ece": None}, "val": 3},
+    {"rows": {"0": 1}, "test": {"methods": {}, "best": [], "differences": {"a": 1}, "notes": "n"}, "config": []},
+]  # fmt: skip
+
+
+def test_results_of_any_shape_do_no_harm(tmp_path: Path) -> None:
     jobs = ("classify", "detect", "crop", "gan", "synthesize", "explain", "attack", "compare", "another")
     for job in jobs:
-        folder = tmp_path / "runs" / job / "x"
-        folder.mkdir(parents=True)
-        (folder / "result.json").write_text(json.dumps(value))
-        (folder / "config.yaml").write_text(yaml.safe_dump({"data": value, "model": value}))
-    assert all(f"{job}/x" in report_of(tmp_path / "runs", "x").text for job in jobs)
+        for at, value in enumerate(ODD):
+            folder = tmp_path / "runs" / job / f"odd{at}"
+            folder.mkdir(parents=True)
+            (folder / "result.json").write_text(json.dumps(value))
+            (folder / "config.yaml").write_text(yaml.safe_dump({"data": value, "model": value}))
+    page = report_of(tmp_path / "runs", str(tmp_path / "runs"))
+    keys = {given["data-key"] for _, given in page.tags if "data-key" in given}
+    assert keys == {f"{job}/odd{at}" for job in jobs for at in range(len(ODD))}
 
 
 def test_time_and_size_stay_in_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +251,11 @@ def test_words_that_name_runs(runs: Path, tmp_path: Path, capsys: pytest.Capture
     assert main(["report", "ours", f"runs_dir={tmp_path}/other"]) == 0
     assert (tmp_path / "other/report/ours/report.html").is_file()
     assert "2 runs" in capsys.readouterr().out
+    steps = tmp_path / "other/pipeline/demo"
+    shutil.copytree(runs / "classify/ours", steps / "classify/step")
+    (steps / "result.json").write_text("{}")
+    assert main(["report", "pipeline/demo", f"runs_dir={tmp_path}/other"]) == 0
+    assert (tmp_path / "other/report/step/report.html").is_file()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ WHY = (
 def section(runs: Sequence[Run]) -> Section:
     """Runs of classify and evaluate, and what runs of explain show of the pairs."""
     chosen = [run for run in runs if any(run.rows(split, "confused") for split in SPLITS)]
-    made = Section("confusions", "Confused pairs", ("Which class is taken for which, most often first.",), runs=chosen)
+    made = Section("confusions", "Confused pairs", ("Wrong answers, the most frequent first.",), runs=chosen)
     known: set[frozenset[str]] = set()
     if chosen:
         pairs = _table(chosen)
@@ -49,7 +49,9 @@ def _table(runs: Sequence[Run]) -> Table:
     ]
     titles = [f"{run.key if len(runs) > 1 else 'images'}, {split}" for run, split in measured]
     note = "Images. Of every run and split the ten most frequent pairs are known; – says that a pair is not among them."
-    return table("Confused pairs", ("is", "taken for", *titles), rows, runs, (note,), folded=len(rows) > MANY)
+    return table(
+        "Which class is taken for which", ("is", "taken for", *titles), rows, runs, (note,), folded=len(rows) > MANY
+    )
 
 
 def contrast_pictures(run: Run, known: set[frozenset[str]]) -> list[Picture]:

@@ -24,7 +24,7 @@ GRIDS = 3  # of a run's course, the last one among them
 FIGURES = (  # key, form, heading, meaning
     ("count", "count", "images", ""),
     ("frechet", "distance", "FD", "Fréchet distance: smaller is closer"),
-    ("floor", "distance", "floor", "FD between two halves of the real images: no generator is known to be closer"),
+    ("floor", "distance", "floor", "FD between two halves of the real images: what these reach themselves"),
     ("kid", "decimal", "KID", ""),
     ("precision", "percent", "precision", "share of generated images that look real"),
     ("recall", "percent", "recall", "share of real images that are covered"),

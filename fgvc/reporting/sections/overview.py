@@ -20,11 +20,11 @@ SAME = ("train_split", "test_split", "folds", "fold", "holdout", "limit")  # set
 def cards(runs: Sequence[Run]) -> list[Card]:
     """The figures of the first screen: one of every kind of run, the first that has it."""
     found: dict[str, Card] = {}
-    for run in runs:
-        make = CARDS.get(run.job)
-        if make is not None and run.job not in found and not is_origins(run) and (card := make(run)) is not None:
-            found[run.job] = card
-    return [found[job] for job in CARDS if job in found]
+    for job, make in CARDS:
+        for run in runs:
+            if run.job == job and not is_origins(run) and (card := make(run)) is not None:
+                found.setdefault(card.label, card)
+    return list(found.values())
 
 
 def _classify(run: Run) -> Card | None:
@@ -89,10 +89,10 @@ def _difference(run: Run, place: int) -> Line:
     return interval(*(run.number("points", "rows", place, "difference", bound) for bound in (1, 2)))
 
 
-CARDS = {
-    "classify": _classify, "evaluate": _classify, "detect": _detect, "gan": _gan, "explain": _explain,
-    "attack": _attack, "compare": _compare,
-}  # fmt: skip
+CARDS = (
+    ("classify", _classify), ("evaluate", _classify), ("compare", _compare), ("detect", _detect), ("gan", _gan),
+    ("explain", _explain), ("attack", _attack),
+)  # fmt: skip
 
 
 def section(runs: Sequence[Run]) -> Section:
@@ -101,7 +101,7 @@ def section(runs: Sequence[Run]) -> Section:
     rows += [_origins_own(run) for run in runs if is_origins(run) and not _stands_beside(run, runs)]
     made = Section("headline", "Headline", runs=runs)
     if rows:
-        headings = ("run", "what", "ours", "origin's recipe, same data", "origin's published figures (other data)")
+        headings = ("what", "ours", "origin's recipe, same data", "origin's published figures (other data)")
         note = (
             "Brackets: 95 % intervals. Origin: the project whose recipes configs/origin keeps. Its recipe is run on "
             "the same images as ours where such a run is on this page. Its published figures are of all of "
@@ -137,7 +137,7 @@ def _figure(run: Run, split: str) -> Line:
 
 
 def _row(run: Run, what: str, ours: Line, recipe: Line = ()) -> Row:
-    return Row((cell(RunLink(run.key)), cell(what), cell(*ours), cell(*recipe), cell(published(run) or None)))
+    return Row((cell(f"{what} ", RunLink(run.key)), cell(*ours), cell(*recipe), cell(published(run) or None)))
 
 
 def _comparison_rows(run: Run) -> list[Row]:
@@ -151,8 +151,8 @@ def _comparison_rows(run: Run) -> list[Row]:
     )  # fmt: skip
     first = run.number("percent", "rows", 0, key) if origin_row(run) is not None else None
     images = run.number("count", "rows", place, "images")
-    what = cell(f"comparison, best row over the first, {images_of(str(run.get('split')))}: ", images)
-    return [Row((cell(RunLink(run.key)), what, cell(*ours), cell(first), cell(None)))]
+    what = line("comparison, best row over the first, ", images, f" {images_of(str(run.get('split')))} ")
+    return [Row((cell(*what, RunLink(run.key)), cell(*ours), cell(first), cell(None)))]
 
 
 def _explain_rows(run: Run) -> list[Row]:
