@@ -72,9 +72,10 @@ def render(path: Path, title: str, runs: Sequence[Run], made: Sequence[Section],
     environment.tests |= {name: _is(kind) for name, kind in kinds.items()}
     environment.globals |= {"cite": citations.add, "run_id": numbers.__getitem__}
     classes = dict.fromkeys(name for run in runs for name in classes_of(run))
+    titles = {section.id: section.title for section in made}
     return environment.get_template("page.html").render(
-        title=title, runs=runs, sections=made, titles={section.id: section.title for section in made}, cards=cards(runs), classes=list(classes), style=Markup(style),
-        script=Markup(script), policy=POLICY.format(style=_hash(style), script=_hash(script)),
+        title=title, runs=runs, sections=made, titles=titles, cards=cards(runs), classes=list(classes),
+        style=Markup(style), script=Markup(script), policy=POLICY.format(style=_hash(style), script=_hash(script)),
         uri=lambda picture: Markup(pictures.uri(picture)), size=pictures.size.get,
         json_text=lambda run: json_text(run, citations), yaml_text=_yaml_text,
         link=lambda run, name: _link(run.folder / name, path),

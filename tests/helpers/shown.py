@@ -9,7 +9,7 @@ from fgvc.reporting.runs import read_runs
 
 
 def shown(folder: Path) -> dict[str, list[str]]:
-    """Caption -> column headings, of every table with figures on a page of one run; columns without any are left out."""
+    """Caption -> column headings, of every table with figures on a page of one run; no empty column is among them."""
     page = folder.parent / f"{folder.name}.html"
     report = write_page(page, "one", read_runs([folder]))
     text = page.read_text()

@@ -79,7 +79,8 @@ def test_debug_and_folds(guide: Manifest, tmp_path: Path) -> None:
     assert "AP50" in report(result, tmp_path)
     assert run(one) == result  # done already
     assert shown(tmp_path / "detect/fold")["Detection"] == [
-        "run", "split", "images", "top box right", "mean IoU", "AP", "AP50", "AP75", "AR", "nothing found", "parameters",
+        "run", "split", "images", "top box right", "mean IoU", "AP", "AP50", "AP75", "AR", "nothing found",
+        "parameters",
     ]  # fmt: skip
 
 
