@@ -116,7 +116,7 @@ def killed(*_: object) -> None:
 
 def test_the_report_shows_it(explained: Path) -> None:
     tables = shown(explained)
-    assert {"pointing", "energy", "max box acc", "insertion", "deletion", "road", "sanity", "funnybirds"} < set(
+    assert {"pointing", "energy", "max box acc", "insertion", "deletion", "road", "sanity"} < set(
         tables["one: methods on 12 images, test"]
     )
     assert tables["one: methods compared image by image"] == ["score: one - other", "difference", "verdict", "images"]
