@@ -5,7 +5,7 @@
 # make install  .venv with the versions of requirements.lock, and `fgvc` in it; done once, again when the lock changes
 
 BIN := .venv/bin
-SYSTEM_PACKAGES := $(shell sed '/^\#/d' slurm/packages.txt)
+SYSTEM_PACKAGES := $(shell sed '/^\#/d' slurm/packages.txt tests/packages.txt)
 SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 export DEBIAN_FRONTEND := noninteractive
 
@@ -27,14 +27,14 @@ install: .venv/system .venv/installed
 	    if $$python -c '$(SUITABLE)' 2>/dev/null; then exec $$python -m venv .venv; fi; \
 	done; echo 'no python3 from 3.11 to 3.13 with venv here; on Debian: apt-get install python3-venv'; exit 1
 
-# The tests bring up a real Slurm. Without it they are skipped, and so is nothing else.
-.venv/system: slurm/packages.txt | .venv/bin/python
+# Tests bring up a real Slurm and open pages in a browser. Without these they are skipped, and so is nothing else.
+.venv/system: slurm/packages.txt tests/packages.txt | .venv/bin/python
 	@if dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    { apt-get update -qq && apt-get install -qq -y --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; } || \
-	    echo 'note: the packages of slurm/packages.txt could not be installed; tests of Slurm are skipped'; \
+	    echo 'note: these could not be installed, and tests that need them are skipped: $(SYSTEM_PACKAGES)'; \
 	else \
-	    echo 'note: tests of Slurm need, from an administrator: apt-get install $(SYSTEM_PACKAGES)'; \
+	    echo 'note: tests of Slurm and in a browser need, from an administrator: apt-get install $(SYSTEM_PACKAGES)'; \
 	fi
 	@touch $@
 

@@ -14,7 +14,7 @@ Training images get out-of-fold boxes: each fold's from a detector trained on th
 are as good and as bad as test crops. All other images get theirs from a detector trained on the whole training split.
 Each detector is a `fgvc detect` run of its own in <runs_dir>/crop/<name>/detect/: what is done is skipped, so the same
 command resumes after a kill. The run folder <runs_dir>/crop/<name>/ holds boxes.jsonl (the layer; a copy lies beside
-the shards), result.json (how good the boxes are, where true boxes are known) and boxes.png.
+the shards), result.json (how good the boxes are, where true boxes are known), boxes.png and crops.png.
 """
 
 import os
@@ -103,4 +103,5 @@ def report(result: dict[str, Any], folder: Path) -> str:
     else:
         lines += [f"warning: {line}" for line in warnings(result["boxes"])]
     layer = f"data.boxes={result['layer']}"
-    return "\n".join([*lines, f"{result['seconds']:.0f} s; {layer}; {look_at(folder, 'result.json', 'boxes.png')}"])
+    files = look_at(folder, "result.json", "boxes.png", "crops.png")
+    return "\n".join([*lines, f"{result['seconds']:.0f} s; {layer}; {files}"])

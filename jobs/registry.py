@@ -35,6 +35,7 @@ COMMANDS = {
     "compare": Entry("measure", "compare CONFIG...", "several configs x seeds x folds, with paired intervals"),
     "sweep": Entry("measure", "sweep FILE", "hyperparameter search, from a W&B sweep file"),
     "pipeline": Entry("all", "pipeline CONFIG", "every step from images to report, here or as dependent Slurm jobs"),
+    "report": Entry("all", "report RUN...", "one page of any runs: figures, curves, pictures, caveats"),
     "predict": Entry("use", "predict PICTURE... --run RUN", "what a trained classifier says of pictures"),
     "export": Entry("use", "export RUN FOLDER", "a trained classifier for timm, the hub and ONNX, with its card"),
     "serve": Entry("use", "serve RUN", "a local page: drop a picture, see the answer and why; JSON too"),

@@ -10,8 +10,10 @@ from fgvc.detection.metrics import RIGHT, top_ious
 from fgvc.runtime.figures import pyplot, save_figure
 from shards.boxes_layer import BoxesLayer
 from shards.manifest import Manifest
+from shards.reading.config import DataConfig
 from shards.reading.decode import decode
 from shards.reading.reader import Reader
+from shards.reading.views import crop_region
 
 
 def box_quality(
@@ -60,6 +62,31 @@ def draw_boxes(path: Path, manifest: Manifest, layer: BoxesLayer, splits: Sequen
                 for x0, y0, x1, y1, score in layer.boxes[entry.key][:3]:
                     _rectangle(axis, (x0, y0, x1, y1), "tab:orange", 0.6 + 2 * score)
             row[0].set_title(f"{split}, {title}", loc="left", fontsize=8)
+    save_figure(figure, path, dpi=90)
+
+
+def draw_crops(path: Path, manifest: Manifest, layer: BoxesLayer, splits: Sequence[str], columns: int = 8) -> None:
+    """Images drawn evenly over these splits with the layer's top box, and below each what data.crop=square keeps."""
+    indices = [i for split in splits for i in manifest.split(split) if manifest.entries.key(i) in layer.boxes]
+    even = [indices[i * len(indices) // columns] for i in range(min(columns, len(indices)))]
+    if not even:
+        return
+    reader = Reader(manifest)
+    figure, axes = pyplot.subplots(2, columns, figsize=(1.6 * columns, 3.6), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for (above, below), index in zip(axes.T, even, strict=False):
+        entry = manifest.entries[index]
+        image = decode(reader.read(index), entry.key).permute(1, 2, 0).numpy()
+        above.imshow(image)
+        boxes = layer.boxes[entry.key]
+        x0, y0, x1, y1 = 0, 0, entry.width, entry.height  # kept whole where nothing was found
+        if boxes:
+            _rectangle(above, boxes[0][:4], "tab:orange", 1.8)
+            x0, y0, x1, y1 = crop_region(boxes[0][:4], entry.width, entry.height, True, DataConfig().margin)
+        below.imshow(image[y0:y1, x0:x1])
+    axes[0, 0].set_title("as they are, with the top box", loc="left", fontsize=8)
+    axes[1, 0].set_title("what data.crop=square keeps", loc="left", fontsize=8)
     save_figure(figure, path, dpi=90)
 
 

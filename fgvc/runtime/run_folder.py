@@ -188,11 +188,19 @@ def git_revision() -> str:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores this process may use, GPUs."""
+    """Processor, cores this process may use, GPUs, ranks of the run."""
     import torch
 
+    from fgvc.runtime.distributed import world_size
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus, "host": platform.node()}
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpus": gpus,
+        "host": platform.node(),
+        "ranks": world_size(),
+    }
 
 
 def refuse_another_config(

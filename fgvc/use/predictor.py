@@ -74,6 +74,11 @@ class Picture:
     views: tuple[View, ...]
     inputs: tuple[Tensor, ...]
 
+    @property
+    def last(self) -> Tensor:
+        """(3, S, S) uint8, the last view's input: of several crops of it the middle one, which comes first."""
+        return self.inputs[-(len(self.inputs) // len(self.views))]
+
 
 @dataclass(frozen=True)
 class Unread:

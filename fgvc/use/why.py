@@ -28,11 +28,11 @@ class Why:
 
     def seen(self, picture: Picture) -> np.ndarray:
         """(S, S, 3): what the network was given, of two views the one that was cut out."""
-        return picture.inputs[-1].permute(1, 2, 0).numpy()
+        return picture.last.permute(1, 2, 0).numpy()
 
     def overlay(self, picture: Picture, label: int) -> np.ndarray:
         """(S, S, 3): the same under the map of a class; warm is what speaks for it."""
-        inputs = self.subject.normalise(picture.inputs[-1][None])
+        inputs = self.subject.normalise(picture.last[None])
         (map_,) = self._explain(inputs, torch.tensor([label]), [0])
         return overlay(self.seen(picture), map_.numpy())
 

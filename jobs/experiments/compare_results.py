@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from fgvc.runtime.run_folder import RunFolder, finish
 from fgvc.study.comparison import Measured, RowFigures, as_record, figures, read_run, table
 from fgvc.study.comparison_files import as_csv, as_latex
@@ -30,6 +32,8 @@ def write_results(config: Config, runs: list[Run], folder: Path, failed: dict[st
     touched = {row.label: row.test_runs for row in rows if row.test_runs}
     heading = _heading(config, title.title, max(row.images for row in rows))
     text = "\n\n".join([heading, table(rows, title.title), notes(touched, failed, rows)])
+    # A comparison file like any other: it makes this comparison again.
+    write_bytes(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False).encode())
     write_bytes(folder / "table.md", f"# {config.name}\n\n{text}\n".encode())
     write_bytes(folder / "table.csv", as_csv(rows, title.key).encode())
     write_bytes(folder / "table.tex", as_latex(rows, title.title).encode())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fgvc.detection.detector import find_boxes
-from fgvc.detection.layer_quality import box_quality, draw_boxes
+from fgvc.detection.layer_quality import box_quality, draw_boxes, draw_crops
 from fgvc.detection.sliced import find_boxes_in_slices
 from fgvc.runtime.run_folder import RESULT, RunFolder, finish
 from fgvc.runtime.tracking import Tracker
@@ -101,11 +101,13 @@ def _measure(config: Config, manifest: Manifest, layer: BoxesLayer, folder: RunF
             out_of_fold = split == config.data.train_split and not config.detector
             quality = box_quality(manifest, indices, layer, against_truth=split != unmeasured)
             figures[split] = {"out_of_fold": out_of_fold} | quality
-    picture = folder.path / "boxes.png"
-    draw_boxes(picture, manifest, layer, [split for split in figures if split != unmeasured])
+    pictures = {name: folder.path / f"{name}.png" for name in ("boxes", "crops")}
+    shown = [split for split in figures if split != unmeasured]
+    draw_boxes(pictures["boxes"], manifest, layer, shown)
+    draw_crops(pictures["crops"], manifest, layer, shown)
     tracker = Tracker(config.track, folder.path, "crop", config.name, to_dict(config))
     try:
-        tracker.pictures(0, {"boxes": picture})
+        tracker.pictures(0, {name: file for name, file in pictures.items() if file.is_file()})
         tracker.summary({f"{split}/{key}": value for split, row in figures.items() for key, value in row.items()})
     finally:
         tracker.close()

@@ -14,6 +14,7 @@ from places import HELPERS
 from ranks import run_ranks
 from safetensors.torch import load_file
 from same_run import history
+from shown import shown
 
 from fgvc.generation.game import Game
 from fgvc.generation.record import read_generator
@@ -47,6 +48,12 @@ def test_what_a_run_leaves(calm: Path, guide: Manifest) -> None:
     assert (model.name, model.size) == ("dcgan", 32)
     assert network(torch.randn(2, 8), torch.tensor([0, 3])).shape == (2, 3, 32, 32)
     assert not (calm / "features").exists()
+
+
+def test_the_report_shows_it(calm: Path) -> None:
+    assert shown(calm)["Generated against real images"] == [
+        "run", "against", "images", "FD", "floor", "KID", "precision", "recall", "copies", "copies, real", "features",
+    ]  # fmt: skip
 
 
 def test_status_shows_the_distance_as_a_number(calm: Path) -> None:

@@ -11,6 +11,7 @@ import yaml
 from filelock import FileLock
 from interruptions import kill_when
 from safetensors.torch import load_file
+from shown import shown
 from small_runs import small_run
 
 from fgvc.models.export import export, read_about
@@ -76,6 +77,14 @@ def test_the_run_folder_holds_figures_that_agree(whole: Path, guide: Manifest) -
     assert np.mean([row["robust"] for row in told["per_class"].values()]) == pytest.approx(told["robust"])  # 7 each
     assert "Robustness of whole" in (folder / "card.html").read_text()
     assert not (folder / "checkpoints/chunks").exists()
+
+
+def test_the_report_shows_it(whole: Path) -> None:
+    tables = shown(whole / "attack/whole")
+    assert tables["whole: accuracy by attack and epsilon"] == ["attack", "2/255", "4/255", "8/255", "16/255"]
+    assert tables["whole: species that PGD turns into one another"] == ["is", "becomes", "images", "smallest epsilon"]
+    assert tables["whole: accuracy under attack by class"][:4] == ["class", "images", "clean", "robust"]
+    assert tables["whole: common corruptions, by strength"] == ["corruption", *"12345"]
 
 
 def test_two_ranks_with_workers_killed_and_resumed_by_one_give_the_same(

@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 from made_trees import make_cub, make_dogs
 from safetensors.torch import load_file, save_file
+from shown import shown
 from small_runs import small_run
 
 from fgvc.models.export import read_about
@@ -53,6 +54,16 @@ def test_files_of_a_run(done: Path, guide: Manifest) -> None:
     assert "traceEvents" in json.loads((done / "profile.json").read_text())
     pictures = {"training.png", "confused_pairs.png", "class_accuracy.png", "confusion_matrix.png"}
     assert {path.name for path in done.glob("*.png")} == pictures
+
+
+def test_the_report_shows_it(done: Path) -> None:
+    tables = shown(done)
+    assert tables["Accuracy and calibration"] == [
+        "run", "split", "images", "top-1", "top-5", "class mean", "NLL", "ECE", "parameters", "GFLOPs",
+    ]  # fmt: skip
+    assert tables["Accuracy by class"] == ["class", "top-1, test", "top-1, val"]
+    assert tables["Which class is taken for which"] == ["is", "taken for", "images, test", "images, val"]
+    assert {"time", "starts", "train img/s", "eval img/s"} < set(tables["Time and machines"])
 
 
 def test_answers_and_confusions_as_csv(done: Path, guide: Manifest) -> None:

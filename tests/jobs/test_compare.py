@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from places import ROOT
+from shown import shown
 
 from fgvc.study.statistics import paired_interval
 from jobs.compare import main
@@ -57,6 +58,12 @@ def test_killed_comparison_resumes_and_its_table_is_that_of_the_predictions(guid
     assert "label,runs" in (folder / "table.csv").read_text()
     assert "\\toprule" in (folder / "table.tex").read_text()
     assert (folder / "comparison.png").stat().st_size > 5_000
+
+    (table,) = (columns for caption, columns in shown(folder).items() if caption.startswith("pair: "))
+    assert table[:5] == ["row", "top1", "difference, points", "verdict", "p"]
+
+    listed, _ = fgvc("compare", str(folder / "config.yaml"), "--dry-run").communicate(timeout=60)
+    assert listed.count("done") == len(listed.splitlines()) == 4 * seeds, "what it leaves makes it again"
 
     if seeds > 1:
         return

@@ -12,6 +12,7 @@ import torch
 import yaml
 from made_trees import make_dogs
 from places import ROOT
+from shown import shown
 from small_runs import without_boxes
 
 from fgvc.detection.config import DetectorConfig
@@ -103,6 +104,9 @@ def test_every_training_image_is_looked_at_by_the_detector_of_its_fold(
     result = json.loads((folder / "result.json").read_text())
     assert {split: one["images"] for split, one in result["boxes"].items()} == {"train": 80, "test": 28}
     assert (folder / "boxes.png").stat().st_size > 10_000
+    assert (folder / "crops.png").stat().st_size > 10_000
+    quality = ["run", "split", "detector trained", "images", "top box right", "mean IoU", "nothing found"]
+    assert shown(folder)["The boxes layer against the true boxes"][:7] == quality
     stamp = (folder / "result.json").stat().st_mtime_ns
     (tmp_path / "boxes.jsonl").unlink()
     assert main(words) == 0  # done: only the copy comes back

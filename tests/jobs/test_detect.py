@@ -15,6 +15,7 @@ from made_trees import make_dogs
 from places import ROOT
 from safetensors.torch import load_file
 from same_run import history
+from shown import shown
 from small_runs import without_boxes
 
 from fgvc.detection.detector import Detections, open_detector
@@ -77,6 +78,10 @@ def test_debug_and_folds(guide: Manifest, tmp_path: Path) -> None:
     assert result["steps"] == 3
     assert "AP50" in report(result, tmp_path)
     assert run(one) == result  # done already
+    assert shown(tmp_path / "detect/fold")["Detection"] == [
+        "run", "split", "images", "top box right", "mean IoU", "AP", "AP50", "AP75", "AR", "nothing found",
+        "parameters",
+    ]  # fmt: skip
 
 
 def test_zero_detections_everywhere(guide: Manifest, tmp_path: Path) -> None:
@@ -96,8 +101,8 @@ def test_images_without_annotation(guide: Manifest, tmp_path: Path) -> None:
     nothing = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=int))
     unseen = summary(without_boxes(guide, tmp_path / "bare", 0), {0: nothing}, (), True)
     assert unseen == {"count": 0, "without_truth": 1, "nothing": 0}  # no metric of no image
-    shown = report(result | {"test": unseen}, tmp_path)
-    assert "test: no true boxes on 1 images: quality unknown" in shown
+    said = report(result | {"test": unseen}, tmp_path)
+    assert "test: no true boxes on 1 images: quality unknown" in said
     with pytest.raises(UserError, match="no boxes in split 'train'"):
         run(config(without_boxes(guide, tmp_path / "none", 0), tmp_path, "none"))
 

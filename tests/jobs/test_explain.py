@@ -12,6 +12,7 @@ import pytest
 from cluster_commands import command, wait_until
 from PIL import Image
 from safetensors.torch import load_file
+from shown import shown
 from small_runs import small_run
 
 from fgvc.models.export import export, read_about
@@ -111,6 +112,15 @@ class Killed(BaseException):
 
 def killed(*_: object) -> None:
     raise Killed
+
+
+def test_the_report_shows_it(explained: Path) -> None:
+    tables = shown(explained)
+    assert {"pointing", "energy", "max box acc", "insertion", "deletion", "road", "sanity"} < set(
+        tables["one: methods on 12 images, test"]
+    )
+    assert tables["one: methods compared image by image"] == ["score: one - other", "difference", "verdict", "images"]
+    assert tables["one: share of the maps on the object, by class"] == ["predicted class", "map on the object"]
 
 
 def test_killed_and_resumed_it_is_the_same(

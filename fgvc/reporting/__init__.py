@@ -1,0 +1,1 @@
+"""One HTML page of any runs, made from their folders alone."""
