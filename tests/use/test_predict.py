@@ -108,6 +108,7 @@ def test_pictures_show_what_an_answer_rests_on(
     assert np.abs(np.asarray(boxed, int) - np.asarray(whole, int)).max() > 50  # another cut, another map, a frame
 
 
+@pytest.mark.slow  # mmdet takes seconds to load
 def test_a_detector_finds_the_boxes_that_crop_finds(
     runs: Path, photos: Path, guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
