@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import LogFormatter, NullFormatter
+
 from fgvc.study.search import Parameter, Trial
 
 
@@ -67,6 +69,8 @@ def _panel(axis: Any, parameter: Parameter, done: Sequence[Trial], values: Seque
         places = settings
         if parameter.logarithmic and min(places) > 0:
             axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(LogFormatter())  # the usual one writes formulas
+            axis.xaxis.set_minor_formatter(NullFormatter())
     colours = [trial.number for trial in done]
     axis.scatter(places, values, s=18, c=colours, cmap="viridis")
     at = [trial.number for trial in done].index(top.number)
