@@ -5,9 +5,10 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")  # no screen on a cluster
-matplotlib.rcParams["text.parse_math"] = False  # a class may be called $x$, or what is no formula, such as $\frac{$
 
 from matplotlib import pyplot
+
+matplotlib.rcParams["text.parse_math"] = False  # a class may be called $x$, or what is no formula, such as $\frac{$
 
 __all__ = ["pyplot", "save_figure"]
 

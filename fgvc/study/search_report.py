@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import LogFormatter, NullFormatter
-
 from fgvc.study.search import Parameter, Trial
 
 
@@ -68,6 +66,8 @@ def _panel(axis: Any, parameter: Parameter, done: Sequence[Trial], values: Seque
     else:
         places = settings
         if parameter.logarithmic and min(places) > 0:
+            from matplotlib.ticker import LogFormatter, NullFormatter
+
             axis.set_xscale("log")
             axis.xaxis.set_major_formatter(LogFormatter())  # the usual one writes formulas
             axis.xaxis.set_minor_formatter(NullFormatter())
