@@ -1,4 +1,4 @@
-# make demo     install, then data -> shards -> training -> test result on the birds this suite draws itself
+# make demo     install, then all steps, from drawing birds to the report: about 10 minutes
 # make test     install, then the tests (not those marked slow)
 # make chaos    install, then twelve ways to interrupt a job of 4 ranks on a Slurm brought up here; long (docs/slurm.md)
 # make check    ruff, mypy, import-linter
@@ -39,9 +39,8 @@ install: .venv/system .venv/installed
 	@touch $@
 
 demo: install
-	$(BIN)/fgvc classify configs/classify/field_guide.yaml
-	@echo 'Look at runs/classify/field_guide: training.png (loss, accuracy), confused_pairs.png, result.json.'
-	@echo 'The birds and their boxes: $(BIN)/fgvc shards show data/field_guide'
+	$(BIN)/fgvc pipeline configs/pipeline/demo.yaml
+	@echo 'Open runs/report/demo/report.html in a browser. All runs: $(BIN)/fgvc status pipeline/demo'
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile  # two at a time: much of a test is waiting for processes and daemons

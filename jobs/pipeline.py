@@ -9,9 +9,9 @@
     fgvc pipeline CONFIG --until classifier | --from gan | --only attack
     fgvc status pipeline/NAME                                         every stage: its state, progress, figures
 
-Runs lie in <runs_dir>/pipeline/<name>/<job>/<stage>/, the report in .../report/, what each stage printed in logs/. What
-is done is not run again, so that the same command resumes after a kill, here or on a cluster. A stage that fails ends
-the pipeline; the rest is kept. All runs log to one W&B group, named after the pipeline.
+Runs lie in <runs_dir>/pipeline/<name>/<job>/<stage>/, what each stage printed in .../<name>/logs/, the report in
+<runs_dir>/report/<name>/. What is done is not run again, so that the same command resumes after a kill, here or on a
+cluster. A stage that fails ends the pipeline; the rest is kept. All runs log to one W&B group, the pipeline's name.
 """
 
 import argparse

@@ -119,7 +119,7 @@ def plan(config: Config) -> list[Planned]:
     stages = {name: _stage(name, values) for name, values in config.stages.items()}
     planned = [_shards(config, home)] if config.data.get("source") else []
     folders = {SHARDS: str(expand(str(config.data.get("shards", "")), "data.shards"))} if planned else {}
-    folders |= {name: str(home / stage.job / name) for name, stage in stages.items()}
+    folders |= {name: str(_folder(config, name, stage)) for name, stage in stages.items()}
     for name, stage in stages.items():
         before = [one.name for one in planned]
         named = [other for value in stage.set.values() for other in _named(value, folders)] + stage.after
@@ -143,6 +143,13 @@ def plan(config: Config) -> list[Planned]:
 def home_of(config: Config) -> Path:
     """The pipeline's folder, which holds its stages' runs."""
     return Path(config.runs_dir) / "pipeline" / config.name
+
+
+def _folder(config: Config, name: str, stage: Stage) -> Path:
+    """A stage's run folder; its report stands beside other reports, named after the pipeline."""
+    if stage.job == "report":
+        return Path(config.runs_dir) / "report" / (config.name if name == "report" else f"{config.name}-{name}")
+    return home_of(config) / stage.job / name
 
 
 def _stage(name: str, values: Any) -> Stage:
@@ -192,7 +199,8 @@ def _words(config: Config, name: str, stage: Stage, folders: dict[str, str], pla
     home = home_of(config)
     if stage.job == "report":
         made = [one.command.folder for one in planned if one.job not in (SHARDS, "report")]
-        own = {"runs_dir": str(home), "name": name, "title": config.name} | stage.set
+        folder = Path(folders[name])
+        own = {"runs_dir": config.runs_dir, "name": folder.name, "title": config.name} | stage.set
         return ("report", *map(str, made), *as_words(own))
     kind = command_module(stage.job).Config
     known = {key for key, _ in walk(kind)}
