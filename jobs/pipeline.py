@@ -23,7 +23,7 @@ from typing import Any
 from fgvc.runtime.interrupt import Interrupted
 from jobs.config import describe, nearest, to_dict
 from jobs.experiments.pipeline_file import Config, Planned, Stage, home_of, plan, read
-from jobs.experiments.pipeline_run import dry_run, refuse_other_runs, run, submit, table
+from jobs.experiments.pipeline_run import dry_run, refuse_others, run, submit, table
 from jobs.launch import profile_of, scratch_runs
 from jobs.words import Parser
 from shards.errors import UserError
@@ -45,22 +45,24 @@ def main(words: list[str]) -> int:
         print(json.dumps(to_dict(config), indent=2))
         return 0
     planned = plan(config)
-    refuse_other_runs(planned)
+    refuse_others(planned)
     chosen = _choose(planned, arguments)
     if arguments.dry_run:
         print(dry_run(config, chosen, profile))
         return 0
     try:
-        return _run(config, chosen, profile, arguments.follow)
+        return _run(config, planned, chosen, profile, arguments.follow)
     except Interrupted as stop:
         print(f"fgvc pipeline: {stop}", file=sys.stderr)
         return 3
 
 
-def _run(config: Config, chosen: Sequence[Planned], profile: Profile | None, follow: bool) -> int:
+def _run(
+    config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], profile: Profile | None, follow: bool
+) -> int:  # fmt: skip
     if profile is not None and not submit(config, chosen, profile, follow):
         return 0
-    failed = run(config, chosen, make=profile is None)
+    failed = run(config, planned, chosen, make=profile is None)
     print(table(chosen))
     for name, reason in failed.items():
         log = home_of(config) / "logs" / f"{name}.log"
@@ -79,6 +81,8 @@ def _choose(planned: list[Planned], arguments: argparse.Namespace) -> list[Plann
     first = names.index(arguments.first) if arguments.first else 0
     last = names.index(arguments.until) if arguments.until else len(names) - 1
     chosen = [one for one in planned[first : last + 1] if not arguments.only or one.name in arguments.only]
+    if not chosen:
+        raise UserError("--from, --until and --only leave no stage")
     picked = {one.name for one in chosen}
     done = {one.name for one in planned if one.command.done}
     for one in chosen:

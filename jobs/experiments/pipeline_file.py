@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,12 +51,18 @@ class Config:
 
 @dataclass(frozen=True)
 class Planned:
-    """A stage, the command that runs it, and the stages that have to be done before."""
+    """A stage, the command that runs it here, and the stages that have to be done before.
+
+    words: of the command, without what is said of this machine. reads: files and shards of other stages that its
+    settings name.
+    """
 
     name: str
     stage: Stage
     command: Command
     after: tuple[str, ...]
+    words: tuple[str, ...]
+    reads: tuple[Path, ...] = ()
 
     @property
     def job(self) -> str:
@@ -99,13 +105,17 @@ def _override(stage: Any, setting: str, text: str, word: str) -> None:
     if not isinstance(stage, dict):
         raise UserError(f"'{word}': this stage is not a mapping in the file")
     if setting in ("config", "minutes"):
-        stage[setting] = text if setting == "config" else float(text)
-    else:
-        kind = command_module(str(stage.get("job"))).Config
-        values = load(kind, None, [f"{setting}={text}"])  # raises for an unknown key and a value of another type
+        stage[setting] = text
+    elif stage.get("job") in JOBS:
+        kind = command_module(stage["job"]).Config
+        values: Any = load(kind, None, [f"{setting}={text}"])  # raises for an unknown key and a value of another type
         for part in setting.split("."):
             values = values[part] if isinstance(values, dict) else getattr(values, part)
+        if is_dataclass(values):
+            raise UserError(f"'{word}': '{setting}' is a group of settings; set one of them, {setting}.NAME=VALUE")
         stage["set"] = flatten(stage.get("set", {}), kind) | {setting: values}
+    else:
+        stage["set"] = stage.get("set", {}) | {setting: text}
 
 
 def plan(config: Config) -> list[Planned]:
@@ -115,6 +125,8 @@ def plan(config: Config) -> list[Planned]:
     """
     if not config.stages:
         raise UserError(f"pipeline {config.name}: stages is empty; see configs/pipeline/demo.yaml")
+    if "/" in config.name or config.name.startswith("."):
+        raise UserError(f"name={config.name}: a pipeline's name is one folder name; set name=...")
     home = home_of(config)
     stages = {name: _stage(name, values) for name, values in config.stages.items()}
     planned = [_shards(config, home)] if config.data.get("source") else []
@@ -136,7 +148,10 @@ def plan(config: Config) -> list[Planned]:
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from None
         mark = REPORT if stage.job == "report" else RESULT
-        planned.append(Planned(name, stage, Command(name, words, folder, home / "logs" / f"{name}.log", mark), after))
+        ranks = ("--processes", str(config.processes)) if config.processes > 1 and stage.job not in ALONE else ()
+        command = Command(name, (*words, *ranks), folder, home / "logs" / f"{name}.log", mark)
+        reads = tuple(path for value in stage.set.values() for path in _paths(value, folders, folder))
+        planned.append(Planned(name, stage, command, after, words, reads))
     return planned
 
 
@@ -182,7 +197,7 @@ def _shards(config: Config, home: Path) -> Planned:
              *as_words(build), *more)  # fmt: skip
     mark = str((out / MANIFEST).absolute())  # scripts and records of a job lie in the pipeline's folder
     command = Command(SHARDS, words, home / SHARDS, home / "logs" / f"{SHARDS}.log", mark)
-    return Planned(SHARDS, Stage(job=SHARDS), command, ())
+    return Planned(SHARDS, Stage(job=SHARDS), command, (), words)
 
 
 def _tracked(config: Config) -> dict[str, str]:
@@ -197,6 +212,8 @@ def _tracked(config: Config) -> dict[str, str]:
 def _words(config: Config, name: str, stage: Stage, folders: dict[str, str], planned: list[Planned]) -> tuple[str, ...]:
     """`fgvc` what, for a stage; checked as far as its job checks before it reads anything."""
     home = home_of(config)
+    if fixed := [key for key in stage.set if key in OWN]:
+        raise UserError(f"'{fixed[0]}' is set by the pipeline")
     if stage.job == "report":
         made = [one.command.folder for one in planned if one.job not in (SHARDS, "report")]
         folder = Path(folders[name])
@@ -220,8 +237,7 @@ def _words(config: Config, name: str, stage: Stage, folders: dict[str, str], pla
         every["processes"] = config.processes
     words = as_words(every | own | {"name": name, "runs_dir": str(home)})
     load_job(stage.job, stage.config or None, words)
-    ranks = ["--processes", str(config.processes)] if config.processes > 1 and stage.job not in ALONE else []
-    return (stage.job, *([stage.config] if stage.config else []), *words, *ranks)
+    return (stage.job, *([stage.config] if stage.config else []), *words)
 
 
 def _anywhere(key: str) -> bool:
@@ -236,6 +252,17 @@ def _named(value: Any, folders: dict[str, str]) -> Iterator[str]:
             yield from _named(inner, folders)
     elif isinstance(value, str):
         yield from (name for name in re.findall(r"\$\{([a-z0-9_]+)\}", value) if name in folders)
+
+
+def _paths(value: Any, folders: dict[str, str], own: Path) -> Iterator[Path]:
+    """What a setting names in the folders of other stages."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _paths(inner, folders, own)
+    elif any(_named(value, folders)):
+        path = Path(_resolved(value, folders))
+        if own not in path.parents:
+            yield path
 
 
 def _resolved(value: Any, folders: dict[str, str]) -> Any:

@@ -1,9 +1,11 @@
 """Run a pipeline's stages, here one after another or as dependent jobs on a cluster; say what it would take."""
 
+import io
 import json
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,25 +19,81 @@ from jobs.experiments.runners import job_says
 from jobs.experiments.sequence import run_all
 from jobs.launch import fetch_weights, launch_of
 from jobs.registry import command_module
+from jobs.shards import build_from
+from shards.boxes_layer import layer_hash
 from shards.errors import UserError
-from shards.files import write_json
+from shards.files import sha256_of, write_json
+from shards.manifest import MANIFEST, read_manifest
 from slurm.graph import Stage as JobStage
 from slurm.graph import submit_graph, wait_for_graph
 from slurm.profile import Profile, check
 from slurm.submit import Launch, sbatch_script
 
 
-def refuse_other_runs(planned: Sequence[Planned]) -> None:
-    """Raise UserError where a stage's folder holds a run of another config, before anything is started."""
+def refuse_others(planned: Sequence[Planned]) -> None:
+    """Raise UserError, before anything is started, where a stage's folder holds what another config, other shards or an
+    earlier run of the stages before it gave. Drops a report that is older than what it shows."""
+    fingerprint = ""
     for one in planned:
-        if one.job in (SHARDS, "report"):
-            continue
-        config = _config_of(one)
-        refuse_another_config(one.command.folder, hashed(config), hashed(type(config)()), partial=True)
+        if one.job == SHARDS:
+            fingerprint = _fingerprint_of(one)
+        elif one.job == "report":
+            page = one.command.folder / one.command.mark
+            before = [other for other in planned if other is not one and other.job != "report"]
+            if not all(other.command.done and _written(other) <= _written(one) for other in before):
+                page.unlink(missing_ok=True)
+        else:
+            config = _config_of(one)
+            refuse_another_config(one.command.folder, hashed(config), hashed(type(config)()), partial=True)
+            _refuse_stale(one, fingerprint)
 
 
-def run(config: Config, chosen: Sequence[Planned], make: bool = True) -> dict[str, str]:
-    """Run the chosen stages that are not done, until one fails; returns name -> reason of what failed.
+def _fingerprint_of(one: Planned) -> str:
+    """Of the shards that are there; empty where they are still to be built. Raises UserError where they are others."""
+    _, _, source, root, out, *settings = one.words
+    if not one.command.done:
+        return ""
+    if root == "-" or Path(root).exists():  # without the raw data set nothing can be compared
+        settings = [word for word in settings if not word.startswith("track.")]
+        with redirect_stderr(io.StringIO()):
+            return build_from(source, root, out, settings).fingerprint
+    return read_manifest(Path(out)).fingerprint
+
+
+def _refuse_stale(one: Planned, fingerprint: str) -> None:
+    """Raise UserError for a result whose inputs are no longer what they were when it was made."""
+    inputs = _json(one.command.folder / RESULT).get("inputs")
+    if not isinstance(inputs, dict):
+        return
+    known = set(inputs.values())
+    if fingerprint and "shards" in inputs and inputs["shards"] != fingerprint:
+        raise UserError(_stale(one, one.words[0], "the shards"))
+    for path in one.reads:
+        if not known & _hashes(path):
+            raise UserError(_stale(one, one.words[0], str(path)))
+
+
+def _stale(one: Planned, job: str, what: str) -> str:
+    place = f"{one.command.folder} holds a run of {job} on another version of {what}"
+    return f"stage {one.name}: {place}; delete that folder, or choose another name="
+
+
+def _hashes(path: Path) -> set[str]:
+    """What jobs call a file, a boxes layer or shards among their inputs."""
+    if (path / MANIFEST).is_file():
+        return {read_manifest(path).fingerprint}
+    if not path.is_file():
+        return set()
+    return {sha256_of(path)[:16], *([layer_hash(path)] if path.suffix == ".jsonl" else [])}
+
+
+def _written(one: Planned) -> float:
+    file = one.command.folder / one.command.mark
+    return file.stat().st_mtime if file.is_file() else 0.0
+
+
+def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], make: bool = True) -> dict[str, str]:
+    """Run the chosen stages of all that are planned, until one fails; returns name -> reason of what failed.
 
     make=False: they were run elsewhere, and those that are not done have failed.
     Raises Interrupted after a signal, UserError when the pipeline's folder is in use.
@@ -55,8 +113,8 @@ def run(config: Config, chosen: Sequence[Planned], make: bool = True) -> dict[st
             failed = run_all(commands, f"pipeline {config.name}", first_failure_ends=True)
         else:
             failed = {one.name: job_says(one.command.folder) for one in chosen if not one.command.done}
-        if not failed:
-            write_json(home / RESULT, _result(config, chosen, spent_s + time.monotonic() - began))
+        if all(one.command.done for one in planned):
+            write_json(home / RESULT, _result(planned, spent_s + time.monotonic() - began))
     return failed
 
 
@@ -84,9 +142,9 @@ def job_stages(config: Config, planned: Sequence[Planned], profile: Profile) -> 
         asked = to_dict(profile) | (alone if one.job in (*ALONE, SHARDS) else {}) | one.stage.resources
         own = from_dict(Profile, asked, f"stage {one.name}: resources")
         check(own)
-        launch = Launch(f"pipeline/{config.name}/{one.name}", one.command.words, one.command.folder)
+        launch = Launch(f"pipeline/{config.name}/{one.name}", one.words, one.command.folder)
         if one.job not in (SHARDS, "report"):
-            job, *words = one.command.words
+            job, *words = one.words
             path = Path(words.pop(0)) if one.stage.config else None
             made, _ = launch_of(own, job, command_module(job).Config, path, list(words))
             launch = replace(launch, words=made.words)
@@ -133,20 +191,17 @@ def _found(one: Planned) -> tuple[str, str]:
     return command_module(one.job).HEADLINE.line(result), f"{result.get('seconds', 0):.0f} s"
 
 
-def _result(config: Config, chosen: Sequence[Planned], seconds: float) -> dict[str, Any]:
+def _result(planned: Sequence[Planned], seconds: float) -> dict[str, Any]:
     stages = {
         one.name: {"job": one.job, "folder": str(one.command.folder), "headline": _found(one)[0],
                    "command": f"fgvc {shlex.join(one.command.words)}"}
-        for one in chosen
+        for one in planned
     }  # fmt: skip
     return {"stages": stages, "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
 
 
 def _config_of(one: Planned) -> Any:
-    words = [word for word in one.command.words if not word.startswith("--")]
-    if one.stage.config:
-        return load_command(words)
-    return load_job(one.job, None, [word for word in words[1:] if "=" in word])
+    return load_command(one.words) if one.stage.config else load_job(one.job, None, list(one.words[1:]))
 
 
 def _minutes(one: Planned) -> float:

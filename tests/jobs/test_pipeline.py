@@ -85,16 +85,30 @@ def test_killed_driver_and_stage_then_nothing_is_done_twice(
     assert main(["pipeline", "birds.yaml", "--dry-run"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:5]] == ["done"] * 4
 
+    # Shards of another recipe, and a result on weights that were made again since, are not passed off as done.
+    assert main(["pipeline", "birds.yaml", "data.build={species: 5}", "name=five"]) == 2
+    assert "data/birds: holds other shards: " in capsys.readouterr().err
+    (birds / "classify/classifier/model.safetensors").write_bytes(weights(birds)[1])
+    assert main(["pipeline", "birds.yaml"]) == 2
+    errors = capsys.readouterr().err
+    assert "stage attack: " in errors
+    assert "holds a run of attack on another version of" in errors
+
+
+def test_ranks_are_said_of_this_machine_alone(birds: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["pipeline", "birds.yaml", "processes=2", "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("--processes 2") == 3
+    assert main(["pipeline", "birds.yaml", "processes=2", "--dry-run", "--on", "h100"]) == 0
+    assert "--processes" not in "".join(capsys.readouterr().out.split("#!")[1:])
+
 
 def test_a_failure_ends_it_and_says_how_to_resume(birds: Path, capsys: pytest.CaptureFixture) -> None:
-    words = ["pipeline", "birds.yaml", "classifier.train.epochs=1", "other.train.batch=900", "name=bad"]
-    assert main(words) == 1
+    assert main(["pipeline", "birds.yaml", "classifier.train.epochs=1", "other.train.batch=900", "name=bad"]) == 1
     captured = capsys.readouterr()
     assert "stage other failed: fgvc classify: train.batch=900" in captured.err
     assert "the same command" in captured.err
     states = {line.split()[0]: line.split()[1] for line in captured.out.splitlines()}
     assert (states["classifier"], states["attack"]) == ("done", "new")
-    assert main([*words[:3], "name=bad", "other.train.epochs=1"]) == 0
 
 
 def test_parts_of_a_pipeline(birds: Path, capsys: pytest.CaptureFixture) -> None:
@@ -127,6 +141,11 @@ def test_parts_of_a_pipeline(birds: Path, capsys: pytest.CaptureFixture) -> None
         (["birds.yaml", "data.build={size: tiny}"], "size='tiny'"),
         (["birds.yaml", "set={train.epoch: 3}"], "unknown key 'train.epoch'"),
         (["birds.yaml", "--on", "moon"], "--on moon: no such cluster"),
+        (["birds.yaml", "classifier.minutes=long"], "minutes='long'"),
+        (["birds.yaml", "classifier.image={size: 64}"], "'image' is a group of settings"),
+        (["birds.yaml", "report.name=mine"], "unknown key 'report'"),
+        (["birds.yaml", "name=a/b"], "name=a/b: a pipeline's name is one folder name"),
+        (["birds.yaml", "--from", "attack", "--until", "other"], "leave no stage"),
     ],
 )
 def test_mistakes_are_named_in_one_line(
