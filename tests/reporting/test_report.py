@@ -22,7 +22,9 @@ from fgvc.reporting.page import write_page
 from fgvc.reporting.runs import Run, read_runs, runs_in
 from fgvc.reporting.sections.caveats import test_touches as touches_of
 from fgvc.reporting.sections.comparisons import verdict_of
+from jobs.classify import Config
 from jobs.cli import main
+from jobs.config import flatten
 
 SECTIONS = [
     "headline", "data", "classifier", "confusions", "crops", "detectors", "gan", "explanations", "robustness",
@@ -279,6 +281,8 @@ def test_the_command_that_is_shown_makes_the_run_again(page: Page, runs: Path, c
     commands = {given["data-key"]: given["data-command"] for _, given in page.tags if "data-command" in given}
     assert commands["classify/ours"] == f"fgvc classify {runs}/classify/ours/config.yaml"
     assert main([*commands["classify/ours"].split()[1:], "--dry-run"]) == 0
-    printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed == yaml.safe_load((runs / "classify/ours/config.yaml").read_text())
+    printed = flatten(yaml.safe_load(capsys.readouterr().out), Config)
+    recorded = flatten(yaml.safe_load((runs / "classify/ours/config.yaml").read_text()), Config)
+    assert len(recorded) > 50
+    assert {key: printed[key] for key in recorded} == recorded  # settings that came since stand at their defaults
     assert set(commands) == {str(path.parent.relative_to(runs)) for path in runs.glob("*/*/config.yaml")}
