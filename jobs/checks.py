@@ -55,10 +55,15 @@ def check_lessons(train: TrainConfig, defence: DefenceConfig) -> None:
         )
     if train.attention_crops and train.compile:
         raise UserError("train.attention_crops: looks inside the network, which train.compile closes; set one of them")
+    if train.attention_crops and train.strategy == "zero3":
+        raise UserError(
+            "train.attention_crops: reads the classifier's weights outside its layer, where zero3 has them in parts; "
+            "set train.strategy=zero2 or fsdp"
+        )
 
 
 def check_networks_and_sizes(
-    model: ModelConfig, image: ImageConfig, train: TrainConfig, defence: DefenceConfig
+    model: ModelConfig, data: DataConfig, image: ImageConfig, train: TrainConfig, defence: DefenceConfig
 ) -> None:  # fmt: skip
     """Raise UserError for several networks, sizes or crops where only one can be used."""
     if model.also and train.method != "probe":
@@ -67,8 +72,22 @@ def check_networks_and_sizes(
         raise UserError("image.sizes: for a train.method with epochs, without a defence; leave it out")
     if len(image.sizes) > train.epochs:
         raise UserError(f"image.sizes: {len(image.sizes)} sizes for train.epochs={train.epochs}; give fewer")
-    if image.eval_crops > 1 and "pad" in (image.eval_fit, image.crop_fit):
-        raise UserError("image.eval_crops=5: the corners of a padded image are black; take center_crop or squash")
+    check_five_crops(image, data.crop, data.test_crop)
+
+
+def check_five_crops(image: ImageConfig, *crops: str | None, key: str = "image.eval_crops") -> None:
+    """Raise UserError where five crops of views that `crops` cut would be of black corners, or all the same."""
+    if image.eval_crops == 1:
+        return
+    fits = (image.eval_fit, image.crop_fit)
+    if "pad" in fits or "padded" in crops:
+        raise UserError(
+            f"{key}=5: the corners of a padded image are black; take center_crop or squash, and another crop"
+        )
+    if "squash" in fits and image.eval_crop == 1:
+        raise UserError(
+            f"{key}=5: all five crops of a squashed image are the same at eval_crop=1; take less, or one crop"
+        )
 
 
 def check_choices(train: TrainConfig, data: DataConfig) -> None:

@@ -63,7 +63,7 @@ def check(config: Config) -> None:
     check_choices(config.train, config.data)
     check_defence(config.defence, config.train)
     check_lessons(config.train, config.defence)
-    check_networks_and_sizes(config.model, config.image, config.train, config.defence)
+    check_networks_and_sizes(config.model, config.data, config.image, config.train, config.defence)
     if config.synthetic.shards and config.train.method == "probe":
         raise UserError("synthetic.shards: a probe reads every real image once; take another train.method")
 

@@ -21,15 +21,32 @@ CROP, DROP = (0.4, 0.6), (0.2, 0.5)  # WS-DAN's ranges of the share of a map's m
 PADDING = 0.1  # of the image's side, around the part that is cropped
 
 
+def check_attended(network: nn.Module) -> None:
+    """Raise UserError for a vision transformer whose class is seen by one token, or by what an attention pools: its
+    patches' channels are not what the classifier weighs."""
+    # Of a convolutional network `global_pool` is a module.
+    if getattr(network, "global_pool", "") in ("token", "map") or getattr(network, "attn_pool", None) is not None:
+        raise UserError(
+            f"train.attention_crops=true: {type(network).__name__} classifies by one token, not by the mean of its "
+            "patches; set model.kwargs='{global_pool: avg}' (weights with a norm before the pooling, such as most of "
+            "vit_*, need '{global_pool: avg, fc_norm: false}')"
+        )
+
+
 @torch.no_grad()
 def class_maps(model: nn.Module, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(N, h, w) in [0, 1]: where the class of every image is seen, by the classifier's weights of that class.
+    """(N, h, w) in [0, 1]: where the class of every image is seen, by the classifier's weights of that class; fp32
+    under autocast too, and 0 where the features are not finite.
 
     features: what the network's `forward_features` gave: (N, C, h, w), (N, h, w, C) or tokens (N, T, C), the first of
     which may be no patches. Raises UserError where the classifier sees something else than their channels.
     """
-    network = network_of(model)
-    weight = classifier_of(network).weight.detach()[labels].float()  # (N, C)
+    with torch.autocast(features.device.type, enabled=False):
+        return _class_maps(network_of(model), features, labels)
+
+
+def _class_maps(network: nn.Module, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    weight = _class_weights(network)[labels]  # (N, C)
     features, channels = features.detach().float(), weight.shape[1]
     if features.ndim == 4:
         # NHWC is Swin's; where both dimensions fit, the channels come first, as in all other networks.
@@ -45,7 +62,19 @@ def class_maps(model: nn.Module, features: torch.Tensor, labels: torch.Tensor) -
         )
     maps = torch.einsum("nchw,nc->nhw", features, weight)
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low).clamp_min(1e-6)
+    # A broken network's maps mark nothing, so that the loop sees the broken loss and goes back.
+    return torch.nan_to_num((maps - low) / (high - low).clamp_min(1e-6), nan=0, posinf=0, neginf=0)
+
+
+def _class_weights(network: nn.Module) -> torch.Tensor:
+    """(classes, C): the classifier's weights of the last features, through the scale of a norm between the two."""
+    classifier = classifier_of(network)
+    weight = classifier.weight.detach().float()
+    for norm in (getattr(network, "fc_norm", None), getattr(getattr(network, "head", None), "norm", None)):
+        scale = getattr(norm, "weight", None)
+        if scale is not None and len(scale) == weight.shape[1]:
+            weight = weight * scale.detach().float()
+    return weight
 
 
 def attended(images: torch.Tensor, maps: torch.Tensor, batch: Batch, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

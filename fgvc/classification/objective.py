@@ -9,7 +9,7 @@ from fgvc.classification.balance import image_weights
 from fgvc.classification.config import TrainConfig
 from fgvc.classification.mixing import mix, soft_targets
 from fgvc.classification.teacher import distilled, soft_answers
-from fgvc.models.layers import remembered_features
+from fgvc.models.layers import remembered_features, still_batch_norm
 from fgvc.training.learner import Objective
 from shards.reading.loader import Batch
 
@@ -46,8 +46,11 @@ def classification(
         right = logits.detach().argmax(1) == batch.labels
         loss = loss_of(images, logits, targets)
         if config.attention_crops:
-            for part in attended(images, class_maps(model, features[0], batch.labels), batch, seed):
-                loss = loss + loss_of(part, model(part).float(), targets)
+            parts = attended(images, class_maps(model, features[0], batch.labels), batch, seed)
+            # What is measured is whole images: the statistics are theirs.
+            with still_batch_norm(model):
+                for part in parts:
+                    loss = loss + loss_of(part, model(part).float(), targets)
             loss = loss / 3
         return loss, {"top1": right.float().mean()}
 

@@ -31,7 +31,7 @@ def stored_features(
     size = CHUNK * world_size()
     for begin in range(0, len(indices), size):
         chunk, file = indices[begin : begin + size], store / f"{title}-{begin}.npz"
-        part = broadcast_object(_read(file) if rank() == 0 else None)
+        part = broadcast_object(_read(file, len(chunk)) if rank() == 0 else None)
         if part is None:
             found = features_of(
                 model, network, loader_of(chunk), device, precision=precision, expected=len(chunk),
@@ -46,11 +46,14 @@ def stored_features(
     return features.flatten(0, 1), labels.flatten()
 
 
-def _read(file: Path) -> tuple[np.ndarray, np.ndarray] | None:
+def _read(file: Path, images: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The features of a chunk of so many images; None where they are not there, or were kept by another number of
+    ranks, whose chunks are of another size."""
     if not file.is_file():
         return None
     with np.load(file, allow_pickle=False) as arrays:
-        return arrays["features"], arrays["labels"]
+        features, labels = arrays["features"], arrays["labels"]
+    return (features, labels) if features.shape[1] == images else None
 
 
 def _write(file: Path, features: np.ndarray, labels: np.ndarray) -> None:

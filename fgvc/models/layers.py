@@ -68,6 +68,20 @@ def freeze_batch_norm(model: nn.Module, mode: str) -> None:
                 module.requires_grad_(False)
 
 
+@contextmanager
+def still_batch_norm(model: nn.Module) -> Iterator[None]:
+    """While entered, forward passes normalise as they would and leave BatchNorm's running statistics as they are."""
+    moving = [module for module in model.modules() if isinstance(module, BATCH_NORMS) and module.training]
+    momenta = [module.momentum for module in moving]
+    for module in moving:
+        module.momentum = 0.0
+    try:
+        yield
+    finally:
+        for module, momentum in zip(moving, momenta, strict=True):
+            module.momentum = momentum
+
+
 def freeze_layers(model: nn.Module, count: int) -> None:
     """Keep the first `count` layers as they are, BatchNorm's statistics too; call after model.train().
 

@@ -53,7 +53,7 @@ class Record(BaseModel, strict=True):
     mean: Mean
     std: Std
     temperature: Annotated[Finite, Gt(0)] | None = None
-    trained_on: list[dict[str, Any]] | None = None
+    trained_on: list[dict[str, Any] | None] | None = None  # None in it: something that has no record
 
 
 def read_classifier(path: Path) -> dict[str, Any]:

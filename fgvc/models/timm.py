@@ -52,7 +52,8 @@ def create_model(config: ModelConfig, classes: int) -> nn.Module:
     if config.caffe_stride:
         _move_stride(model)
     if config.weights not in ("hub", "none"):
-        load_weights(model, expand(config.weights, "model.weights"))
+        new_pool = config.kwargs.get("global_pool") == "map"
+        load_weights(model, expand(config.weights, "model.weights"), new_pool=new_pool)
     if size := config.kwargs.get("img_size"):
         height, width = size if isinstance(size, list | tuple) else (size, size)
         _check_patches(model, height, width)

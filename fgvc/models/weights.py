@@ -28,8 +28,9 @@ POOL = "attn_pool."  # a pooling that an attentive probe learns: few files have 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 
 
-def load_weights(model: nn.Module, path: Path, head: bool = False) -> None:
-    """Load a local state dict. A classifier of another shape is left out unless `head` asks for it.
+def load_weights(model: nn.Module, path: Path, head: bool = False, new_pool: bool = False) -> None:
+    """Load a local state dict. A classifier of another shape is left out unless `head` asks for it. new_pool: the model
+    was given an attention that pools its patches, which the file may lack.
 
     Names may carry the prefixes of `PREFIXES`, in any order. What still does not fit goes through timm's filter for
     this architecture, which knows the original repositories' names and resamples position and patch embeddings to the
@@ -40,18 +41,21 @@ def load_weights(model: nn.Module, path: Path, head: bool = False) -> None:
     first = ", ".join(f"'{key}'" for key in list(state)[:3])
     own = model.state_dict()
     optional = () if head else tuple(f"{name}." for name in classifier_names(model))
-    state = strip_prefixes(state, own)
-    if not head and not any(key.startswith(POOL) for key in state):
-        optional = (*optional, POOL)
-    state = _complete(own, state, optional)
-    if not _fits(own, state, optional):
+    state = _complete(own, strip_prefixes(state, own), optional)
+    if not _fits(own, state, _optional(optional, state, new_pool)):
         state = _complete(own, _filtered(model, state), optional)
+    optional = _optional(optional, state, new_pool)
     name = getattr(model, "default_cfg", {}).get("architecture", type(model).__name__)
     check_fit(
         own, state, optional, f"model.weights={path}: does not fit {name}",
         f"the file's first keys: {first}; choose the model.name these weights were made for",
     )  # fmt: skip
     model.load_state_dict(state, strict=False)
+
+
+def _optional(names: tuple[str, ...], state: Mapping[str, Any], new_pool: bool) -> tuple[str, ...]:
+    """Beginnings of names that may be missing: `names`, and a new pool of which the state holds nothing."""
+    return (*names, POOL) if new_pool and not any(key.startswith(POOL) for key in state) else names
 
 
 def strip_prefixes(state: dict[str, torch.Tensor], own: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 from torch.utils.data import DataLoader
 
+from fgvc.classification.attention import check_attended
 from fgvc.classification.balance import class_weights
 from fgvc.classification.calibration import calibration_folds, held_out_answers, temperature_from
 from fgvc.classification.evaluation import about, evaluate_split, image_sizes, split_loader
@@ -36,8 +37,9 @@ from fgvc.training.schedule import Schedule
 from jobs.classify import Config
 from jobs.inputs import boxes_hashes, check_forward, file_hash, loader_workers
 from jobs.tasks.defence import defence_figures, open_objective
+from jobs.tasks.starts import check_enlarged, check_start
 from jobs.tasks.synthetic import open_synthetic
-from jobs.tasks.teacher import open_teacher
+from jobs.tasks.teacher import open_teacher, warn_of_other_crops
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
 from shards.manifest import read_manifest
@@ -90,14 +92,19 @@ class Classify:
         # What a defence trains on grows harder as it goes, and clean accuracy is its price.
         self.guarded = config.train.guard and config.defence.method == "none"
         self.measured = {"val": self.splits.held_out, "test": self.splits.test if config.evaluate_test else []}
+        self.kept_out = sorted({*self.splits.watched, *self.splits.held_out, *self.splits.test})
+        check_start(config.model, self.manifest, self.kept_out)
         self.crops = open_crops(self.manifest, self.splits, config.data)
         self.workers = loader_workers(config.data)
         attentive = config.train.method == "attentive"
         self.model = with_attention(config.model) if attentive else config.model
         self.network = create_model(self.model, len(self.manifest.classes))
+        if config.train.attention_crops:
+            check_attended(self.network)
         if config.train.grad_checkpointing:
             checkpoint_gradients(self.network)
         self.size, self.eval_size = image_sizes(config.image, input_size(self.network))
+        check_enlarged(config.model, self.eval_size)
         self.flops = check_forward(self.network, f"model.name={config.model.name}", self.size, self.eval_size)
         if config.image.sizes:
             check_forward(self.network, config.model.name, *config.image.sizes, key="image.sizes", advice=GROWING)
@@ -108,8 +115,7 @@ class Classify:
         self.weights = class_weights(labels, len(self.manifest.classes), config.train.class_weights)
         self.best: BestEpoch | None = None
         self.watch: Watch | None = None
-        kept_out = [*self.splits.watched, *self.splits.held_out, *self.splits.test]
-        self.synthetic = open_synthetic(config.synthetic, self.manifest, self.splits.train, kept_out, config.seed)
+        self.synthetic = open_synthetic(config.synthetic, self.manifest, self.splits.train, self.kept_out, config.seed)
 
     def learner(self, schedule: Schedule, found: Path | None) -> SupervisedLearner:
         config = self.config
@@ -197,7 +203,8 @@ class Classify:
         record = model_record(model, self.network)
         trained_on = [training_record(self.manifest, data, self.splits.train), *records_of_start(model.weights)]
         trained_on += [record for backbone in model.also for record in records_of_start(backbone.weights)]
-        trained_on += records_of_start(config.train.teacher)
+        for teacher in (config.train.teacher, config.defence.teacher):
+            trained_on += records_of_start(teacher)
         trained_on += self.synthetic.trained_on if self.synthetic is not None else []
         facts = about(
             self.manifest, record, image, data, self.mean, self.std, self.eval_size, self.temperature, trained_on
@@ -223,14 +230,15 @@ class Classify:
             defence, config.seed, self.folder.checkpoints, sample_of(self.splits.train, self.crops.train[0]), held_out,
             self._normalised,
         )  # fmt: skip
-        return open_objective(config, defence, self.manifest, self.size, device, self.weights)
+        return open_objective(config, defence, self.manifest, self.size, device, self.weights, self.kept_out)
 
     def _teacher(self) -> Resized | None:
         """The classifier that this one learns from, asked about images of its own size; None without one."""
         if not (path := self.config.train.teacher):
             return None
-        kept_out = sorted({*self.splits.watched, *self.splits.held_out, *self.splits.test})
-        teacher, about = open_teacher(path, "train.teacher", self.manifest, self.accelerator.device, kept_out)
+        key, device = "train.teacher", self.accelerator.device
+        teacher, about = open_teacher(path, key, self.manifest, device, self.kept_out)
+        warn_of_other_crops(path, key, about, self.config.data)
         return Resized(teacher, about["size"]).eval()
 
     def _probe(self) -> None:

@@ -1,6 +1,7 @@
 """What a defence adds to the work of `fgvc classify`: its objective, and what result.json says of its training."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from shards.manifest import Manifest
 
 def open_objective(
     config: Config, defence: DefenceConfig, manifest: Manifest, size: int, device: torch.device,
-    weights: torch.Tensor | None,
+    weights: torch.Tensor | None, kept_out: Sequence[int],
 ) -> Objective:  # fmt: skip
-    """What `defence` trains. Raises UserError for a teacher of other classes or of another size of images."""
+    """What `defence` trains. Raises UserError for a teacher of another size of images, and as `open_teacher` does."""
     teacher = None
     if path := defence.teacher:
-        teacher, about = open_teacher(path, "defence.teacher", manifest, device)
+        teacher, about = open_teacher(path, "defence.teacher", manifest, device, kept_out)
         if about["size"] != size:
             raise UserError(f"defence.teacher={path}: takes images of {about['size']} pixels, not image.size={size}")
     return defended(defence, config.train, len(manifest.classes), config.seed, device, weights, teacher)

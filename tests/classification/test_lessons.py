@@ -1,6 +1,7 @@
 """What training may learn from beside labels: a teacher, attention crops, images that grow. By hand, and in runs."""
 
 import json
+import logging
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,22 +10,28 @@ from typing import Any
 import pytest
 import timm
 import torch
+from defended_run import defended_run
 from interruptions import finish
+from safetensors.torch import load_file
 from same_run import history, same_end
 from small_runs import small_run
 from torch import nn
 from torch.nn import functional
 
-from fgvc.classification.attention import attended, class_maps
+from fgvc.classification.attention import attended, check_attended, class_maps
 from fgvc.classification.config import TrainConfig
 from fgvc.classification.objective import classification
 from fgvc.classification.teacher import Resized
+from fgvc.models.config import Backbone, ModelConfig
+from fgvc.models.export import export, read_about
 from fgvc.models.normalised import Normalised
 from fgvc.training.learner import SupervisedLearner
 from jobs.cli import main
+from jobs.tasks.starts import check_start
+from jobs.tasks.teacher import warn_of_other_crops
 from shards.errors import UserError
 from shards.manifest import Manifest
-from shards.reading.config import ImageConfig
+from shards.reading.config import DataConfig, ImageConfig
 from shards.reading.loader import Batch, Samples, train_loader
 from shards.reading.transforms import train_transforms
 
@@ -82,6 +89,62 @@ def test_a_network_whose_classifier_sees_other_channels_is_refused() -> None:
     model = network("test_resnet")
     with pytest.raises(UserError, match="does not see the channels of its last features"):
         class_maps(model, torch.zeros(2, 7, 4, 4), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("test_vit", {}), ("test_vit", {"global_pool": "map"}), ("test_vit3", {}), ("test_vit", {"global_pool": "prr"})],
+)
+def test_a_transformer_whose_class_is_not_the_mean_of_its_patches_is_refused(name: str, settings: dict) -> None:
+    with pytest.raises(UserError, match=r"not by the mean of its patches; set model.kwargs='\{global_pool: avg\}'"):
+        check_attended(timm.create_model(name, num_classes=4, **settings))
+    for other in ("test_resnet", "test_vit2", "test_convnext"):
+        check_attended(timm.create_model(other, num_classes=4))
+
+
+def test_a_norm_before_the_classifier_weighs_channels_too() -> None:
+    features, labels = torch.rand(2, 64, 3, 3), torch.tensor([0, 3])
+    for name, norm in (("test_vit2", "fc_norm"), ("test_convnext", "head.norm")):
+        model = network(name)
+        scale = model.model.get_submodule(norm).weight
+        features = torch.rand(2, len(scale), 3, 3)
+        shown = features.flatten(2).mT if name == "test_vit2" else features
+        if name == "test_vit2":  # one register before the patches
+            shown = torch.cat([torch.rand(2, 1, len(scale)), shown], 1)
+        torch.nn.init.uniform_(scale, -2, 2)
+        scores = torch.einsum("nchw,nc->nhw", features, scale * model.model.get_classifier().weight[labels])
+        low, high = scores.amin((1, 2), keepdim=True), scores.amax((1, 2), keepdim=True)
+        torch.testing.assert_close(class_maps(model, shown, labels), (scores - low) / (high - low))
+
+
+def test_maps_are_the_same_under_autocast() -> None:
+    model, features, labels = network(), torch.rand(2, network().model.num_features, 5, 5), torch.tensor([0, 3])
+    plain = class_maps(model, features, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(class_maps(model, features, labels), plain)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_network_gives_a_broken_loss_and_no_error(value: float) -> None:
+    batch, model = batch_of(side=96), network()
+    with torch.no_grad():
+        next(model.model.parameters()).fill_(value)
+    loss, _ = classification(4, TrainConfig(attention_crops=True), 7, CPU)(model, batch)
+    assert not loss.isfinite()
+
+
+def test_what_is_cropped_and_dropped_leaves_batch_norm_as_whole_images_do() -> None:
+    batch, model, other = batch_of(side=96), network().train(), network().train()
+    model.model.bn1.eval()  # as frozen layers are
+    other.model.bn1.eval()
+    momenta = [module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    classification(4, TrainConfig(attention_crops=True), 7, CPU)(model, batch)
+    other(batch.images)
+    for (key, value), expected in zip(model.named_buffers(), other.buffers(), strict=True):
+        if "running" in key:
+            assert torch.equal(value, expected), key
+    assert [module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)] == momenta
+    assert any(momenta)
 
 
 def test_the_part_that_is_seen_is_cropped_or_dropped() -> None:
@@ -202,6 +265,14 @@ VIT = ["model.name=test_vit", "model.kwargs={img_size: 32, dynamic_img_size: tru
         (["image.sizes=[24,32]", "train.method=probe"], "image.sizes: for a train.method with epochs"),
         (["image.sizes=[16,20,24,28]"], "image.sizes: 4 sizes for train.epochs=3"),
         (["image.eval_crops=5", "image.eval_fit=pad"], "the corners of a padded image are black"),
+        (["image.eval_crops=5", "data.crop=padded"], "the corners of a padded image are black"),
+        (["image.eval_crops=5", "data.test_crop=padded"], "the corners of a padded image are black"),
+        (
+            ["image.eval_crops=5", "image.crop_fit=squash", "image.eval_crop=1"],
+            "five crops of a squashed image are the",
+        ),
+        ([*VIT, "train.attention_crops=true"], "train.attention_crops=true: VisionTransformer classifies by one token"),
+        (["train.attention_crops=true", "train.mixup=0", "train.strategy=zero3"], "where zero3 has them in parts"),
         (["train.teacher=a.safetensors", "train.method=probe"], "train.teacher: a probe fits labels alone"),
         (["train.teacher=a.safetensors", "defence.method=noise"], "does not go with defence.method=noise"),
         (["train.teacher=a.safetensors"], "train.teacher=a.safetensors: No such file"),
@@ -235,6 +306,70 @@ def test_a_teacher_that_knows_the_answers_or_other_classes_is_refused(
     run = [word for word in small_run(guide, tmp_path, "other", *words[:1]) if not word.startswith("data.shards")]
     assert main([*run, f"data.shards={tmp_path / 'three'}"]) == 2
     assert "its classes are not those of" in capsys.readouterr().err
+
+
+def without_record(weights: Path, folder: Path) -> Path:
+    """The same weights, which do not say what they were trained on."""
+    about = read_about(weights)
+    del about["trained_on"]
+    export(folder / "unknown.safetensors", load_file(weights), about)
+    return folder / "unknown.safetensors"
+
+
+@pytest.mark.parametrize(
+    "words", [["train.teacher={}"], ["defence.method=distillation", "defence.teacher={}"]], ids=["lesson", "defence"]
+)
+def test_a_teacher_must_say_that_it_knows_no_answers(
+    guide: Manifest, tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture, words: list[str]
+) -> None:
+    fold = ["data.folds=4", "evaluate_test=false", "image.size=48"]
+    unknown = [word.format(without_record(teacher, tmp_path)) for word in words]
+    assert main(small_run(guide, tmp_path, "unknown", *unknown, *fold)) == 2
+    assert "it was trained on is unknown" in capsys.readouterr().err.strip().splitlines()[-1]
+    knows = [word.format(teacher) for word in words]
+    assert main(small_run(guide, tmp_path, "knows", *knows, *fold, "data.fold=1")) == 2
+    assert "was trained on 20 of the 48 images that this run keeps out" in capsys.readouterr().err
+
+
+def test_a_defences_teacher_is_in_the_record(guide: Manifest, tmp_path: Path, teacher: Path) -> None:
+    words = [f"defence.teacher={teacher}", "image.size=48", "train.epochs=1", "train.max_steps=1"]
+    assert main(defended_run(guide, tmp_path, "told", "distillation", *words, "defence.check_steps=1")) == 0
+    assert len(read_about(tmp_path / "classify/told/model.safetensors")["trained_on"]) == 2
+
+
+@pytest.mark.parametrize("key", ["model.weights", "model.also[0].weights"])
+def test_weights_to_start_from_that_know_the_answers_are_refused(
+    guide: Manifest, tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture, key: str
+) -> None:
+    words = [f"model.weights={teacher}"]
+    if key != "model.weights":
+        words = ["train.method=probe", "train.mixup=0", f"model.also=[{{name: test_resnet, weights: {teacher}}}]"]
+    words += ["evaluate_test=false", "data.folds=4", "data.fold=1"]
+    assert main(small_run(guide, tmp_path, "knows", *words)) == 2
+    message = f"{key}={teacher}: was trained on 20 of the 48 images that this run keeps out"
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_weights_to_start_from_that_say_nothing_pass(guide: Manifest, tmp_path: Path, teacher: Path) -> None:
+    silent = str(without_record(teacher, tmp_path))
+    check_start(ModelConfig(weights=silent, also=[Backbone("test_resnet", silent)]), guide, guide.split("train"))
+    check_start(ModelConfig(weights=str(teacher)), guide, guide.split("test"))
+    with pytest.raises(UserError, match="trained on 60 of the 80 images"):
+        check_start(ModelConfig(weights=str(teacher)), guide, guide.split("train"))
+
+
+def test_a_teacher_of_other_crops_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    about = {"crop": "square", "margin": 0.1, "boxes": "truth"}
+    with caplog.at_level(logging.WARNING):
+        warn_of_other_crops("T", "train.teacher", about, DataConfig(crop="square", test_crop="whole"))
+        warn_of_other_crops("T", "train.teacher", about | {"crop": "whole"}, DataConfig(margin=0.3, boxes="L"))
+        assert not caplog.records
+        warn_of_other_crops("T", "train.teacher", about, DataConfig(crop="square", boxes="L"))
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "train.teacher=T: was measured on other crops (crop=square, margin=0.1, boxes=truth) than those that this run "
+        "asks it about (crop=square, margin=0.1, boxes=layer)"
+    )
 
 
 def test_resized_asks_at_the_teachers_size() -> None:

@@ -11,6 +11,7 @@ import torch
 from fgvc.classification.listed import read_listed
 from fgvc.classification.seen import records_of_start, seen_images, training_record
 from fgvc.models.export import export
+from fgvc.models.record import read_classifier
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.reading.config import DataConfig
@@ -69,3 +70,14 @@ def test_images_are_listed_by_key_or_file_name(
         read_listed(listed, guide)
     with pytest.raises(UserError, match="not readable as a list of names"):
         read_listed(tmp_path / "missing.txt", guide)
+
+
+def test_a_file_may_say_that_it_does_not_know_of_a_part(tmp_path: Path) -> None:
+    """As `fgvc classify` writes it after a start from an older file of ours."""
+    facts = {
+        "model": {"name": "test_resnet", "kwargs": {}, "caffe_stride": False}, "classes": ["a", "b"], "size": 32,
+        "fit": "squash", "eval_crop": 1.0, "eval_flip": False, "interpolation": "bilinear", "crop": "whole",
+        "margin": 0.0, "mean": [0.5] * 3, "std": [0.5] * 3, "trained_on": [{"shards": "0"}, None],
+    }  # fmt: skip
+    export(tmp_path / "model.safetensors", {"a": torch.ones(1)}, facts)
+    assert read_classifier(tmp_path / "model.safetensors")["trained_on"] == facts["trained_on"]

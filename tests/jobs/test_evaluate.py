@@ -187,3 +187,21 @@ def test_evaluate_measures_a_fold_at_another_size(done: Path, guide: Manifest, t
         else:
             assert one["nll"] != pytest.approx(before["nll"], rel=1e-3)
     assert main([*words, "split=held_out", "name=bad"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"fit": "pad"}, "crops=5: the corners of a padded image are black"),
+        ({"crop": "padded"}, "crops=5: the corners of a padded image are black"),
+        ({"fit": "squash", "eval_crop": 1.0}, "crops=5: all five crops of a squashed image are the same"),
+    ],
+)
+def test_five_crops_that_mean_nothing_are_refused_before_anything_is_written(
+    done: Path, guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture, facts: dict, message: str
+) -> None:
+    weights = tmp_path / "model.safetensors"
+    export(weights, load_file(done / "model.safetensors"), read_about(done / "model.safetensors") | facts)
+    assert evaluate(weights, guide, tmp_path, "crops=5", "name=five") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "evaluate/five").exists()

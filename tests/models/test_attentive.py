@@ -13,6 +13,7 @@ from fgvc.models.attentive import freeze_all_but_pool, with_attention
 from fgvc.models.config import ModelConfig
 from fgvc.models.timm import create_model
 from jobs.cli import main
+from shards.errors import UserError
 from shards.manifest import Manifest
 
 VIT = ["model.name=test_vit", "model.kwargs={img_size: 32}", "train.method=attentive", "train.mixup=0"]
@@ -64,3 +65,15 @@ def test_mistakes(
 ) -> None:
     assert main(small_run(guide, tmp_path, "wrong", *VIT, *words)) == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_only_a_new_pool_may_be_missing_from_a_file(tmp_path: Path) -> None:
+    """test_vit3 is pooled so by default, as SigLIP's networks are; a file without its pool is another network's."""
+    state = timm.create_model("test_vit3", num_classes=0).state_dict()
+    save_file({k: v for k, v in state.items() if not k.startswith("attn_pool.")}, tmp_path / "part.safetensors")
+    with pytest.raises(UserError, match="does not fit test_vit3: it lacks"):
+        create_model(ModelConfig("test_vit3", str(tmp_path / "part.safetensors")), 2)
+    # A pool that only timm's filter finds, behind another program's names, is kept.
+    save_file({f"visual.trunk.{key}": value for key, value in state.items()}, tmp_path / "clip.safetensors")
+    found = create_model(ModelConfig("test_vit3", str(tmp_path / "clip.safetensors"), {"global_pool": "map"}), 2)
+    assert torch.equal(found.get_parameter("attn_pool.latent"), state["attn_pool.latent"])

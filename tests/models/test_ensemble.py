@@ -107,3 +107,12 @@ def test_five_crops_are_the_centre_and_the_corners() -> None:
     assert torch.equal(squashed, images_of.resize(image, [80, 80])[:, 16:, 16:])
     with pytest.raises(UserError, match="black corners"):
         eval_transform(ImageConfig(eval_fit="pad"), 64, crop=1)
+
+
+def test_a_network_that_would_see_enlarged_images_is_refused(
+    guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["train.method=probe", "train.mixup=0", "evaluate_test=false", "image.size=40", ALSO]
+    assert main(small_run(guide, tmp_path, "enlarged", *words)) == 2
+    message = "model.also[0].size=48: test_vit would see images of 40 px, enlarged; set image.size=48"
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
