@@ -40,9 +40,7 @@ class Config:
     box: Annotated[list[float], Len(0, 4)] = option(
         [], "x0, y0, x1, y1 to crop a single picture by, in pixels of it upright, before shrink="
     )
-    boxes: str = option(
-        "", "a boxes layer of files' names, in pixels of the shards it is of: shrink= as they were built"
-    )
+    boxes: str = option("", "a boxes layer of files' names, in pixels of its shards: give shrink= as they were built")
     detector: str = option("", "a run of fgvc detect, or its weights, that finds the boxes to crop by")
     shrink: Annotated[int, Ge(0)] = option(0, "shrink the short side to so many pixels first, as the shards were built")
     batch: Annotated[int, Gt(0)] = option(8, "pictures at a time")

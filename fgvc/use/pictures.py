@@ -55,8 +55,9 @@ def list_pictures(words: Sequence[str]) -> Listed:
 
 
 def open_picture(source: Source, shrink: int = 0) -> tuple[Tensor, tuple[float, float]]:
-    """(3, H, W) uint8 RGB, upright, and the (x, y) factors by which it was shrunk. A file or bytes go the way of a build (shrink: as its setting), so that the pixels
-    are those that evaluation sees; an array is taken as it is, (H, W, 3) or (H, W).
+    """(3, H, W) uint8 RGB, upright, and the (x, y) factors by which it was shrunk. A file or bytes go the way of a
+    build (shrink: as its setting), so that the pixels are those that evaluation sees; an array is taken as it is,
+    (H, W, 3) or (H, W).
 
     Raises ImageError, in a few words, for what is no picture.
     """

@@ -18,6 +18,7 @@ from shards.errors import UserError
 from shards.paths import expand
 from shards.sample import Box
 from shards.sources.common import make_keys
+from shards.sources.problems import printable
 
 
 def run(config: Config, words: Sequence[str], weights: Path) -> int:
@@ -66,7 +67,8 @@ def _sheets(config: Config, files: Sequence[Path]) -> dict[Path, Path]:
     read = {file.resolve() for file in files}
     for setting, path in [("pictures", sheet) for sheet in sheets.values()] + [("out", Path(config.out))]:
         if path.resolve() in read:
-            raise UserError(f"{setting}={getattr(config, setting)}: {path} is to be read; write somewhere else")
+            where = f"{setting}={getattr(config, setting)}"
+            raise UserError(printable(f"{where}: {path} is to be read; write somewhere else"))
     return sheets
 
 
