@@ -35,12 +35,12 @@ class Config:
     format: Literal["jsonl", "csv"] = option("jsonl", "a JSON object a line | CSV, safe to open in a spreadsheet")
     out: str = option("", "file to write to (empty: standard output)")
     logits: bool = option(False, "jsonl: the logits of all classes too")
-    pictures: str = option(
-        "", "folder for a picture of each: its box, what the answer rests on, the answers (empty: none)"
-    )
+    pictures: str = option("", "folder for NAME-seen.jpg of each: its box, what the answer rests on (empty: none)")
     method: str = option("", "of these pictures, as fgvc explain names them (empty: layercam where it applies)")
-    box: Annotated[list[float], Len(0, 4)] = option([], "x0, y0, x1, y1 to crop by, for a single picture")
-    boxes: str = option("", "a boxes layer whose keys are the files' names, to crop by")
+    box: Annotated[list[float], Len(0, 4)] = option(
+        [], "x0, y0, x1, y1 to crop a single picture by, in pixels of it upright, before shrink="
+    )
+    boxes: str = option("", "a boxes layer of files' names, in pixels of its shards: give shrink= as they were built")
     detector: str = option("", "a run of fgvc detect, or its weights, that finds the boxes to crop by")
     shrink: Annotated[int, Ge(0)] = option(0, "shrink the short side to so many pixels first, as the shards were built")
     batch: Annotated[int, Gt(0)] = option(8, "pictures at a time")

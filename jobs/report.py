@@ -57,6 +57,9 @@ def main(words: list[str]) -> int:
         if run.state != "done":
             what = "; ".join(run.problems) or "no result yet"
             print(cleaned(f"fgvc report: {run.key}: {run.state}: {what}"), file=sys.stderr)
+    if report.left_out:
+        keys = ", ".join(report.left_out)
+        print(cleaned(f"fgvc report: too large; left out of result.json what no figure shows: {keys}"), file=sys.stderr)
     print(f"{len(runs)} run{'s' * (len(runs) > 1)}, {report.bytes / 1e6:.1f} MB; look at {path}")
     return 0
 

@@ -5,8 +5,9 @@
     fgvc serve RUN --host 10.0.0.7 --port 9000      for other machines: asks for the token that is printed at the start
     fgvc serve RUN --host 0.0.0.0 names='[gpu3.example.org]'
 
-Uploads only, 10 MB and 40 megapixels at most, kept in memory and forgotten. FGVC_SERVE_TOKEN sets the token. There is
-no encryption: on a network that others use, reach it through ssh -L 8765:127.0.0.1:8765 instead.
+Uploads only, 10 MB and 40 megapixels at most, kept in memory and forgotten. FGVC_SERVE_TOKEN sets the token, and
+has this machine asked for it too. There is no encryption: on a network that others use, reach it through
+ssh -L 8765:127.0.0.1:8765 instead.
 """
 
 from dataclasses import dataclass

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from markupsafe import Markup
 from fgvc.reporting.blocks import Badge, Code, Gallery, RunLink, Section
 from fgvc.reporting.numbers import Derived, Number
 from fgvc.reporting.pictures import Pictures
-from fgvc.reporting.record import Citations, json_text
+from fgvc.reporting.record import LONG, Citations, json_text
 from fgvc.reporting.runs import Run
 from fgvc.reporting.sections import sections
 from fgvc.reporting.sections.data import classes_of
@@ -39,28 +40,43 @@ def cleaned(text: str) -> str:
 
 @dataclass
 class Report:
-    """What a page was made of. problems: run's key -> what of it could not be read or shown."""
+    """What a page was made of. problems: run's key -> what of it could not be read or shown. left_out: keys of runs
+    whose result.json is not whole in it, since the page would be too large."""
 
     path: Path
     runs: Sequence[Run]
     bytes: int = 0
     problems: dict[str, list[str]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
 
 def write_page(path: Path, title: str, runs: Sequence[Run]) -> Report:
-    """Write the page of these runs. Raises UserError when the disk is full."""
+    """Write the page of these runs, in `MAX_BYTES` where leaving out of their JSON what the page does not show gets it
+    there, the longest first. Raises UserError when the disk is full."""
     made = sections(runs)
     pictures = Pictures([picture for block in _blocks(made, Gallery) for picture in block.pictures])
     for file, reason in pictures.broken.items():
         run = next(run for run in runs if file.is_relative_to(run.folder))
         run.problems.append(f"{file.relative_to(run.folder)}: {reason}")
+    longest = sorted(runs, key=lambda run: -len(json.dumps(run.result)))
+    left_out: list[str] = []
     page = render(path, title, runs, made, pictures).encode()
+    while len(page) > MAX_BYTES and len(left_out) < len(runs):
+        excess = len(page) - MAX_BYTES
+        while excess > 0 and len(left_out) < len(runs):
+            run = longest[len(left_out)]
+            left_out.append(run.key)
+            excess -= len(json.dumps(run.result))
+        page = render(path, title, runs, made, pictures, left_out).encode()
     write_bytes(path, page)
-    return Report(path, runs, len(page), {run.key: run.problems for run in runs if run.problems})
+    return Report(path, runs, len(page), {run.key: run.problems for run in runs if run.problems}, left_out)
 
 
-def render(path: Path, title: str, runs: Sequence[Run], made: Sequence[Section], pictures: Pictures) -> str:
-    """The page's text. path: where it will lie, for links to the runs' files."""
+def render(
+    path: Path, title: str, runs: Sequence[Run], made: Sequence[Section], pictures: Pictures,
+    left_out: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """The page's text. path: where it will lie, for links to the runs' files. left_out: see `Report`."""
     style, script = (_asset(name) for name in ("style.css", "page.js"))
     environment = Environment(
         loader=PackageLoader("fgvc.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -77,8 +93,8 @@ def render(path: Path, title: str, runs: Sequence[Run], made: Sequence[Section],
         title=title, runs=runs, sections=made, titles=titles, cards=cards(runs), classes=list(classes),
         style=Markup(style), script=Markup(script), policy=POLICY.format(style=_hash(style), script=_hash(script)),
         uri=lambda picture: Markup(pictures.uri(picture)), size=pictures.size.get,
-        json_text=lambda run: json_text(run, citations), yaml_text=_yaml_text,
-        link=lambda run, name: _link(run.folder / name, path),
+        json_text=lambda run: json_text(run, citations, 0 if run.key in left_out else LONG), left_out=left_out,
+        yaml_text=_yaml_text, link=lambda run, name: _link(run.folder / name, path),
     )  # fmt: skip
 
 

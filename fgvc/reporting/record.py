@@ -27,25 +27,27 @@ class Citations:
         return {path: at for (key, path), at in self._ids.items() if key == run}
 
 
-def json_text(run: Run, citations: Citations) -> Markup:
-    """result.json, indented; values that the page shows carry their id."""
+def json_text(run: Run, citations: Citations, long: int = LONG) -> Markup:
+    """result.json, indented; values that the page shows carry their id. long: see `LONG`; 0: nothing else is there."""
     cited = citations.of(run.key)
     needed = {path[:length] for path in cited for length in range(1, len(path) + 1)}
-    return Markup("").join(_lines(run.result, (), cited, needed, 0)) if run.result else Markup("")
+    return Markup("").join(_lines(run.result, (), cited, needed, 0, long)) if run.result else Markup("")
 
 
-def _lines(value: Any, path: Path, cited: dict[Path, str], needed: set[Path], depth: int) -> Iterator[Markup | str]:
+def _lines(
+    value: Any, path: Path, cited: dict[Path, str], needed: set[Path], depth: int, long: int
+) -> Iterator[Markup | str]:  # fmt: skip
     """Pieces of text; plain ones are escaped when they are joined."""
     if isinstance(value, dict | list) and value and not _flat(value, path, needed):
         pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
-        shown = [pair for at, pair in enumerate(pairs) if at < LONG or (*path, pair[0]) in needed]
+        shown = [pair for at, pair in enumerate(pairs) if at < long or (*path, pair[0]) in needed]
         yield "{" if isinstance(value, dict) else "["
         for at, (key, inner) in enumerate(shown):
             yield f"{',' if at else ''}\n{'  ' * (depth + 1)}"
             yield f"{_plain(key)}: " if isinstance(value, dict) else ""
-            yield from _lines(inner, (*path, key), cited, needed, depth + 1)
+            yield from _lines(inner, (*path, key), cited, needed, depth + 1, long)
         if len(shown) < len(pairs):
-            yield f",\n{'  ' * (depth + 1)}… {len(pairs) - len(shown)} more in the file"
+            yield f"{',' if shown else ''}\n{'  ' * (depth + 1)}… {len(pairs) - len(shown)} more in the file"
         yield f"\n{'  ' * depth}" + ("}" if isinstance(value, dict) else "]")
     elif path in cited:
         pointer = json.dumps(path)

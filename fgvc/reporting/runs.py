@@ -142,10 +142,17 @@ def runs_of(place: Path) -> list[Path]:
 
 
 def runs_in(folder: Path) -> Iterator[Path]:
-    """The run folders JOB/NAME in a folder of runs, or NAME in a job's folder; those inside a run are its own."""
+    """The run folders JOB/NAME in a folder of runs, those of its pipelines too, or NAME in a job's folder; those inside
+    a run are its own."""
+    if folder.resolve().name == "pipeline":  # each NAME in it is a folder of runs
+        for pipeline in sorted(path for path in folder.iterdir() if path.is_dir()):
+            yield from runs_in(pipeline)
+        return
     for child in sorted(path for path in folder.iterdir() if path.is_dir()):
         if is_run(child):
             yield child
+        elif child.name == "pipeline":
+            yield from runs_in(child)
         else:
             yield from (grandchild for grandchild in sorted(child.iterdir()) if is_run(grandchild))
 

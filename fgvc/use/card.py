@@ -22,6 +22,7 @@ FITS = {
     "center_crop": "short side resized, centre cut out", "squash": "stretched to a square",
     "pad": "shrunk, the rest of the square black",
 }  # fmt: skip
+FACTS = ("size", "fit", "eval_crop", "interpolation", "crop", "margin", "temperature")
 
 
 def write_card(
@@ -30,6 +31,7 @@ def write_card(
     """Write README.md; what the other files say of the classifier. shards: the data's folder (empty: as the run
     names it). Raises UserError for shards that are named and not there."""
     manifest, results = _manifest(predictor.weights, shards), _results(predictor.weights)
+    crops = predictor.image.eval_crops
     data = None if manifest is None else {
         "source": manifest.source, "licence": manifest.licence, "citation": manifest.citation,
         "counts": ", ".join(f"{count:,} {split}" for split, count in sorted(manifest.counts.items(), reverse=True)),
@@ -40,20 +42,25 @@ def write_card(
     )  # fmt: skip
     environment.filters["text"] = as_text
     body = environment.get_template("model_card.md").render(
-        title=title, about=predictor.about, classes=predictor.classes, results=results, formats=formats, data=data,
-        licence=licence, fit=FITS[predictor.about["fit"]],
+        title=title, about=predictor.about | {"temperature": predictor.temperature}, crops=crops,
+        classes=predictor.classes, results=results, formats=formats, data=data, licence=licence,
+        fit=FITS[predictor.about["fit"]],
     )  # fmt: skip
     source = printable(manifest.source) if manifest else "unknown"
     header = ModelCardData(
         library_name="timm", pipeline_tag="image-classification", tags=["image-classification", "timm", "fine-grained"],
         license=licence or None, model_name=title, eval_results=[
-            EvalResult("image-classification", source, source, "accuracy", row["value"], dataset_split=row["split"])
+            EvalResult(
+                "image-classification", source, source, "accuracy", row["value"], dataset_split=row["split"],
+                metric_name=f"accuracy, mean logits of {crops} crops" if crops > 1 else None,
+            )
             for row in results
         ] or None,
     )  # fmt: skip
     card = ModelCard(f"---\n{header.to_yaml()}\n---\n\n{re.sub(chr(10) + '{3,}', chr(10) * 2, body)}")
     card.save(folder / "README.md")
-    return {"classes": list(predictor.classes), "data": data, "results": results}
+    facts = {key: predictor.about.get(key) for key in FACTS}
+    return facts | {"classes": list(predictor.classes), "data": data, "results": results, "eval_crops": crops}
 
 
 def as_text(value: Any) -> str:

@@ -19,6 +19,7 @@ from shards.sources.problems import printable
 
 Source = str | Path | bytes | Image.Image | np.ndarray | Tensor
 STDIN = "-"
+UNSHRUNK = (1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,21 @@ def list_pictures(words: Sequence[str]) -> Listed:
     return Listed(files, printable(remark))
 
 
-def open_picture(source: Source, shrink: int = 0) -> Tensor:
-    """(3, H, W) uint8 RGB, upright. A file or bytes go the way of a build (shrink: as its setting), so that the pixels
-    are those that evaluation sees; an array is taken as it is, (H, W, 3) or (H, W).
+def open_picture(source: Source, shrink: int = 0) -> tuple[Tensor, tuple[float, float]]:
+    """(3, H, W) uint8 RGB, upright, and the (x, y) factors by which it was shrunk. A file or bytes go the way of a
+    build (shrink: as its setting), so that the pixels are those that evaluation sees; an array is taken as it is,
+    (H, W, 3) or (H, W).
 
     Raises ImageError, in a few words, for what is no picture.
     """
     if isinstance(source, Tensor | np.ndarray):
-        return _of_array(source)
+        return _of_array(source), UNSHRUNK
     if isinstance(source, Image.Image):
-        return _channels_first(np.asarray(to_rgb(ImageOps.exif_transpose(source))))
+        return _channels_first(np.asarray(to_rgb(ImageOps.exif_transpose(source)))), UNSHRUNK
     try:
         data = source if isinstance(source, bytes) else _read(source)
-        return decode(normalise(data, shrink).data)
+        encoded = normalise(data, shrink)
+        return decode(encoded.data), encoded.scale
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from None
     except UserError as error:  # what simplejpeg does not take although Pillow did

@@ -65,11 +65,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that was read: its name, its (3, H, W) pixels, its box, its views and, crop by crop of each, what the
-    network is given."""
+    """A picture that was read: its name, its (3, H, W) pixels, shrunk where asked; its width, height and box upright,
+    before that; its views and, crop by crop of each, what the network is given."""
 
     name: str
     pixels: Tensor
+    width: int
+    height: int
     box: Box | None
     views: tuple[View, ...]
     inputs: tuple[Tensor, ...]
@@ -128,26 +130,45 @@ class Predictor:
         return self.answer([read], top)[0]
 
     def predict_all(
-        self, pictures: Iterable[tuple[Source, Box | None]], top: int = 5, batch: int = 8, shrink: int = 0
-    ) -> Iterator[tuple[Picture | Unread, Prediction]]:
-        """Of many pictures, in their order, with what was read of each; one that cannot be read has an error."""
+        self, pictures: Iterable[tuple[Source, Box | None]], top: int = 5, batch: int = 8, shrink: int = 0,
+        layer: bool = False,
+    ) -> Iterator[tuple[Picture | Unread, Prediction]]:  # fmt: skip
+        """Of many pictures, in their order, with what was read of each; one that cannot be read has an error. shrink,
+        layer: as in `read`."""
         rest = iter(pictures)
-        while chunk := [self.read(source, box, shrink) for source, box in islice(rest, batch)]:
+        while chunk := [self.read(source, box, shrink, layer) for source, box in islice(rest, batch)]:
             answers = iter(self.answer([read for read in chunk if isinstance(read, Picture)], top))
             for read in chunk:
                 yield read, Prediction(read.name, error=read.error) if isinstance(read, Unread) else next(answers)
 
-    def read(self, source: Source, box: Box | None = None, shrink: int = 0) -> Picture | Unread:
-        """A picture as the network takes it."""
+    def read(
+        self, source: Source, box: Box | None = None, shrink: int = 0, layer: bool = False
+    ) -> Picture | Unread:  # fmt: skip
+        """A picture as the network takes it, its short side shrunk to so many pixels first.
+
+        box: in pixels of the upright picture; with `layer`, of a boxes layer, in those of the shrunk one. Raises
+        UserError for a box that is none; one of a layer, which the caller did not draw, makes the picture unread.
+        """
         name = printable(str(source)) if isinstance(source, str | Path) else "picture"
         try:
-            pixels = open_picture(source, shrink)
+            pixels, scale = open_picture(source, shrink)
         except ImageError as error:
             return Unread(name, printable(str(error)))
         height, width = pixels.shape[1:]
+        upright = round(width / scale[0]), round(height / scale[1])
         if box is None and self.finder is not None:
-            box = self.finder.best(pixels, self.policy.min_score)
-        box = _inside(box, width, height, name) if box is not None and self.crops else None
+            box, layer = self.finder.best(pixels, self.policy.min_score), True
+        box = box if self.crops else None
+        shown = None
+        if box is not None:
+            try:
+                box = _inside(box, *((width, height) if layer else upright))
+            except UserError as error:
+                if layer:
+                    return Unread(name, str(error))
+                raise UserError(f"{name}: {error}") from None
+            back = 1 / scale[0], 1 / scale[1]
+            box, shown = (box, _scaled(box, back)) if layer else (_scaled(box, scale), box)
         views = views_of_one(self.policy, box, width, height)
         # The last view is the one that is cut; a picture without a box is fitted as the cut ones are, as in evaluation.
         cut = [self.crops and view is views[-1] for view in views]
@@ -155,7 +176,7 @@ class Predictor:
             eval_transform(self.image, self.size, cut=is_cut, crop=crop)(view.cut(pixels, 0))
             for (view, is_cut), crop in product(zip(views, cut, strict=True), range(self.image.eval_crops))
         )
-        return Picture(name, pixels, box, views, inputs)
+        return Picture(name, pixels, *upright, shown, views, inputs)
 
     def answer(self, pictures: Sequence[Picture], top: int = 5) -> list[Prediction]:
         """Predictions of pictures that were read. Raises UserError for outputs that are not finite."""
@@ -169,9 +190,8 @@ class Predictor:
             probabilities = softmax(row.astype(np.float64) / (self.temperature or 1.0))
             best = np.argsort(-row, kind="stable")[:top].tolist()
             answers = tuple(Answer(self.classes[label], float(probabilities[label])) for label in best)
-            height, width = picture.pixels.shape[1:]
-            calibrated = self.temperature is not None
-            found.append(Prediction(picture.name, width, height, picture.box, row, probabilities, answers, calibrated))
+            calibrated, size = self.temperature is not None, (picture.width, picture.height)
+            found.append(Prediction(picture.name, *size, picture.box, row, probabilities, answers, calibrated))
         return found
 
     @torch.inference_mode()
@@ -187,15 +207,18 @@ class Predictor:
         return np.mean(views, axis=0)
 
 
-def _inside(box: Box, width: int, height: int, name: str) -> Box:
+def _scaled(box: Box, factors: tuple[float, float]) -> Box:
+    (x0, y0, x1, y1), (x, y) = box, factors
+    return x0 * x, y0 * y, x1 * x, y1 * y
+
+
+def _inside(box: Box, width: int, height: int) -> Box:
     """A box clipped to its picture. Raises UserError for one that holds no pixel of it."""
     try:
         x0, y0, x1, y1 = (float(value) for value in box)
     except (TypeError, ValueError):
-        raise UserError(f"{name}: a box is four numbers, x0, y0, x1, y1, in pixels") from None
+        raise UserError("a box is four numbers, x0, y0, x1, y1, in pixels") from None
     clipped = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
     if not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):  # nan fails too
-        raise UserError(
-            f"{name}: box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) holds no pixel of the picture of {width} x {height}"
-        )
+        raise UserError(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) holds no pixel of the picture of {width} x {height}")
     return clipped

@@ -1,5 +1,8 @@
 """Why: what in a picture a classifier's answer rests on, drawn over what the network was given."""
 
+import io
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -8,6 +11,7 @@ from fgvc.explanation.explainers import applicable, explainer
 from fgvc.explanation.pictures import overlay
 from fgvc.explanation.subject import Subject
 from fgvc.use.predictor import Picture, Prediction, Predictor
+from shards.errors import UserError
 
 PREFERRED = ("layercam", "cam", "gradcam")  # quick, and close to the object; the first that the network has layers for
 SIDE, LINE = 320, 18  # pixels
@@ -43,6 +47,7 @@ class Why:
         scale = SIDE / max(whole.size)
         shown = whole.resize((max(1, round(whole.width * scale)), max(1, round(whole.height * scale))))
         if prediction.box:
+            scale = SIDE / max(prediction.width, prediction.height)  # whole may be shrunk
             corners = [value * scale for value in prediction.box]
             ImageDraw.Draw(shown).rectangle(corners, outline=BOX, width=2)
         map_ = Image.fromarray(self.overlay(picture, int(prediction.logits.argmax()))).resize((SIDE, SIDE))
@@ -54,3 +59,13 @@ class Why:
         for number, line in enumerate(lines):
             draw.text((8, SIDE + 14 + number * LINE), line, INK, font)
         return sheet
+
+    def save(self, path: Path, picture: Picture, prediction: Prediction) -> None:
+        """Write the sheet as a JPEG. Raises UserError where that cannot be done."""
+        stream = io.BytesIO()
+        self.sheet(picture, prediction).save(stream, "JPEG", quality=90)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(stream.getvalue())
+        except OSError as error:
+            raise UserError(f"pictures={path.parent}: cannot be written ({error.strerror})") from None

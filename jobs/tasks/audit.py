@@ -9,7 +9,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from fgvc.audit.boxes import imbalance, odd_boxes
-from fgvc.audit.duplicates import Pair, exact_groups, near_pairs
+from fgvc.audit.duplicates import MOST, exact_groups, kept_together, near_pairs
 from fgvc.audit.findings import Findings, Label
 from fgvc.audit.labels import doubtful, out_of_fold
 from fgvc.audit.page import write_page
@@ -83,27 +83,21 @@ def _findings(
     reader, every = Reader(manifest, config.data.cache), np.array(indices)
     found = Findings(manifest, len(indices), exact_groups(reader, indices))
     copies = {index for group in found.exact for index in group[1:]}
-    pairs = near_pairs(features, mirrored, reader, indices, config.near)
+    pairs, cut_short = near_pairs(features, mirrored, reader, indices, config.near)
+    if cut_short:
+        found.notes.append(
+            f"near duplicates: {cut_short} images have over {MOST} others like them; the nearest were compared"
+        )
     found.near = [pair for pair in pairs if pair.first not in copies and pair.second not in copies]
     found.boxes, found.classes = odd_boxes(manifest, every), imbalance(manifest, every)
     folds = calibration_folds(manifest, list(indices))
     if folds is None:
         found.notes.append("labels were not checked: a class has fewer than two different images")
         return found
-    _keep_together(folds, found.exact, pairs, indices)
+    folds = kept_together(folds, [*found.exact, *((pair.first, pair.second) for pair in pairs)], indices)
     labels = manifest.entries.label[every].astype(np.int64)
     probabilities = out_of_fold(features, mirrored, labels, folds, len(manifest.classes), config.penalty)
     found.top1 = float((probabilities.argmax(1) == labels).mean())
     doubts = doubtful(probabilities, labels, config.doubt)
     found.labels = [Label(indices[doubt.row], doubt.suggested, doubt.odds) for doubt in doubts]
     return found
-
-
-def _keep_together(
-    folds: np.ndarray, exact: Sequence[Sequence[int]], pairs: Sequence[Pair], indices: Sequence[int]
-) -> None:
-    """Put copies into one fold, or a wrong label would be confirmed by its copy's."""
-    row = {index: place for place, index in enumerate(indices)}
-    for group in (*exact, *((pair.first, pair.second) for pair in pairs)):
-        for index in group[1:]:
-            folds[row[index]] = folds[row[group[0]]]

@@ -28,8 +28,6 @@ def run(config: Config, weights: Path, out: str) -> str:
     try:
         work.mkdir(parents=True)
         facts = write_card(predictor, work, list(config.formats), title, config.licence, config.shards)
-        keys = ("size", "fit", "eval_crop", "interpolation", "crop", "margin", "temperature")
-        facts |= {key: predictor.about.get(key) for key in keys}
         if "onnx" in config.formats:
             write_bytes(work / "model.onnx", onnx_bytes(predictor, facts))
         if "timm" in config.formats:

@@ -1,6 +1,5 @@
 """Predict pictures: the work of `fgvc predict`."""
 
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -8,17 +7,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
+from fgvc.use.boxes import boxes_of
 from fgvc.use.find import find_weights
 from fgvc.use.pictures import list_pictures
 from fgvc.use.predictor import Picture, Prediction, Predictor
 from fgvc.use.why import Why
 from jobs.predict import Config
-from shards.boxes_layer import read_any_layer
 from shards.cells import write_rows
 from shards.errors import UserError
 from shards.paths import expand
 from shards.sample import Box
 from shards.sources.common import make_keys
+from shards.sources.problems import printable
 
 
 def run(config: Config, words: Sequence[str], weights: Path) -> int:
@@ -27,26 +27,26 @@ def run(config: Config, words: Sequence[str], weights: Path) -> int:
     listed = list_pictures(words)
     if config.box and len(listed.files) != 1:
         raise UserError(f"box: for one picture, {words[0]} holds {len(listed.files)}; give boxes=FILE or detector=RUN")
+    sheets = _sheets(config, listed.files)
     detector = find_weights(config.detector, config.runs_dir, "detect") if config.detector else None
     predictor = Predictor(weights, config.device, detector)
     boxes = _boxes(config, listed.files)
-    for line in (listed.remark, _remark(config, predictor)):
+    for line in (listed.remark, _remark(config, predictor, len(listed.files) - len(boxes))):
         if line:
             print(f"fgvc predict: {line}", file=sys.stderr)
     why = Why(predictor, config.method) if config.pictures else None
-    names = make_keys([str(file) for file in listed.files], stem_is_enough=True)
     failed = 0
     with ExitStack() as stack:
         stream = stack.enter_context(_open(Path(config.out))) if config.out else sys.stdout
         if config.format == "csv":
             write_rows(stream, [_header(config.top)])
         pictures = ((file, boxes.get(file)) for file in listed.files)
-        answers = predictor.predict_all(pictures, config.top, config.batch, config.shrink)
+        answers = predictor.predict_all(pictures, config.top, config.batch, config.shrink, bool(config.boxes))
         for file, (picture, prediction) in zip(listed.files, answers, strict=True):
             _write(stream, config, prediction)
             failed += bool(prediction.error)
             if why is not None and isinstance(picture, Picture):
-                _save(Path(config.pictures) / f"{names[str(file)]}.jpg", why, picture, prediction)
+                why.save(sheets[file], picture, prediction)
     if failed:
         print(f"fgvc predict: {failed} of {len(listed.files)} pictures could not be read", file=sys.stderr)
     return 1 if failed else 0
@@ -57,17 +57,22 @@ def _boxes(config: Config, files: Sequence[Path]) -> dict[Path, Box]:
     if config.box:
         x0, y0, x1, y1 = config.box
         return {files[0]: (x0, y0, x1, y1)}
-    if not config.boxes:
-        return {}
-    layer = read_any_layer(expand(config.boxes, "boxes")).boxes
-    keys = make_keys([file.name for file in files], stem_is_enough=True)
-    found = {file: layer.get(keys[file.name], ()) for file in files}
-    if not any(found.values()):
-        raise UserError(f"boxes={config.boxes}: holds no box of any of these pictures; its keys are files' names")
-    return {file: max(rows, key=lambda row: row[4])[:4] for file, rows in found.items() if rows}
+    return boxes_of(expand(config.boxes, "boxes"), files) if config.boxes else {}
 
 
-def _remark(config: Config, predictor: Predictor) -> str:
+def _sheets(config: Config, files: Sequence[Path]) -> dict[Path, Path]:
+    """Where the picture of each file's answer goes. Raises UserError where something written would replace a file."""
+    names = make_keys([str(file) for file in files], stem_is_enough=True)
+    sheets = {file: Path(config.pictures) / f"{names[str(file)]}-seen.jpg" for file in files if config.pictures}
+    read = {file.resolve() for file in files}
+    for setting, path in [("pictures", sheet) for sheet in sheets.values()] + [("out", Path(config.out))]:
+        if path.resolve() in read:
+            where = f"{setting}={getattr(config, setting)}"
+            raise UserError(printable(f"{where}: {path} is to be read; write somewhere else"))
+    return sheets
+
+
+def _remark(config: Config, predictor: Predictor, without: int) -> str:
     given = config.box or config.boxes or config.detector
     if predictor.crops and not given:
         return (
@@ -76,6 +81,8 @@ def _remark(config: Config, predictor: Predictor) -> str:
         )
     if given and not predictor.crops:
         return "this classifier was trained on whole pictures; boxes are of no use to it"
+    if config.boxes and without:
+        return f"pictures without a box in {config.boxes}, seen whole: {without}"
     return ""
 
 
@@ -107,13 +114,3 @@ def _open(path: Path) -> TextIO:
         return path.open("w", newline="", encoding="utf-8")
     except OSError as error:
         raise UserError(f"out={path}: cannot be written ({error.strerror})") from None
-
-
-def _save(path: Path, why: Why, picture: Picture, prediction: Prediction) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = io.BytesIO()
-        why.sheet(picture, prediction).save(stream, "JPEG", quality=90)
-        path.write_bytes(stream.getvalue())
-    except OSError as error:
-        raise UserError(f"pictures={path.parent}: cannot be written ({error.strerror})") from None

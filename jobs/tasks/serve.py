@@ -7,6 +7,7 @@ from pathlib import Path
 
 import uvicorn
 
+from fgvc.use.connection import Connection
 from fgvc.use.find import find_weights
 from fgvc.use.guard import HEADER_BYTES, Door
 from fgvc.use.predictor import Predictor
@@ -21,8 +22,8 @@ CONNECTIONS = 64
 def run(config: Config, weights: Path) -> int:
     """Listen until a signal; 0. Raises UserError for an address that cannot be had, and weights that do not fit."""
     outside = config.host not in LOOPBACK
-    token = os.environ.get("FGVC_SERVE_TOKEN") or secrets.token_urlsafe(24) if outside else ""
-    if outside and len(token) < 16:
+    token = os.environ.get("FGVC_SERVE_TOKEN") or (secrets.token_urlsafe(24) if outside else "")
+    if token and len(token) < 16:
         raise UserError("FGVC_SERVE_TOKEN: a token has 16 characters at least; unset it, and one is made")
     listener = _listen(config.host, config.port)
     try:
@@ -36,7 +37,7 @@ def run(config: Config, weights: Path) -> int:
         print(f"http://{_shown(names[0])}:{port}/" + (f"#token={token}" if token else ""), flush=True)
         # h11, whose limit on headers can be set; no websockets, no log of what was asked.
         settings = uvicorn.Config(
-            app, http="h11", ws="none", lifespan="off", access_log=False, log_level="warning", server_header=False,
+            app, http=Connection, ws="none", lifespan="off", access_log=False, log_level="warning", server_header=False,
             h11_max_incomplete_event_size=HEADER_BYTES, limit_concurrency=CONNECTIONS, timeout_keep_alive=5,
             timeout_graceful_shutdown=3, proxy_headers=False,
         )  # fmt: skip

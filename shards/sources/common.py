@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -54,6 +54,16 @@ def make_keys(paths: Sequence[str], *, stem_is_enough: bool) -> dict[str, str]:
         for path in group:
             keys[path] = key if len(group) == 1 else _with_digest(key, path)
     return keys
+
+
+def possible_keys(path: str) -> Iterator[str]:
+    """The keys that shards may have for a file, whichever of its folders the data set began in: with all its folders
+    first, the bare name last."""
+    parts = PurePosixPath(path).parts
+    for begin in range(len(parts)):
+        end = "/".join(parts[begin:])
+        yield make_key(end)
+        yield from (_with_digest(make_key(name), end) for name in (end, parts[-1]))  # of names that shared a key
 
 
 def make_box(corners: Iterable[str | float]) -> Box:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from fgvc.audit import duplicates
 from fgvc.audit.boxes import odd_boxes
-from fgvc.audit.duplicates import exact_groups, near_pairs
+from fgvc.audit.duplicates import exact_groups, kept_together, near_pairs
 from fgvc.audit.findings import Findings, Label
 from fgvc.audit.labels import doubtful, out_of_fold
 from fgvc.audit.page import write_page
@@ -174,8 +175,29 @@ def test_near_pairs_are_not_two_birds_of_a_species(guide: Manifest) -> None:
     """Features that cannot tell birds of a species apart: the small copies do."""
     reader, indices = Reader(guide), list(range(40))
     features = np.eye(4, dtype=np.float32)[guide.entries.label[:40]]
-    assert near_pairs(features, features, reader, indices, 0.95) == []
+    assert near_pairs(features, features, reader, indices, 0.95) == ([], 0)
     assert exact_groups(reader, [*indices, 0]) == [[0, 0]]
+
+
+def test_only_the_nearest_are_compared(guide: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features that take the birds of either half for one another; the last of the first half is its first again."""
+    indices = [0, 5, 6, 7, 8, 0, *range(40, 46)]
+    features = np.eye(12, dtype=np.float32) * 0.3
+    features[5] = features[0]
+    features[:, 0] = np.repeat([3, -3], 6)
+    monkeypatch.setattr(duplicates, "MOST", 1)
+    monkeypatch.setattr(duplicates, "COPIES", 2)
+    pairs, cut_short = near_pairs(features, features, Reader(guide), indices, 0.99)
+    assert [(pair.first, pair.second) for pair in pairs] == [(0, 0)]
+    assert cut_short == 8
+
+
+def test_a_chain_of_copies_lies_in_one_fold() -> None:
+    """Joined late: 10-11, 12-13, then 11-13 and 13-14; whichever way the pairs are listed."""
+    folds, indices = np.array([0, 1, 2, 3, 4, 2]), [10, 11, 12, 13, 14, 15]
+    for pairs in ([(10, 11), (12, 13), (13, 14), (11, 13)], [(13, 14), (12, 13), (11, 13), (10, 11)]):
+        assert kept_together(folds, pairs, indices).tolist() == [0, 0, 0, 0, 0, 2]
+    assert kept_together(folds, [], indices).tolist() == folds.tolist()
 
 
 def test_odd_boxes(guide: Manifest) -> None:

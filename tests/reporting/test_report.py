@@ -15,6 +15,7 @@ from PIL import Image
 from places import ROOT
 from reported_runs import HOSTILE, PICTURES, recorded
 
+from fgvc.reporting import page as reporting_page
 from fgvc.reporting import pictures
 from fgvc.reporting.numbers import FORMS, value_at
 from fgvc.reporting.origin import is_origins
@@ -237,6 +238,26 @@ def test_time_and_size_stay_in_bounds(tmp_path: Path, monkeypatch: pytest.Monkey
     assert any("left out" in problem for problems in report.problems.values() for problem in problems)
 
 
+def test_a_page_that_is_too_large_leaves_out_json_that_no_figure_shows(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for run in ("classify/ours", "attack/worst"):
+        shutil.copytree(runs / run, tmp_path / run)
+    file = tmp_path / "classify/ours/result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"long": ["a word"] * 20_000}))
+    figures = report_of(tmp_path, "classify/ours", "attack/worst").figures
+    size = (tmp_path / "report/one/report.html").stat().st_size
+    assert size > 200_000
+    assert "left out" not in capsys.readouterr().err
+    monkeypatch.setattr(reporting_page, "MAX_BYTES", size - 100_000)
+    page = report_of(tmp_path, "classify/ours", "attack/worst")
+    assert capsys.readouterr().err.endswith("what no figure shows: classify/ours\n")  # the one that is long
+    assert (tmp_path / "report/one/report.html").stat().st_size <= size - 100_000
+    assert page.figures == figures
+    assert {given["href"].removeprefix("#") for given, _ in page.figures} <= page.values.keys()
+    assert page.text.count("the page would be too large") == 1
+
+
 def test_the_same_runs_give_the_same_bytes(page: Page, runs: Path) -> None:
     before = (runs / "report/all/report.html").read_bytes()
     assert main(["report", str(runs), f"runs_dir={runs}", "name=all"]) == 0
@@ -258,6 +279,10 @@ def test_words_that_name_runs(runs: Path, tmp_path: Path, capsys: pytest.Capture
     (steps / "result.json").write_text("{}")
     assert main(["report", "pipeline/demo", f"runs_dir={tmp_path}/other"]) == 0
     assert (tmp_path / "other/report/step/report.html").is_file()
+    found = ["attack/ours", "classify/ours", "pipeline/demo/classify/step"]
+    for place in (tmp_path / "other", tmp_path / "other/pipeline"):
+        kept = [run for run in found if (tmp_path / "other" / run).is_relative_to(place)]
+        assert [str(folder.relative_to(tmp_path / "other")) for folder in runs_in(place)] == kept
 
 
 @pytest.mark.parametrize(

@@ -101,11 +101,76 @@ def test_pictures_show_what_an_answer_rests_on(
     (line,) = answers(capsys, *words, "box=[8, 8, 500, 40]")
     with Image.open(picture) as image:
         assert line["box"] == [8, 8, image.width, 40]  # clipped
-    boxed = Image.open(tmp_path / f"seen/{picture.stem}.jpg").convert("RGB")
+    boxed = Image.open(tmp_path / f"seen/{picture.stem}-seen.jpg").convert("RGB")
     (line,) = answers(capsys, *words)
     assert line["box"] is None
-    whole = Image.open(tmp_path / f"seen/{picture.stem}.jpg").convert("RGB")
+    whole = Image.open(tmp_path / f"seen/{picture.stem}-seen.jpg").convert("RGB")
     assert np.abs(np.asarray(boxed, int) - np.asarray(whole, int)).max() > 50  # another cut, another map, a frame
+
+
+def test_pictures_that_are_read_are_never_written_over(
+    runs: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = {name: file.read_bytes() for name, file in zip(("a.jpg", "b.jpg"), sorted(photos.iterdir()), strict=False)}
+    for name in data:
+        (tmp_path / name).write_bytes(data[name])
+    words = [f"{tmp_path}/", "--run", "whole", f"runs_dir={runs}"]
+    answers(capsys, *words, f"pictures={tmp_path}/")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a-seen.jpg", "a.jpg", "b-seen.jpg", "b.jpg"]
+    for word in (f"pictures={tmp_path}/", f"out={tmp_path / 'b.jpg'}"):  # now a-seen.jpg is a picture to read, too
+        assert main(["predict", *words, word]) == 2
+        assert "is to be read; write somewhere else" in capsys.readouterr().err
+    assert {name: (tmp_path / name).read_bytes() for name in data} == data
+
+
+def test_boxes_are_in_pixels_of_the_upright_picture(
+    runs: Path, photos: Path, guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Twice as large and turned by EXIF, shrunk again: the same as the picture itself. A layer's are the shards'."""
+    picture, turned = sorted(photos.iterdir())[0], Image.Exif()
+    image = Image.open(picture).convert("RGB")
+    width, height = image.size
+    turned[0x0112] = 6  # to be turned to the right
+    large = image.resize((2 * width, 2 * height)).transpose(Image.Transpose.ROTATE_90)
+    large.save(tmp_path / picture.name, quality=95, exif=turned)
+    words = [str(tmp_path / picture.name), "--run", "crops", f"runs_dir={runs}", f"shrink={min(width, height)}"]
+    words += ["logits=true"]
+    expected = load("crops", runs_dir=runs).predict(picture, (8.0, 12.0, 40.0, 45.0))
+    write_layer(tmp_path / "boxes.jsonl", guide, {picture.stem: [(8, 12, 40, 45, 1)]}, {"job": "test"})
+    for word in ("box=[16, 24, 80, 90]", f"boxes={tmp_path / 'boxes.jsonl'}"):
+        (line,) = answers(capsys, *words, word)
+        assert (line["width"], line["height"], line["box"]) == (2 * width, 2 * height, [16, 24, 80, 90])
+        assert np.abs(np.array(line["logits"]) - expected.logits).max() < 0.1
+    assert np.abs(load("crops", runs_dir=runs).predict(picture, (16, 24, 80, 90)).logits - expected.logits).max() > 0.2
+
+
+def test_boxes_of_a_layer_go_to_the_pictures_they_are_of(
+    runs: Path, photos: Path, guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root, picture = tmp_path / "raw", sorted(photos.iterdir())[0]
+    for name in ("a/x.jpg", "b/x.jpg", "b/y.jpg", "b/z.jpg"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(picture.read_bytes())
+
+    def layer(**boxes: list[float]) -> str:
+        rows = [{"key": key, "boxes": [[*box, 1.0]]} for key, box in boxes.items()]
+        header = {"format": "fgvc-boxes 1", "shards": "x", "samples": len(rows), "made_by": {}}
+        (tmp_path / "boxes.jsonl").write_text("\n".join(map(json.dumps, [header, *rows])))
+        return f"boxes={tmp_path / 'boxes.jsonl'}"
+
+    words = [str(root), "--run", "crops", f"runs_dir={runs}"]
+    given = layer(a__x=[1, 2, 30, 40], b__x=[5, 6, 30, 40], y=[900, 900, 950, 950])
+    capsys.readouterr()
+    assert main(["predict", *words, given]) == 1
+    said = capsys.readouterr()
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    assert [line.get("box") for line in lines] == [[1, 2, 30, 40], [5, 6, 30, 40], None, None]
+    assert lines[2]["error"].startswith("box (900, 900, 950, 950) holds no pixel of the picture")
+    assert "seen whole: 1" in said.err
+    assert main(["predict", *words, layer(x=[1, 2, 30, 40])]) == 2
+    assert "a/x.jpg and" in (error := capsys.readouterr().err)
+    assert "would both take the box of 'x'" in error
+    assert len(answers(capsys, f"{root}/a", str(root / "a/x.jpg"), *words[1:], layer(x=[1, 2, 30, 40]))) == 2
 
 
 @pytest.mark.slow  # mmdet takes seconds to load

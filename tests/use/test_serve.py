@@ -258,14 +258,13 @@ def test_mistakes_are_one_line(runs: Path, capsys: pytest.CaptureFixture, monkey
     run = [str(runs / "classify/whole")]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setenv("FGVC_SERVE_TOKEN", "short")
+        monkeypatch.setenv("FGVC_SERVE_TOKEN", "")
         for words, message in (
             ([], "which classifier?"),
             (["nobody"], "nobody: no such run"),
             ([*run, "--port", "70000"], "less than or equal to 65535"),
             ([*run, f"port={port}"], f"port={port}: cannot listen there (Address already in use)"),
             ([*run, "--host", "0.0.0.0"], "say which are yours"),
-            ([*run, "--host", "10.0.0.7"], "a token has 16 characters at least"),
         ):  # fmt: skip
             assert main(["serve", *words]) == 2
             assert message in capsys.readouterr().err
