@@ -5,9 +5,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from slurm.errors import SlurmError
 from slurm.queue import Job, states
 from slurm.submit import Submitted
-from slurm.testbed.cluster import Testbed, client
+from slurm.testbed import daemons
+from slurm.testbed.cluster import Testbed, client, missing_packages
+
+
+def skip_without_cluster(accounting: bool = False) -> None:
+    """Skip the test, with the reason, where no test cluster can be brought up."""
+    if missing := missing_packages(accounting):
+        pytest.skip(f"Debian packages are missing: {' '.join(missing)}")
+    try:
+        daemons.unshare()
+    except SlurmError as error:
+        pytest.skip(str(error))
 
 
 def submit(testbed: Testbed, script: str, *options: str) -> str:

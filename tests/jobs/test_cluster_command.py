@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from slurm_helpers import skip_without_cluster
 
 from jobs.cli import main as fgvc
 from jobs.cluster import main, parse_partition
 from shards.errors import UserError
 from slurm.errors import SlurmError
 from slurm.testbed import cluster as testbed
-from slurm.testbed import daemons
 from slurm.testbed.cluster import Partition, missing_packages
 from slurm.testbed.current import current
 
@@ -28,12 +28,7 @@ def _default_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 def test_up_shows_how_to_use_it_and_down_stops_it(
     tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if missing := missing_packages(accounting=False):
-        pytest.skip(f"Debian packages are missing: {' '.join(missing)}")
-    try:
-        daemons.unshare()
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster()
     where = ["--folder", str(tmp_path_factory.mktemp("cli"))]
     assert main(["status", *where]) == 1
     assert "No cluster runs" in capsys.readouterr().out
@@ -68,12 +63,7 @@ def test_on_testbed_finds_the_cluster_without_slurm_conf(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if missing := missing_packages(accounting=False):
-        pytest.skip(f"Debian packages are missing: {' '.join(missing)}")
-    try:
-        daemons.unshare()
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster()
     monkeypatch.chdir(tmp_path)
     folder = tmp_path_factory.mktemp("found")
     assert main(["up", "--folder", str(folder), "--nodes", "1"]) == 0

@@ -14,11 +14,10 @@ from chaos_kinds import Bench
 from cluster_commands import command, rows, wait_until
 from places import ROOT
 from same_run import same_end
+from slurm_helpers import skip_without_cluster
 from small_runs import small_run
 
 from shards.manifest import Manifest
-from slurm.errors import SlurmError
-from slurm.testbed import daemons
 from slurm.testbed.cluster import client, down, missing_packages, up
 
 pytestmark = pytest.mark.skipif(
@@ -29,10 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", autouse=True)
 def _allowed() -> None:
-    try:
-        daemons.unshare()
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster()
 
 
 @pytest.mark.slow

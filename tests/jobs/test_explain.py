@@ -13,6 +13,7 @@ from cluster_commands import command, wait_until
 from PIL import Image
 from safetensors.torch import load_file
 from shown import shown
+from slurm_helpers import skip_without_cluster
 from small_runs import small_run
 
 from fgvc.models.export import export, read_about
@@ -21,8 +22,6 @@ from jobs.registry import command_module
 from shards.boxes_layer import read_layer
 from shards.manifest import Manifest
 from shards.reading.reader import Reader
-from slurm.errors import SlurmError
-from slurm.testbed import daemons
 from slurm.testbed.cluster import down, missing_packages, up
 
 SMALL = [
@@ -255,10 +254,7 @@ def test_the_closest_calls_of_two_named_classes(weights: Path, guide: Manifest, 
 def test_two_ranks_of_a_cluster_equal_one(
     explained: Path, weights: Path, guide: Manifest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    try:
-        daemons.unshare()
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster()
     testbed = up(tmp_path_factory.mktemp("slurm") / "slurm")  # its sockets need a short path
     try:
         command(

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from cluster_commands import command, rows, wait_until
 from gan_runs import gan_words, result_of
+from slurm_helpers import skip_without_cluster
 
 from shards.manifest import Manifest
-from slurm.errors import SlurmError
-from slurm.testbed import daemons
 from slurm.testbed.cluster import Testbed, client, down, missing_packages, up
 
 pytestmark = [
@@ -25,10 +24,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
-    try:
-        daemons.unshare()
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster()
     made = up(tmp_path_factory.mktemp("slurm") / "slurm")
     yield made
     down(made.folder)

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
-from slurm_helpers import ended, eventually
+from slurm_helpers import ended, eventually, skip_without_cluster
 
 from jobs import launch as launching
 from jobs.classify import Config
 from jobs.cli import main
 from jobs.launch import launch_of, read_profile, split_words
 from jobs.registry import JOBS, command_module
-from slurm.errors import SlurmError
 from slurm.profile import KEYS, Profile
 from slurm.queue import states
 from slurm.submit import Launch, submit
-from slurm.testbed import daemons
 from slurm.testbed.cluster import (
     Partition,
     Testbed,
@@ -40,10 +38,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
     """Two nodes of 4 CPUs and 2 GPUs, four of 96 CPUs and 8 GPUs."""
-    try:
-        daemons.unshare()
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster()
     h100 = Partition("h100", nodes=4, gpus=8, cpus=96, memory_mb=1_000_000)
     cluster = up(tmp_path_factory.mktemp("l"), partitions=[h100])
     yield cluster

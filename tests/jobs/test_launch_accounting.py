@@ -3,14 +3,12 @@
 from pathlib import Path
 
 import pytest
-from slurm_helpers import eventually
+from slurm_helpers import eventually, skip_without_cluster
 
 from jobs.cli import main
-from slurm.errors import SlurmError
 from slurm.profile import Profile
 from slurm.queue import queue, states
 from slurm.submit import Launch, submit
-from slurm.testbed import daemons
 from slurm.testbed.cluster import down, missing_packages, up
 
 pytestmark = [
@@ -22,10 +20,7 @@ pytestmark = [
 def test_accounts_and_states_of_jobs_that_left_the_queue(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        daemons.unshare()
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster(accounting=True)
     folder = tmp_path_factory.mktemp("acct")
     testbed = up(folder / "slurm", accounting=True, settings={"MinJobAge": "2", "MaxArraySize": "10"})
     try:

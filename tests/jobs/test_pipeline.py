@@ -13,12 +13,11 @@ import yaml
 from cluster_commands import command, wait_until
 from interruptions import finish
 from same_run import history
+from slurm_helpers import skip_without_cluster
 
 from jobs.cli import main
 from jobs.experiments.pipeline_file import plan, read
-from slurm.errors import SlurmError
-from slurm.testbed import daemons
-from slurm.testbed.cluster import client, down, kill_node, missing_packages, up
+from slurm.testbed.cluster import client, down, kill_node, up
 
 Start = Callable[..., subprocess.Popen]
 BUILD = {"species": 4, "train_per_class": 20, "test_per_class": 7, "size": 64, "min_shards": 3}
@@ -177,12 +176,7 @@ def test_every_shipped_pipeline_is_planned(
 @pytest.mark.slow
 def test_cluster(birds: Path, tmp_path: Path) -> None:
     """No driver stays alive; a rank and a node are killed: the end is that of an undisturbed run here."""
-    if missing := missing_packages(accounting=False):
-        pytest.skip(f"Debian packages are missing: {' '.join(missing)}")
-    try:
-        daemons.unshare()
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster()
     assert main(["pipeline", "birds.yaml", "name=calm", "data.shards=data/calm"]) == 0
     testbed = up(tmp_path / "s")  # a short path: sockets lie in it
     words = ("pipeline", "birds.yaml", "--on", "testbed")

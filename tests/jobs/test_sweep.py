@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from slurm_helpers import skip_without_cluster
 from wandb_stub import serve
 
 from jobs.cli import main
@@ -18,10 +19,8 @@ from jobs.experiments.runners import Processes
 from jobs.experiments.sweep_file import read_sweep
 from jobs.experiments.trials import PlannedSweep, read_trials
 from shards.errors import UserError
-from slurm.errors import SlurmError
 from slurm.queue import read_record
-from slurm.testbed import daemons
-from slurm.testbed.cluster import Testbed, client, down, missing_packages, up
+from slurm.testbed.cluster import Testbed, client, down, up
 
 
 @pytest.fixture
@@ -191,12 +190,7 @@ def test_parallel_trials_have_a_gpu_and_a_share_of_the_cores_each(monkeypatch, t
 
 @pytest.fixture(scope="module")
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
-    if missing := missing_packages(accounting=False):
-        pytest.skip(f"Debian packages are missing: {' '.join(missing)}")
-    try:
-        daemons.unshare()
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster()
     cluster = up(tmp_path_factory.mktemp("s"))
     yield cluster
     down(cluster.folder)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from slurm_helpers import skip_without_cluster
 
 from slurm.errors import SlurmError
 from slurm.graph import Stage, check_graph, graph_states, submit_graph, wait_for_graph
 from slurm.profile import Profile
 from slurm.queue import queue, read_record
 from slurm.submit import Launch
-from slurm.testbed import daemons
 from slurm.testbed.cluster import Testbed, client, down, missing_packages, up
 
 pytestmark = pytest.mark.skipif(
@@ -26,10 +26,7 @@ MANIFEST = "shards/manifest.json"
 @pytest.fixture(scope="module")
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
     """Two nodes of 4 CPUs, arrays of at most 30 tasks (MaxArraySize)."""
-    try:
-        daemons.unshare()
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster()
     cluster = up(tmp_path_factory.mktemp("g"), settings={"MaxArraySize": "30"})
     yield cluster
     down(cluster.folder)

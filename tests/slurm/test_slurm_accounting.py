@@ -1,10 +1,9 @@
 """With accounting, the test cluster knows how every job ended, and still does after it was brought up again."""
 
 import pytest
-from slurm_helpers import eventually, processes, reaches, submit
+from slurm_helpers import eventually, processes, reaches, skip_without_cluster, submit
 
 from slurm.errors import SlurmError
-from slurm.testbed import daemons
 from slurm.testbed.cluster import client, down, kill_node, missing_packages, status, up
 
 pytestmark = [
@@ -14,10 +13,7 @@ pytestmark = [
 
 
 def test_accounting_knows_how_jobs_ended(tmp_path_factory: pytest.TempPathFactory) -> None:
-    try:
-        daemons.unshare()
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster(accounting=True)
     folder = tmp_path_factory.mktemp("f")
     testbed = up(folder, accounting=True)
     try:

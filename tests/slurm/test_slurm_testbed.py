@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
-from slurm_helpers import a_sleep, eventually, job, processes, reaches, says, submit
+from slurm_helpers import a_sleep, eventually, job, processes, reaches, says, skip_without_cluster, submit
 
 from slurm.errors import SlurmError
 from slurm.testbed import daemons
@@ -39,10 +39,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", autouse=True)
 def _allowed() -> None:
-    try:
-        daemons.unshare()
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster()
 
 
 @pytest.fixture(scope="module")

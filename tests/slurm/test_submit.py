@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_helpers import ended
+from slurm_helpers import ended, skip_without_cluster
 
 from jobs.launch import read_profile
 from shards.errors import UserError
@@ -37,10 +37,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
     """Two nodes of 4 CPUs and 2 GPUs, four of 96 CPUs and 8 GPUs, arrays of at most 5 tasks (MaxArraySize)."""
-    try:
-        daemons.unshare()
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster()
     h100 = Partition("h100", nodes=4, gpus=8, cpus=96, memory_mb=1_000_000)
     cluster = up(tmp_path_factory.mktemp("l"), partitions=[h100], settings={"MaxArraySize": "5"})
     yield cluster
