@@ -21,12 +21,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from fgvc.runtime.interrupt import Interrupted
-from jobs.config import describe, nearest, to_dict
+from jobs.config import describe, to_dict
 from jobs.experiments.pipeline_file import Config, Planned, Stage, home_of, plan, read
-from jobs.experiments.pipeline_run import dry_run, refuse_others, run, submit, table
+from jobs.experiments.pipeline_run import choose, dry_run, refuse_others, run, submit, table
 from jobs.launch import profile_of, scratch_runs
 from jobs.words import Parser
-from shards.errors import UserError
 from slurm.profile import Profile
 
 
@@ -46,7 +45,7 @@ def main(words: list[str]) -> int:
         return 0
     planned = plan(config)
     refuse_others(planned)
-    chosen = _choose(planned, arguments)
+    chosen = choose(planned, arguments.first, arguments.until, arguments.only)
     if arguments.dry_run:
         print(dry_run(config, chosen, profile))
         return 0
@@ -70,25 +69,6 @@ def _run(
             f"fgvc pipeline: stage {name} failed: {reason}; its log: {log}; the same command resumes", file=sys.stderr
         )
     return 1 if failed else 0
-
-
-def _choose(planned: list[Planned], arguments: argparse.Namespace) -> list[Planned]:
-    """The stages from, until or only those named. Raises UserError for unknown ones, and where others are missing."""
-    names = [one.name for one in planned]
-    for word in (arguments.first, arguments.until, *arguments.only):
-        if word and word not in names:
-            raise UserError(f"'{word}' is no stage{nearest(word, names)}; there are {', '.join(names)}")
-    first = names.index(arguments.first) if arguments.first else 0
-    last = names.index(arguments.until) if arguments.until else len(names) - 1
-    chosen = [one for one in planned[first : last + 1] if not arguments.only or one.name in arguments.only]
-    if not chosen:
-        raise UserError("--from, --until and --only leave no stage")
-    picked = {one.name for one in chosen}
-    done = {one.name for one in planned if one.command.done}
-    for one in chosen:
-        if missing := [name for name in one.after if name not in picked | done]:
-            raise UserError(f"stage {one.name} needs {missing[0]}, which is not done; leave out --from or --only")
-    return chosen
 
 
 def headline(result: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fgvc.runtime.run_folder import RESULT, counted_time, refuse_another_config
-from jobs.config import from_dict, hashed, load_command, load_job, to_dict
+from jobs.config import from_dict, hashed, load_command, load_job, nearest, to_dict
 from jobs.experiments.pipeline_file import ALONE, SHARDS, Config, Planned, home_of
 from jobs.experiments.runners import job_says
 from jobs.experiments.sequence import run_all
@@ -28,6 +28,26 @@ from slurm.graph import Stage as JobStage
 from slurm.graph import submit_graph, wait_for_graph
 from slurm.profile import Profile, check
 from slurm.submit import Launch, sbatch_script
+
+
+def choose(planned: Sequence[Planned], start: str = "", until: str = "", only: Sequence[str] = ()) -> list[Planned]:
+    """The stages from `start`, until `until`, or only those named. Raises UserError for unknown ones, and where a stage
+    that one of them needs is not done."""
+    names = [one.name for one in planned]
+    for word in (start, until, *only):
+        if word and word not in names:
+            raise UserError(f"'{word}' is no stage{nearest(word, names)}; there are {', '.join(names)}")
+    first = names.index(start) if start else 0
+    last = names.index(until) if until else len(names) - 1
+    chosen = [one for one in planned[first : last + 1] if not only or one.name in only]
+    if not chosen:
+        raise UserError("--from, --until and --only leave no stage")
+    picked = {one.name for one in chosen}
+    done = {one.name for one in planned if one.command.done}
+    for one in chosen:
+        if missing := [name for name in one.after if name not in picked | done]:
+            raise UserError(f"stage {one.name} needs {missing[0]}, which is not done; leave out --from or --only")
+    return chosen
 
 
 def refuse_others(planned: Sequence[Planned]) -> None:
