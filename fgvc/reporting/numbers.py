@@ -102,11 +102,3 @@ def value_at(tree: Any, path: Path) -> Any:
 def is_number(value: Any) -> bool:
     """Whether a page can show it: finite, and not a truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def wilson(share: float, images: float) -> tuple[float, float]:
-    """The 95 % interval of a share of so many images (Wilson's)."""
-    z = 1.959964
-    middle = share + z * z / (2 * images)
-    spread = z * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
-    return (middle - spread) / (1 + z * z / images), (middle + spread) / (1 + z * z / images)

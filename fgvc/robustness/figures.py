@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
+from fgvc.classification.metrics import wilson
 from fgvc.robustness.autoattack import parts_of
 from fgvc.robustness.epsilon import shown_epsilon
 from fgvc.robustness.evaluation import Bench, Findings
@@ -15,11 +15,8 @@ from fgvc.robustness.evaluation import Bench, Findings
 def share(right: np.ndarray) -> dict[str, Any]:
     """Accuracy, its 95 % Wilson interval and the counts of (N,) bool."""
     count, all_of_them = int(right.sum()), len(right)
-    interval = binomtest(count, all_of_them).proportion_ci(method="wilson")
-    return {
-        "accuracy": count / all_of_them, "interval": [float(interval.low), float(interval.high)], "right": count,
-        "of": all_of_them,
-    }  # fmt: skip
+    accuracy = count / all_of_them
+    return {"accuracy": accuracy, "interval": list(wilson(accuracy, all_of_them)), "right": count, "of": all_of_them}
 
 
 def survivors(found: Findings, epsilon: float, attacks: Sequence[str]) -> np.ndarray:

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from scipy.stats import binomtest
 
+from fgvc.classification.metrics import wilson
 from fgvc.runtime.run_folder import RESULT
 from fgvc.use.predictor import Predictor
 from shards.errors import UserError
@@ -93,8 +93,8 @@ def _row(split: str, figures: dict[str, Any]) -> dict[str, Any]:
     count = int(figures["count"])
 
     def interval(share: float) -> str:
-        found = binomtest(round(share * count), count).proportion_ci(method="wilson")
-        return f"[{100 * found.low:.1f}, {100 * found.high:.1f}]"
+        low, high = wilson(share, count)
+        return f"[{100 * low:.1f}, {100 * high:.1f}]"
 
     return {
         "split": {"val": "held out of train"}.get(split, split), "count": count, "value": float(figures["top1"]),

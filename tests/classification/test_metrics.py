@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from fgvc.classification.metrics import Predictions, summary
+from fgvc.classification.metrics import Predictions, summary, wilson
 from shards.errors import UserError
 
 
@@ -36,3 +37,9 @@ def test_images_are_left_out_by_entry() -> None:
     left = predictions([[1, 0], [1, 0], [0, 1]], [0, 1, 1]).without({11, 99})
     assert left.entries.tolist() == [10, 12]
     assert summary(left, ("a", "b"))["top1"] == 1.0
+
+
+@pytest.mark.parametrize(("right", "of"), [(0, 5), (5, 5), (1, 7), (160, 200), (1131, 1389)])
+def test_wilsons_interval_is_scipys(right: int, of: int) -> None:
+    expected = binomtest(right, of).proportion_ci(method="wilson")
+    assert wilson(right / of, of) == pytest.approx((expected.low, expected.high), abs=1e-12)

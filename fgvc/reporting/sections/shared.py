@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from fgvc.classification.metrics import wilson
 from fgvc.reporting.blocks import Chart, Charts, Gallery, Line, Picture, RunLink, interval, present
 from fgvc.reporting.charts import curve, line_chart
-from fgvc.reporting.numbers import Derived, Number, bare_percent, wilson
+from fgvc.reporting.numbers import Derived, Number, bare_percent
 from fgvc.reporting.runs import Run
 
 SPLIT_NAMES = {
