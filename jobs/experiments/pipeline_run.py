@@ -52,20 +52,23 @@ def choose(planned: Sequence[Planned], start: str = "", until: str = "", only: S
 
 def refuse_others(planned: Sequence[Planned]) -> None:
     """Raise UserError, before anything is started, where a stage's folder holds what another config, other shards or an
-    earlier run of the stages before it gave. Drops a report that is older than what it shows."""
+    earlier run of the stages before it gave."""
     fingerprint = ""
     for one in planned:
         if one.job == SHARDS:
             fingerprint = _fingerprint_of(one)
-        elif one.job == "report":
-            page = one.command.folder / one.command.mark
-            before = [other for other in planned if other is not one and other.job != "report"]
-            if not all(other.command.done and _written(other) <= _written(one) for other in before):
-                page.unlink(missing_ok=True)
-        else:
+        elif one.job != "report":
             config = _config_of(one)
             refuse_another_config(one.command.folder, hashed(config), hashed(type(config)()), partial=True)
             _refuse_stale(one, fingerprint)
+
+
+def drop_old_reports(planned: Sequence[Planned]) -> None:
+    """Delete reports that are older than what they show, so that they are made again."""
+    stages = [one for one in planned if one.job != "report"]
+    for one in planned:
+        if one.job == "report" and not all(other.command.done and _written(other) <= _written(one) for other in stages):
+            (one.command.folder / one.command.mark).unlink(missing_ok=True)
 
 
 def _fingerprint_of(one: Planned) -> str:

@@ -1,6 +1,7 @@
 """`fgvc pipeline`: every stage once, in order, whatever is killed; mistakes before anything starts."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -17,6 +18,7 @@ from slurm_helpers import skip_without_cluster
 
 from jobs.cli import main
 from jobs.experiments.pipeline_file import plan, read
+from jobs.experiments.pipeline_run import drop_old_reports, dry_run
 from slurm.testbed.cluster import client, down, kill_node, up
 
 Start = Callable[..., subprocess.Popen]
@@ -171,6 +173,25 @@ def test_every_shipped_pipeline_is_planned(
         shown = capsys.readouterr().out
         assert "GPU-hours" in shown
         assert shown.count("#SBATCH --job-name=") == len(plan(read([str(file)])))
+
+
+def test_a_report_older_than_a_stage_is_made_again_but_not_by_a_dry_run(birds: Path) -> None:
+    file = yaml.safe_load(Path("birds.yaml").read_text())
+    file["stages"] |= {"report": {"job": "report"}}
+    Path("birds.yaml").write_text(yaml.safe_dump(file, sort_keys=False))
+    planned, page = plan(read(["birds.yaml"])), Path("runs/report/birds/report.html")
+    for one in planned:
+        mark = one.command.folder / one.command.mark
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text("{}")
+    assert planned[-1].after == ("shards", "classifier", "other", "attack")
+    drop_old_reports(planned)
+    assert page.is_file()
+    os.utime(birds / "attack/attack/result.json", (later := page.stat().st_mtime + 5, later))
+    dry_run(read(["birds.yaml"]), planned, None)
+    assert page.is_file()
+    drop_old_reports(planned)
+    assert not page.exists()
 
 
 @pytest.mark.slow
