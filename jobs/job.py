@@ -22,6 +22,7 @@ from jobs.checks import check_files, remarks
 from jobs.config import describe, load_job, locate, to_dict
 from jobs.debug import debug_words, fresh_folder, remove_folder
 from jobs.experiments.sweep_file import agent_words
+from jobs.hints import after_run
 from jobs.launch import launch, split_words
 from jobs.registry import command_module, default_name, parts_of, task_module
 from jobs.words import Parser
@@ -138,6 +139,8 @@ def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
         if before and _finished(folder) == before:
             print(f"{folder}: this run was done at {before}; figures and seconds are of then")
         print(module.report(result, folder))
+        if not debug:
+            print(after_run(name, config, folder, result))
     return _leave(0)
 
 
