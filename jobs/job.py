@@ -27,6 +27,7 @@ from jobs.launch import launch, split_words
 from jobs.registry import command_module, default_name, parts_of, task_module
 from jobs.words import Parser
 from shards.errors import UserError
+from shards.sources.problems import printable
 from slurm.job import note_mistake
 from slurm.profile import KEYS
 
@@ -122,7 +123,7 @@ def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
             print(f"fgvc {name}: {said}", file=sys.stderr)
         return _leave(3)
     except UserError as error:
-        print(f"fgvc {name}: {error}", file=sys.stderr)
+        print(printable(f"fgvc {name}: {error}"), file=sys.stderr)
         if debug and _rank() == 0:
             remove_folder(folder)
         return _leave(2)
