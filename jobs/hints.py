@@ -31,10 +31,10 @@ NEXT = {
 
 
 def next_lines(command: str, **known: object) -> str:
-    """The hint after a command; `known` are the names that its lines take."""
+    """The hint after a command, empty where there is none; `known` are the names that its lines take."""
     words = {key: shlex.quote(str(value)) for key, value in known.items()}
     return "\n".join(
-        f"{'  or: ' if index else 'next: '}{line.format(**words)}" for index, line in enumerate(NEXT[command])
+        f"{'  or: ' if index else 'next: '}{line.format(**words)}" for index, line in enumerate(NEXT.get(command, ()))
     )
 
 

@@ -139,9 +139,8 @@ def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
     if _rank() == 0:
         if before and _finished(folder) == before:
             print(f"{folder}: this run was done at {before}; figures and seconds are of then")
-        print(module.report(result, folder))
-        if not debug:
-            print(after_run(name, config, folder, result))
+        hint = "" if debug else after_run(name, config, folder, result)
+        print("\n".join(filter(None, [module.report(result, folder), hint])))
     return _leave(0)
 
 

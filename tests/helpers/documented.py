@@ -55,7 +55,7 @@ def documented() -> list[Documented]:
 
 def problem_of(found: Documented, folder: Path) -> str:
     """What the command line says against a command; empty where nothing. folder: the working folder, made for this."""
-    for words in _variants(found.shown):
+    for words in variants(found.shown):
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             try:
@@ -122,7 +122,7 @@ def _files(name: str, words: list[str], folder: Path) -> list[str]:
     return made
 
 
-def _variants(shown: str) -> Iterator[list[str]]:
+def variants(shown: str) -> Iterator[list[str]]:
     """The words after `fgvc` of every form that a command is shown in, with placeholders replaced."""
     lexer = shlex.shlex(re.sub(r"(?<=\S)\|(?=\S)", OR, BEFORE.sub("", shown)), posix=True, punctuation_chars="|<>")
     lexer.whitespace_split, lexer.commenters = True, "#"

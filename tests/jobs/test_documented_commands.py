@@ -1,11 +1,14 @@
 """Every command in README, docs, docstrings and the shipped configs is right; the walk for newcomers is really run."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
-from documented import ROOT, Documented, documented, problem_of
+from documented import ROOT, Documented, documented, problem_of, variants
+from made_trees import make_folder
 
+from jobs.cli import main
 from jobs.config import SHIPPED
 from jobs.hints import NEXT, next_lines
 from jobs.registry import COMMANDS
@@ -78,3 +81,42 @@ def test_links_in_the_docs_lead_somewhere() -> None:
                 headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
                 slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
                 assert anchor in slugs, f"{path.name}: {target}#{anchor}"
+
+
+TINY = ["model.name=test_resnet", "model.weights=none", "data.workers=0"]
+SMALLER = {  # what makes a step of the walk take seconds
+    "audit": [*TINY, "size=32"],
+    "classify": [*TINY, "image.size=32", "train.batch=8", "track.wandb=disabled"],
+    "explain": ["images=6", "sanity_images=0", "contrasts=1", "track.wandb=disabled"],
+    "attack": ["images=6", "steps=2", "curve=[]", "corruptions=false", "track.wandb=disabled"],
+}
+
+
+@pytest.mark.slow
+def test_the_walk_with_a_data_set_of_ones_own_leads_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path / "photos", classes=3, per_class=10)
+    first = next((tmp_path / "photos").rglob("*.jpg"))
+    shutil.copy(first, "new.jpg")
+    shutil.copy(first, first.with_name("again.jpg"))  # a copy for the audit, which the second build drops
+    walk = list(dict.fromkeys(found.shown for found in FOUND if found.place == "docs/own_data.md"))
+    walk = [shown for shown in walk if "--help" not in shown]
+    ran = []
+    for shown in walk:
+        (words,) = variants(shown)
+        if words[0] not in ("pipeline", "weights", "serve", "status"):
+            assert main([*words, *SMALLER.get(words[0], [])]) == 0, shown
+            ran.append(words[0])
+    steps = ["shards", "shards", "audit", "shards", "classify", "predict", "explain", "attack", "report", "export"]
+    assert ran == steps
+    said = "".join(capsys.readouterr())
+    assert "dropped: 1" in said
+    assert "next: fgvc audit data/mine" in said
+    assert "Traceback" not in said
+    for made in ("audit/mine/index.html", "audit/mine/corrections.csv", "classify/photos/class_accuracy.png",
+                 "explain/photos-test/classes.png", "report/mine/report.html"):  # fmt: skip
+        assert (tmp_path / "runs" / made).is_file(), made
+    assert (tmp_path / "data/mine/contact_sheet.png").is_file()
+    assert {"model.onnx", "model.safetensors", "README.md"} <= {file.name for file in (tmp_path / "export").iterdir()}
