@@ -8,6 +8,7 @@ from importlib import metadata
 
 from jobs.registry import COMMANDS, command_module, summary
 from shards.errors import UserError
+from shards.sources.problems import printable
 from slurm.errors import SlurmError
 
 HELP = """fgvc: from a folder of images to a robust, explained fine-grained classifier.
@@ -38,7 +39,7 @@ def main(words: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (UserError, SlurmError) as error:
-        print(f"fgvc {words[0]}: {error}", file=sys.stderr)
+        print(printable(f"fgvc {words[0]}: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

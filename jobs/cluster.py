@@ -38,12 +38,21 @@ def main(argv: list[str]) -> int:
 
     `status` gives 1 when no cluster runs. Raises SlurmError for a user's mistake.
     """
-    options = _parser().parse_args(argv)
+    options = read(argv)
     if options.command == "up":
         return _up(options.folder or testbed.default_folder(), options)
     running = None if options.folder else current()
     folder = options.folder or (running.folder if running else testbed.default_folder())
     return _down(folder) if options.command == "down" else _status(folder)
+
+
+def read(argv: list[str]) -> argparse.Namespace:
+    """The words, with partitions and settings taken apart; nothing is started. Raises SlurmError as `main` does."""
+    options = _parser().parse_args(argv)
+    if options.command == "up":
+        options.partitions = [parse_partition(word) for word in options.partition]
+        options.settings = dict(_setting(word) for word in options.settings)
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,8 +96,8 @@ def _up(folder: Path, options: argparse.Namespace) -> int:
         gpus_per_node=options.gpus,
         memory_mb_per_node=options.memory_mb,
         accounting=options.accounting,
-        partitions=[parse_partition(word) for word in options.partition],
-        settings=dict(_setting(word) for word in options.settings),
+        partitions=options.partitions,
+        settings=options.settings,
     )
     remember(cluster.folder)
     names = ", ".join(partition.name for partition in cluster.partitions)

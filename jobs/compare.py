@@ -27,6 +27,7 @@ from jobs.config import describe, to_dict
 from jobs.debug import fresh_folder
 from jobs.experiments.compare_rows import Config, check, list_runs, read
 from jobs.experiments.compare_run import check_queue, dry_run, run, submit
+from jobs.hints import next_lines
 from jobs.launch import profile_of, scratch_runs
 from jobs.words import parse
 
@@ -62,6 +63,8 @@ def main(words: list[str]) -> int:
         return 3
     for name, reason in failed.items():
         print(f"fgvc compare: run {name} failed: {reason}", file=sys.stderr)
+    if not failed and arguments.on != "debug":
+        print(next_lines("compare", folder=Path(config.runs_dir) / "compare" / config.name))
     return 1 if failed else 0
 
 

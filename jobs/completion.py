@@ -13,7 +13,7 @@ from shards.errors import UserError
 
 OPTIONS = "--on --dry-run --print-config --processes --estimate --follow --help"
 SECOND = {
-    "shards": "build verify show list coco",
+    "shards": "build verify show list coco convert",
     "cluster": "up down status",
     "weights": "get",
     "completion": "bash zsh",

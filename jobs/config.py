@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import types
@@ -18,6 +19,7 @@ from slurm.profile import KEYS
 
 C = TypeVar("C")
 SHIPPED = Path(__file__).resolve().parents[1] / "configs"
+YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values, several times as fast
 
 
 def load(kind: type[C], path: str | Path | None = None, overrides: list[str] | None = None) -> C:
@@ -74,11 +76,11 @@ def from_dict(kind: type[C], values: dict[str, Any], where: str, given: Collecti
 
     Raises UserError as `load` does.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     _check_keys(kind, values, where)
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return _validator(kind).validate_python(values)  # type: ignore[arg-type]  # classes are hashable
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -86,6 +88,20 @@ def from_dict(kind: type[C], values: dict[str, Any], where: str, given: Collecti
         message = first["msg"].removeprefix("Value error, ")
         source = "command line" if key in given else where
         raise UserError(f"{source}: {key}={first['input']!r}: {message}{hint}") from None
+
+
+@functools.lru_cache(256)
+def _validator(kind: type) -> Any:
+    """pydantic's validator of a dataclass; made once, because comparisons and sweeps load hundreds of configs."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+@functools.lru_cache(256)
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, with their limits."""
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -112,7 +128,7 @@ def config_hash(config: Any) -> str:
 
 def walk(kind: type, prefix: str = "", affects: bool = True) -> Iterator[tuple[str, dataclasses.Field]]:
     """Every leaf field of a nested dataclass as (dotted key, field)."""
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     for leaf in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[leaf.name]):
             yield from walk(typing.cast(type, hints[leaf.name]), f"{prefix}{leaf.name}.")
@@ -152,7 +168,7 @@ def _limit(limit: Any) -> str:
 
 def flatten(values: dict[str, Any], kind: type, prefix: str = "") -> dict[str, Any]:
     """Nested values as dotted keys, down to the fields of `kind` (a dict-valued field stays whole)."""
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     flat: dict[str, Any] = {}
     for key, value in values.items():
         inner = hints.get(key)
@@ -183,7 +199,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file's top-level mapping. Raises UserError when it is missing (naming the nearest) or not readable."""
     path = locate(path)
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = yaml.load(path.read_text(), YAML) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -193,7 +209,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _parse(text: str, word: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, YAML)
     except yaml.YAMLError:
         raise UserError(f"'{word}': the value is not readable as YAML; quote it for the shell") from None
 
@@ -209,7 +225,7 @@ def _field_type(kind: type, key: str, where: str) -> Any:
     """The declared type of a dotted key. Raises UserError naming the nearest key when there is none."""
     current: Any = kind
     for part in key.split("."):
-        hints = typing.get_type_hints(current, include_extras=True) if dataclasses.is_dataclass(current) else {}
+        hints = _hints(typing.cast(type, current)) if dataclasses.is_dataclass(current) else {}
         if current is dict or typing.get_origin(current) is dict:
             return Any
         if part not in hints:

@@ -7,7 +7,7 @@
     fgvc crop CONFIG slice=512 name=sliced                           small objects in large images, through SAHI
     fgvc crop CONFIG evaluate_test=true                              measure the boxes of the test split too
     fgvc crop detector=FILE data.shards=FOLDER                       no true boxes: a detector trained elsewhere
-    fgvc crop CONFIG detectors='[f0.safetensors, f1.safetensors, f2.safetensors, all.safetensors]'
+    fgvc crop data.shards=FOLDER detectors='[f0.safetensors, f1.safetensors, f2.safetensors, all.safetensors]'
     fgvc classify CONFIG data.crop=square data.boxes=FILE            then: classify what was found
 
 Training images get out-of-fold boxes: each fold's from a detector trained on the other folds, so that training crops

@@ -25,6 +25,7 @@ from packaging.specifiers import SpecifierSet
 
 from fgvc.runtime.config import TrackConfig
 from fgvc.runtime.tracking import wandb_mode
+from jobs.hints import next_lines
 from shards.errors import UserError
 from shards.manifest import read_manifest
 from slurm.testbed.daemons import missing_packages
@@ -61,6 +62,8 @@ def main(words: list[str]) -> int:
             if finding.needed and not finding.ok:
                 lacking.append(finding.name)
     print(f"\nmissing and needed: {', '.join(lacking)}" if lacking else "\nnothing needed is missing")
+    if not lacking:
+        print(next_lines("doctor"))
     return 1 if lacking else 0
 
 

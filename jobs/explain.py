@@ -7,7 +7,7 @@
     fgvc explain weights=FILE photos=FOLDER                                      photos that are in no shards
     fgvc explain weights=FILE data.shards=FOLDER methods='[cam]' boxes_by=cam    boxes of all images, from their maps
     fgvc classify CONFIG data.crop=square data.boxes=runs/explain/NAME/boxes.jsonl          then: crop by what it saw
-    fgvc explain CONFIG --on CLUSTER                                             any of these as a Slurm job
+    fgvc explain CONFIG weights=FILE --on CLUSTER                                any of these as a Slurm job
 
 The run folder <runs_dir>/explain/<name>/ holds result.json (every score by method, with intervals), explanations.jsonl
 (a line an image), overlays/, sheets by class and by confused pair, contrasts/ (why A and not B), boxes.jsonl. The

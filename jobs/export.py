@@ -10,10 +10,11 @@ appears whole or not at all. Nothing is uploaded: hf upload NAME FOLDER does tha
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from fgvc.use.find import find_weights
 from jobs.config import describe, load
+from jobs.hints import next_lines
 from jobs.registry import task_module
 from jobs.words import Parser
 from shards.errors import UserError
@@ -33,16 +34,22 @@ class Config:
 
 def main(words: list[str]) -> int:
     """`fgvc export WORDS`. Raises UserError for a user's mistake."""
-    parser = Parser("fgvc export", add_help=False)
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("-h", "--help", action="store_true")
-    found = parser.parse_intermixed_args(words)
-    if found.help:
+    if {"-h", "--help"} & set(words):
         print(f"{(__doc__ or '').strip()}\n\nsettings (key: type = default):\n{describe(Config)}")
         return 0
-    config: Any = load(Config, None, [word for word in found.words if "=" in word])
+    config, run, folder = read(words)
+    print(task_module("export").run(config, find_weights(run, config.runs_dir), folder))
+    print(next_lines("export", run=run))
+    return 0
+
+
+def read(words: list[str]) -> tuple[Config, str, str]:
+    """The settings, the run and the folder that words name; nothing is opened. Raises UserError as `main` does."""
+    parser = Parser("fgvc export", add_help=False)
+    parser.add_argument("words", nargs="*")
+    found = parser.parse_intermixed_args(words)
+    config = load(Config, None, [word for word in found.words if "=" in word])
     names = [word for word in found.words if "=" not in word]
     if len(names) != 2 or not config.formats:
         raise UserError("expected fgvc export RUN FOLDER [key=value ...]; see fgvc export --help")
-    print(task_module("export").run(config, find_weights(names[0], config.runs_dir), names[1]))
-    return 0
+    return config, names[0], names[1]

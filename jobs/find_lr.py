@@ -17,6 +17,7 @@ from annotated_types import Ge
 
 from jobs.checks import check_files
 from jobs.config import describe, load, load_job, locate
+from jobs.hints import next_lines
 from jobs.registry import default_name, task_module
 from jobs.words import parse
 from shards.errors import UserError
@@ -43,7 +44,9 @@ def main(words: list[str]) -> int:
         print(f"{config.name}: {tried.steps} steps, rates {tried.low:g} to {tried.high:g}")
         return 0
     check_files(config)
-    print(task_module("find_lr").run(config, tried))
+    said, rate = task_module("find_lr").run(config, tried)
+    print(said)
+    print(next_lines("find-lr", rate=f"{rate:g}"))
     return 0
 
 

@@ -7,7 +7,7 @@
     fgvc gan CONFIG data.crop=square model.size=128             objects cut out by their boxes
     fgvc gan CONFIG per_class=true --on CLUSTER                 a small generator a class, as an array of jobs
     fgvc gan CONFIG data.folds=5 data.fold=0                    hold a fold out, and measure against it (sweeps do)
-    fgvc synthesize weights=runs/gan/NAME/model.safetensors ... then: images, as shards
+    fgvc synthesize CONFIG weights=runs/gan/NAME/model.safetensors       then: images, as shards
 
 The run folder is <runs_dir>/gan/<name>/. Started again after a kill, the same command resumes from the last checkpoint.
 To read: result.json (Frechet distance, KID, precision, recall, copies of training images; `floor` is the distance

@@ -22,10 +22,12 @@ from jobs.checks import check_files, remarks
 from jobs.config import describe, load_job, locate, to_dict
 from jobs.debug import debug_words, fresh_folder, remove_folder
 from jobs.experiments.sweep_file import agent_words
+from jobs.hints import after_run
 from jobs.launch import launch, split_words
 from jobs.registry import command_module, default_name, parts_of, task_module
 from jobs.words import Parser
 from shards.errors import UserError
+from shards.sources.problems import printable
 from slurm.job import note_mistake
 from slurm.profile import KEYS
 
@@ -121,7 +123,7 @@ def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
             print(f"fgvc {name}: {said}", file=sys.stderr)
         return _leave(3)
     except UserError as error:
-        print(f"fgvc {name}: {error}", file=sys.stderr)
+        print(printable(f"fgvc {name}: {error}"), file=sys.stderr)
         if debug and _rank() == 0:
             remove_folder(folder)
         return _leave(2)
@@ -137,7 +139,8 @@ def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
     if _rank() == 0:
         if before and _finished(folder) == before:
             print(f"{folder}: this run was done at {before}; figures and seconds are of then")
-        print(module.report(result, folder))
+        hint = "" if debug else after_run(name, config, folder, result)
+        print("\n".join(filter(None, [module.report(result, folder), hint])))
     return _leave(0)
 
 

@@ -24,6 +24,7 @@ from fgvc.runtime.interrupt import Interrupted
 from jobs.config import describe, to_dict
 from jobs.experiments.pipeline_file import Config, Planned, Stage, home_of, plan, read
 from jobs.experiments.pipeline_run import choose, drop_old_reports, dry_run, refuse_others, run, submit, table
+from jobs.hints import next_lines
 from jobs.launch import profile_of, scratch_runs
 from jobs.words import Parser
 from slurm.profile import Profile
@@ -69,6 +70,8 @@ def _run(
         print(
             f"fgvc pipeline: stage {name} failed: {reason}; its log: {log}; the same command resumes", file=sys.stderr
         )
+    if not failed:
+        print(next_lines("pipeline", folder=home_of(config)))
     return 1 if failed else 0
 
 

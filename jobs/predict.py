@@ -14,7 +14,7 @@ is. A picture that cannot be read has a line that says why, the others follow; t
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Len
 
@@ -50,21 +50,26 @@ class Config:
 
 def main(words: list[str]) -> int:
     """`fgvc predict WORDS`; 0, or 1 when a picture could not be read. Raises UserError for a user's mistake."""
+    if {"-h", "--help"} & set(words):
+        print(f"{(__doc__ or '').strip()}\n\nsettings (key: type = default):\n{describe(Config)}")
+        return 0
+    config, pictures, run = read(words)
+    return int(task_module("predict").run(config, pictures, find_weights(run, config.runs_dir)))
+
+
+def read(words: list[str]) -> tuple[Config, list[str], str]:
+    """The settings, the pictures and the classifier that words name; nothing is opened. Raises UserError as `main`."""
     parser = Parser("fgvc predict", add_help=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--run", default="")
-    parser.add_argument("-h", "--help", action="store_true")
     found = parser.parse_intermixed_args(words)
-    if found.help:
-        print(f"{(__doc__ or '').strip()}\n\nsettings (key: type = default):\n{describe(Config)}")
-        return 0
     settings = [word for word in found.words if "=" in word and not Path(word).exists()]
     pictures = [word for word in found.words if word not in settings]
-    config: Any = load(Config, None, settings)
+    config = load(Config, None, settings)
     if not found.run or not pictures:
         raise UserError("which pictures, which classifier? fgvc predict PICTURE|FOLDER|- --run RUN; see --help")
     check(config, pictures)
-    return int(task_module("predict").run(config, pictures, find_weights(found.run, config.runs_dir)))
+    return config, pictures, found.run
 
 
 def check(config: Config, pictures: list[str]) -> None:

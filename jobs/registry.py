@@ -2,7 +2,8 @@
 
 A job NAME reads a config and leaves a run folder. Its command is jobs/NAME.py: `Config`, `DEBUG`, `HEADLINE`,
 `check(config)` and `report(result, folder)`, nothing heavy; its task is jobs/tasks/NAME.py: `run(config)`. Any other
-command NAME is jobs/NAME.py with `main(words)`.
+command NAME is jobs/NAME.py with `main(words)` and, where that opens or asks for something, `read(words)`, which only
+takes the words apart.
 """
 
 import importlib

@@ -17,6 +17,7 @@ import logging
 import sys
 from pathlib import Path
 
+from jobs.hints import next_lines
 from shards.errors import UserError
 
 SETTINGS = {"runs_dir": "runs", "name": "", "title": ""}
@@ -27,18 +28,8 @@ def main(words: list[str]) -> int:
     if any(word in ("-h", "--help", "help") for word in words):
         print((__doc__ or "").strip())
         return 0
-    settings, named = dict(SETTINGS), []
-    for word in words:
-        key, sign, value = word.partition("=")
-        if sign and key in SETTINGS:
-            settings[key] = value
-        elif sign and not Path(word).exists():
-            raise UserError(f"'{word}' is not a setting of report; there are {', '.join(SETTINGS)} (see --help)")
-        else:
-            named.append(word)
+    settings, named = read(words)
     runs_dir = Path(settings["runs_dir"]).expanduser()
-    if not named:
-        raise UserError("which runs? fgvc report RUN..., such as classify/photos, or a folder of runs")
     from fgvc.reporting.page import cleaned, write_page  # loads matplotlib
     from fgvc.reporting.runs import read_runs
 
@@ -61,7 +52,24 @@ def main(words: list[str]) -> int:
         keys = ", ".join(report.left_out)
         print(cleaned(f"fgvc report: too large; left out of result.json what no figure shows: {keys}"), file=sys.stderr)
     print(f"{len(runs)} run{'s' * (len(runs) > 1)}, {report.bytes / 1e6:.1f} MB; look at {path}")
+    print(next_lines("report"))
     return 0
+
+
+def read(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The settings and the runs that words name; nothing is opened. Raises UserError as `main` does."""
+    settings, named = dict(SETTINGS), []
+    for word in words:
+        key, sign, value = word.partition("=")
+        if sign and key in SETTINGS:
+            settings[key] = value
+        elif sign and not Path(word).exists():
+            raise UserError(f"'{word}' is not a setting of report; there are {', '.join(SETTINGS)} (see --help)")
+        else:
+            named.append(word)
+    if not named:
+        raise UserError("which runs? fgvc report RUN..., such as classify/photos, or a folder of runs")
+    return settings, named
 
 
 def _folders(word: str, runs_dir: Path) -> list[Path]:

@@ -11,7 +11,7 @@ ssh -L 8765:127.0.0.1:8765 instead.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -42,20 +42,25 @@ class Config:
 
 def main(words: list[str]) -> int:
     """`fgvc serve WORDS`, until a signal ends it. Raises UserError for a user's mistake."""
+    if {"-h", "--help"} & set(words):
+        print(f"{(__doc__ or '').strip()}\n\nsettings (key: type = default):\n{describe(Config)}")
+        return 0
+    config, run = read(words)
+    return int(task_module("serve").run(config, find_weights(run, config.runs_dir)))
+
+
+def read(words: list[str]) -> tuple[Config, str]:
+    """The settings and the run that words name; nothing is opened. Raises UserError as `main` does."""
     parser = Parser("fgvc serve", add_help=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--host")
     parser.add_argument("--port")
-    parser.add_argument("-h", "--help", action="store_true")
     found = parser.parse_intermixed_args(words)
-    if found.help:
-        print(f"{(__doc__ or '').strip()}\n\nsettings (key: type = default):\n{describe(Config)}")
-        return 0
     given = [f"{key}={value}" for key in ("host", "port") if (value := getattr(found, key)) is not None]
     runs = [word for word in found.words if "=" not in word]
-    config: Any = load(Config, None, [*(word for word in found.words if "=" in word), *given])
+    config = load(Config, None, [*(word for word in found.words if "=" in word), *given])
     if len(runs) != 1:
         raise UserError("which classifier? fgvc serve RUN; see fgvc serve --help")
     if config.host in ("0.0.0.0", "::") and not config.names:
         raise UserError(f"host={config.host}: listens under every name; say which are yours: names='[HOST.DOMAIN]'")
-    return int(task_module("serve").run(config, find_weights(runs[0], config.runs_dir)))
+    return config, runs[0]

@@ -3,7 +3,7 @@
 fgvc shards build cub200 CUB_200_2011 data/cub200            real birds, bytes as they came
 fgvc shards build image_folder photos data/mine shrink=512   any folder with one folder a class
 fgvc shards build field_guide - data/field_guide             drawn here, nothing to download
-fgvc shards build ... track.wandb=auto track.group=birds     what was built to W&B too, as every job does
+fgvc shards build SOURCE ROOT OUT track.wandb=auto           what was built to W&B too, as every job does
 fgvc shards build SOURCE ROOT OUT corrections=FILE           as fgvc audit found it: pictures dropped, relabelled
 fgvc shards verify data/cub200                               read every byte, decode every image
 fgvc shards show data/cub200                                 table, and a contact sheet with the boxes
@@ -14,6 +14,7 @@ fgvc shards build coco cub200_coco data/again                and back, or any ot
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import sys
 import time
@@ -23,6 +24,7 @@ from typing import Any, get_type_hints
 from fgvc.runtime.config import TrackConfig
 from fgvc.runtime.tracking import Tracker
 from jobs.config import describe, from_dict, load
+from jobs.hints import next_lines
 from jobs.words import Parser
 from shards.building.build import build
 from shards.building.config import BuildOptions
@@ -54,8 +56,19 @@ def main(argv: list[str]) -> int:
 
     Raises UserError in one line for everything a user can fix.
     """
-    words = _parser(argv).parse_args(argv)
+    words = read(argv)
     return COMMANDS[words.command](words)
+
+
+def read(argv: list[str]) -> argparse.Namespace:
+    """The words, with a build's settings checked; nothing is opened. Raises UserError as `main` does."""
+    words = _parser(argv).parse_args(argv)
+    if words.command == "build":
+        words.track = load(Tracked, overrides=[word for word in words.settings if word.startswith("track.")]).track
+        words.tracked = any(word.startswith("track.") for word in words.settings)
+        words.settings = [word for word in words.settings if not word.startswith("track.")]
+        build_settings(words.source, words.settings)
+    return words
 
 
 def build_from(
@@ -92,9 +105,7 @@ def build_settings(source: str, settings: dict[str, Any] | list[str] | None = No
 
 def _build(words: argparse.Namespace) -> int:
     start = time.monotonic()
-    tracked = [word for word in words.settings if word.startswith("track.")]
-    track = load(Tracked, overrides=tracked).track
-    manifest = build_from(words.source, words.root, words.out, [word for word in words.settings if word not in tracked])
+    manifest = build_from(words.source, words.root, words.out, words.settings)
     size = sum(shard.size for shard in manifest.shards)
     counts = ", ".join(f"{count} {split}" for split, count in sorted(manifest.counts.items(), reverse=True))
     print(
@@ -103,8 +114,9 @@ def _build(words: argparse.Namespace) -> int:
     )
     for note, count in (manifest.notes | manifest.extra.get("corrections", {})).items():
         print(f"  {note}: {count}")
-    if tracked:
-        _log_build(track, words, manifest, time.monotonic() - start)
+    if words.tracked:
+        _log_build(words.track, words, manifest, time.monotonic() - start)
+    print(next_lines("shards", folder=words.out))
     return 0
 
 
@@ -135,6 +147,7 @@ def _verify(words: argparse.Namespace) -> int:
 def _show(words: argparse.Namespace) -> int:
     picture = None if words.picture == "-" else Path(words.picture or Path(words.folder) / "contact_sheet.png")
     print(show(Path(words.folder), picture))
+    print(next_lines("shards", folder=words.folder))
     return 0
 
 
@@ -173,6 +186,7 @@ def _module(source: str) -> Any:
     return importlib.import_module(SOURCES[source])
 
 
+@functools.cache
 def _settings_of(source: str) -> Any:
     """A dataclass of two groups: `source` (its own options) and `build`. Raises UserError on an unknown source."""
     options = _module(source).Options

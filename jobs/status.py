@@ -20,6 +20,7 @@ import yaml
 
 from jobs.registry import COMMANDS, command_module
 from shards.errors import UserError
+from shards.sources.problems import printable
 from slurm.errors import SlurmError
 from slurm.queue import Job, read_record, states
 
@@ -63,7 +64,7 @@ def main(words: list[str]) -> int:
     rows += [_row(run, jobs, runs_dir) for run in runs]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        print(printable("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()))
     if problem:
         print(f"\nSlurm is not responding: {problem}")
     if named and len(runs) <= len(named):
@@ -153,7 +154,7 @@ def _figures(run: Run) -> str:
 
 
 def _detail(run: Run, jobs: dict[str, Job]) -> None:
-    print(f"\n{run.folder}")
+    print("\n" + printable(str(run.folder)))
     if run.written:
         print(f"  last written {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(run.written))}")
     newest = max((run.folder / "checkpoints").glob("step-*"), default=None)
@@ -167,7 +168,7 @@ def _detail(run: Run, jobs: dict[str, Job]) -> None:
             stream.seek(max(0, log.stat().st_size - 4096))
             lines = stream.read().decode(errors="replace").replace("\r", "\n").split("\n")
         for line in [line for line in lines if line.strip()][-5:]:
-            print(f"    {line.rstrip()[:160]}")
+            print(printable(f"    {line.rstrip()[:160]}"))
 
 
 def _named(word: str, runs_dir: Path) -> list[Path]:

@@ -4,7 +4,7 @@
     fgvc synthesize CONFIG classifier=runs/classify/NAME/model.safetensors min_confidence=0.5
     fgvc synthesize CONFIG truncation=0.7                       less varied, nearer to what is typical
     fgvc synthesize CONFIG --on CLUSTER nodes=2                 images are made in chunks, by any number of ranks
-    fgvc synthesize weights='runs/gan/NAME-*/model.safetensors' ...   generators of a class each (per_class=true)
+    fgvc synthesize CONFIG weights='runs/gan/NAME-*/model.safetensors'   generators of a class each (per_class=true)
     fgvc classify CONFIG synthetic.shards=data/NAME             then: train with them
 
 data.shards are the real images that the generator was trained on. A candidate is dropped when it is a copy of one of

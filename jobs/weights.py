@@ -9,6 +9,7 @@ NAME is a timm model, with or without a tag. The hub is asked once: what cannot 
 
 from pathlib import Path
 
+from jobs.hints import next_lines
 from shards.errors import UserError
 
 
@@ -17,13 +18,20 @@ def main(words: list[str]) -> int:
     if not words or any(word in ("-h", "--help", "help") for word in words):
         print((__doc__ or "").strip())
         return 0
+    name, file = read(words)
+    print(f"{get(name, file)}: model.name={name} model.weights={file}")
+    print(next_lines("weights", name=name, file=file))
+    return 0
+
+
+def read(words: list[str]) -> tuple[str, Path]:
+    """The model and the file that words name; nothing is asked for. Raises UserError as `main` does."""
     if words[0] != "get" or not 2 <= len(words) <= 3:
         raise UserError("expected fgvc weights get NAME [FILE]; see fgvc weights --help")
     file = Path(words[2] if len(words) == 3 else f"{words[1].replace('/', '_')}.safetensors")
     if file.suffix != ".safetensors":
         raise UserError(f"{file}: weights are written as .safetensors; name the file so")
-    print(f"{get(words[1], file)}: model.name={words[1]} model.weights={file}")
-    return 0
+    return words[1], file
 
 
 def get(name: str, file: Path) -> Path:

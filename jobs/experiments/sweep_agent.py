@@ -52,11 +52,18 @@ class Config:
 
 def main(words: list[str]) -> int:
     """`fgvc sweep agent WORDS`. Raises UserError or SlurmError for a user's mistake."""
-    arguments = _parse(words)
-    if arguments.help:
+    if {"-h", "--help"} & set(words):
         print(f"{(__doc__ or '').strip()}\n\nsettings (key: type = default):\n{describe(Config)}")
         return 0
+    sweep, config, profile = read(words)
+    if config.parallel > 1:
+        return _several(config.parallel, ["agent", *[word for word in words if not word.startswith("parallel=")]])
+    return _agent(sweep, config, profile)
 
+
+def read(words: list[str]) -> tuple[str, Config, Profile]:
+    """The sweep's id, the agent's settings and the cluster; W&B is not asked. Raises UserError as `main` does."""
+    arguments = _parse(words)
     for_profile, rest = split_words(arguments.words)
     names = [word for word in rest if "=" not in word]
     if len(names) != 1:
@@ -69,9 +76,7 @@ def main(words: list[str]) -> int:
     profile = read_profile(arguments.on, for_profile)
     if profile.scratch and config.runs_dir == Config.runs_dir:
         config.runs_dir = scratch_runs(profile)
-    if config.parallel > 1:
-        return _several(config.parallel, ["agent", *[word for word in words if not word.startswith("parallel=")]])
-    return _agent(names[0], config, profile)
+    return names[0], config, profile
 
 
 def _agent(sweep_path: str, config: Config, profile: Profile) -> int:
@@ -152,6 +157,5 @@ def _several(count: int, words: list[str]) -> int:
 def _parse(words: list[str]) -> argparse.Namespace:
     parser = Parser("fgvc sweep agent", add_help=False)
     parser.add_argument("words", nargs="*")
-    parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--on", default="")
     return parser.parse_intermixed_args(words)

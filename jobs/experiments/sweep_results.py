@@ -56,6 +56,6 @@ def _what_next(plan: PlannedSweep, best: Trial, count: int) -> str:
     return (
         f"The best of {count} on one fold looks better than it is: measure it on all folds before relying on it, then "
         "train on all of train and test once:\n"
-        f"  fgvc compare {shlex.join(compare)}\n"
-        f"  fgvc {job} {shlex.join([config, f'name={plan.folder.name}-best', *words])}"
+        f"next: fgvc compare {shlex.join(compare)}\n"
+        f"then: fgvc {job} {shlex.join([config, f'name={plan.folder.name}-best', *words])}"
     )

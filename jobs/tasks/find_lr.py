@@ -18,8 +18,11 @@ from shards.reading.loader import Place
 from shards.reading.splits import open_splits
 
 
-def run(config: Any, tried: Range) -> str:
-    """Make the steps, write picture and rates; the lines to print. Raises UserError for a user's mistake."""
+def run(config: Any, tried: Range) -> tuple[str, float]:
+    """Make the steps, write picture and rates; what was found, in words, and the suggested rate.
+
+    Raises UserError for a user's mistake.
+    """
     train, optim = config.train, config.optim
     optim.schedule, optim.warmup_epochs, train.guard, train.keep = "constant", 0.0, False, "last"
     accelerator = create_accelerator(train.precision, train.deterministic)
@@ -46,4 +49,5 @@ def run(config: Any, tried: Range) -> str:
         f"the loss rises at {found.limit:.2g}" if found.limit else f"the loss never rose up to {found.rates[-1]:.2g}"
     )
     picture = folder.path / "find_lr.png"
-    return f"{rises}; suggested: optim.lr={found.suggested:g} (now {optim.lr:g}); look at {picture}"
+    said = f"{rises}; suggested: optim.lr={found.suggested:g} (now {optim.lr:g}); look at {picture}"
+    return said, found.suggested

@@ -83,7 +83,9 @@ def test_settings_that_do_nothing_are_said(
 def test_the_last_line_names_what_is_there(guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = small_run(guide, tmp_path, "bare", "train.epochs=1", "data.limit=16", "evaluate_test=false")
     assert main(words) == 0
-    named = capsys.readouterr().out.strip().rpartition("bare: ")[2].split(", ")
+    said, *hints = capsys.readouterr().out.strip().partition("\nnext: ")
+    named = said.rpartition("bare: ")[2].split(", ")
+    assert hints[1].startswith(f"fgvc explain weights={tmp_path}/classify/bare/model.safetensors data.shards=")
     assert {"result.json", "model.safetensors", "training.png"} <= set(named)
     assert all((tmp_path / "classify/bare" / name).is_file() for name in named)
 

@@ -107,7 +107,7 @@ def test_killed_driver_goes_on(sweep, fgvc, tmp_path, monkeypatch, capsys):
     assert f"best: {best} of 40 held-out images" in output, errors
     assert "sweep s 3/3 trial-" in errors
     # What to run next is the best trial as it was: the sweep file's own settings too.
-    advice = next(line for line in output.splitlines() if line.startswith("  fgvc compare tiny.yaml folds=5 "))
+    advice = next(line for line in output.splitlines() if line.startswith("next: fgvc compare tiny.yaml folds=5 "))
     assert f"optim.lr={asked(folder)[scores.index(max(scores))]['values']['optim.lr']}" in advice
     assert "train.ema=0.5" in advice
     assert "data.fold" not in advice

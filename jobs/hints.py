@@ -1,0 +1,52 @@
+"""What to run next: the last lines of a command that made something. One place, so that every step leads to another."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+# Words in capitals are the reader's to put in; {names} are known when the command ends.
+NEXT = {
+    "shards": ("fgvc audit {folder}", "fgvc classify photos data.shards={folder}"),
+    "audit": ("fgvc classify photos data.shards={shards}",),
+    "classify": (
+        "fgvc explain weights={folder}/model.safetensors data.shards={shards}",
+        "fgvc attack weights={folder}/model.safetensors data.shards={shards}",
+        "fgvc predict PICTURE --run {folder}",
+    ),
+    "detect": ("fgvc crop detector={folder}/model.safetensors data.shards=SHARDS",),
+    "crop": ("fgvc classify photos data.shards={shards} data.crop=square data.boxes={layer}",),
+    "find-lr": ("fgvc classify CONFIG optim.lr={rate}",),
+    "gan": ("fgvc synthesize weights={folder}/model.safetensors data.shards={shards} out=data/{name}",),
+    "synthesize": ("fgvc classify CONFIG synthetic.shards={out} synthetic.ratio=1",),
+    "evaluate": ("fgvc explain weights={weights} data.shards={shards}",),
+    "explain": ("fgvc attack weights={weights} data.shards={shards}", "fgvc report {folder}"),
+    "attack": ("fgvc report {folder}", "fgvc classify CONFIG defence.method=trades"),
+    "compare": ("fgvc report {folder}",),
+    "pipeline": ("fgvc predict PICTURE --run RUN", "fgvc status {folder}"),
+    "report": ("fgvc predict PICTURE --run RUN", "fgvc export RUN FOLDER"),
+    "export": ("fgvc serve {run}",),
+    "weights": ("fgvc classify CONFIG model.name={name} model.weights={file}",),
+    "doctor": ("fgvc pipeline demo",),
+}
+
+
+def next_lines(command: str, **known: object) -> str:
+    """The hint after a command, empty where there is none; `known` are the names that its lines take."""
+    words = {key: shlex.quote(str(value)) for key, value in known.items()}
+    return "\n".join(
+        f"{'  or: ' if index else 'next: '}{line.format(**words)}" for index, line in enumerate(NEXT.get(command, ()))
+    )
+
+
+def after_run(job: str, config: Any, folder: Path, result: dict[str, Any]) -> str:
+    """The hint after a job's run."""
+    data = getattr(config, "data", None)
+    return next_lines(
+        job,
+        folder=folder,
+        name=config.name,
+        shards=(data.shards if data else "") or "SHARDS",
+        weights=getattr(config, "weights", ""),
+        out=getattr(config, "out", ""),
+        layer=result.get("layer", ""),
+    )
