@@ -138,6 +138,8 @@ def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
         if before and _finished(folder) == before:
             print(f"{folder}: this run was done at {before}; figures and seconds are of then")
         print(module.report(result, folder))
+        if not before and any(folder.glob("wandb/offline-run-*")):
+            print(f"to W&B: wandb sync {folder}/wandb/offline-run-*")
     return _leave(0)
 
 

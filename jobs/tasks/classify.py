@@ -42,12 +42,12 @@ from jobs.tasks.synthetic import open_synthetic
 from jobs.tasks.teacher import open_teacher, warn_of_other_crops
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
-from shards.manifest import read_manifest
 from shards.paths import expand
 from shards.reading.loader import Place, Samples, train_loader
 from shards.reading.splits import limited
 from shards.reading.transforms import train_transforms
 from shards.reading.views import View, open_crops
+from shards.remote import open_manifest
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _inputs(config: Config) -> dict[str, str]:
     if config.train.teacher:
         inputs["teacher"] = file_hash(config.train.teacher, "train.teacher")
     if config.synthetic.shards:
-        inputs["synthetic"] = read_manifest(expand(config.synthetic.shards, "synthetic.shards")).fingerprint
+        inputs["synthetic"] = open_manifest(config.synthetic.shards, "synthetic.shards", config.data.cache).fingerprint
     if run := config.train.temperature_from:
         inputs["temperature_from"] = file_hash(str(held_out_answers(run)), "train.temperature_from")
     return inputs
@@ -115,7 +115,9 @@ class Classify:
         self.weights = class_weights(labels, len(self.manifest.classes), config.train.class_weights)
         self.best: BestEpoch | None = None
         self.watch: Watch | None = None
-        self.synthetic = open_synthetic(config.synthetic, self.manifest, self.splits.train, self.kept_out, config.seed)
+        self.synthetic = open_synthetic(
+            config.synthetic, self.manifest, self.splits.train, self.kept_out, config.seed, config.data.cache
+        )
 
     def learner(self, schedule: Schedule, found: Path | None) -> SupervisedLearner:
         config = self.config
