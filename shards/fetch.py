@@ -60,6 +60,8 @@ def fetch(
             if path.is_file() and size in (None, path.stat().st_size):
                 return
             part = path.with_name(f"{path.name}.part")
+            if not sha256:  # nothing would tell the beginning of another file
+                part.unlink(missing_ok=True)
             _fetch(url, part, size, show, retries)
             _compare(url, part, size, sha256)
             part.replace(path)
@@ -199,8 +201,9 @@ def _refusal(response: requests.Response) -> str:
 def _reason(error: Exception) -> str:
     """The innermost cause of what requests raises, short: 'Connection refused'."""
     cause: Any = getattr(error.args[0], "reason", error) if error.args else error
-    text = " ".join(str(cause).split()).rstrip("')\"")
-    return re.sub(r"^\[Errno -?\d+\] ", "", text.rsplit(": ", 1)[-1])[:200] or type(error).__name__
+    text = " ".join(str(cause).split())
+    number = re.search(r"\[Errno -?\d+\] ([^'\")]+)", text)
+    return (number[1] if number else text.rsplit(": ", 1)[-1])[:200] or type(error).__name__
 
 
 @contextmanager

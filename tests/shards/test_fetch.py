@@ -90,6 +90,12 @@ def test_a_part_that_is_whole_or_too_long_is_found_out(server: FileServer, tmp_p
     assert (tmp_path / "b.bin").read_bytes() == DATA
 
 
+def test_a_file_without_a_checksum_is_not_resumed(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "a.bin.part").write_bytes(b"the beginning of another file")
+    fetch(f"{server.url}/a.bin", tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+
+
 def test_what_goes_wrong_is_said_in_one_line(server: FileServer, tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

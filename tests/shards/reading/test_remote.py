@@ -1,6 +1,7 @@
 """Shards on a real local web server: the batches of local ones, every file fetched once, one line for what is wrong."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -80,17 +81,14 @@ def test_a_run_is_the_same_wherever_its_shards_are(
 def test_two_ranks_with_workers_that_are_killed_resume(
     guide: Manifest, server: FileServer, tmp_path: Path, fgvc: Callable
 ) -> None:
-    more = ["train.deterministic=true", "train.checkpoint_minutes=0", "--processes", "2"]
+    more = ["train.deterministic=true", "train.checkpoint_minutes=0", "train.epochs=1", "--processes", "2"]
     near = small_run(guide, tmp_path / "runs", "near", *more)
     far = small_run(guide, tmp_path / "runs", "far", f"data.shards={server.url}/birds", "data.workers=1", *more)
     finish(fgvc(*near))
-    kill_when(fgvc(*far), lambda: steps_done(tmp_path / "runs/classify/far") >= 12)
+    kill_when(fgvc(*far), lambda: steps_done(tmp_path / "runs/classify/far") >= 4)
     finish(fgvc(*far))
-    same_end(tmp_path / "runs/classify/near", tmp_path / "runs/classify/far", 30)
+    same_end(tmp_path / "runs/classify/near", tmp_path / "runs/classify/far", 10)
     assert {server.count(shard.name) for shard in guide.shards} == {1}
-    weights = tmp_path / "runs/classify/far/model.safetensors"
-    words = ["explain", f"weights={weights}", f"data.shards={server.url}/birds", f"runs_dir={tmp_path}", "images=4"]
-    finish(fgvc(*words, "methods=[cam]", "track.wandb=disabled"))
 
 
 def test_what_was_fetched_is_used_without_the_server(
@@ -128,6 +126,16 @@ def test_damage_on_the_server_is_named(guide: Manifest, server: FileServer) -> N
     (birds / name).unlink()
     with pytest.raises(UserError, match=rf"{name}: not there \(404\)"):
         reader.read(0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_is_gone_is_one_line_from_a_worker_too(guide: Manifest, server: FileServer, workers: int) -> None:
+    remote = open_manifest(f"{server.url}/birds", "data.shards")
+    for file in (server.folder / "birds").glob("*.tar"):
+        file.unlink()
+    with pytest.raises(UserError) as caught:
+        batches(remote, workers)
+    assert re.fullmatch(r"http://\S+/birds/train-00000\d\.tar: not there \(404\); check the address", str(caught.value))
 
 
 @pytest.mark.parametrize(
