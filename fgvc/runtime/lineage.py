@@ -30,8 +30,22 @@ def made(folder: RunFolder, name: str, inputs: dict[str, str], with_weights: boo
     return artifact
 
 
+def declare(run: Any, inputs: dict[str, str]) -> None:
+    """Declare what an online run read: the artifact that W&B has of that name, or else one of our own.
+
+    Raises many errors where the server fails.
+    """
+    import wandb
+
+    for artifact in used(inputs):
+        try:
+            run.use_artifact(f"{artifact.name}:latest")
+        except (wandb.errors.Error, ValueError):  # no such artifact
+            run.use_artifact(artifact)
+
+
 def used(inputs: dict[str, str]) -> list[Any]:
-    """An artifact for every input that has a hash; it holds a reference by that hash, and no bytes."""
+    """An artifact for every input that has a hash; it holds that hash, and none of the input's bytes."""
     import wandb
 
     artifacts = []
@@ -39,6 +53,7 @@ def used(inputs: dict[str, str]) -> list[Any]:
         if DIGEST.fullmatch(digest):
             word, kind = KINDS.get(key, (key, "input"))
             artifact = wandb.Artifact(f"{word}-{digest}", type=kind)
-            artifact.add_reference(f"fgvc://{word}/{digest}", name=key, checksum=False)
+            with artifact.new_file("hash.txt") as stream:
+                stream.write(digest)
             artifacts.append(artifact)
     return artifacts

@@ -106,11 +106,12 @@ class Tracker:
         if self._run is None or self._artifacts == "off":
             return
         try:
-            for artifact in [] if self._run.offline else lineage.used(inputs):
-                self._run.use_artifact(artifact)
             self._run.log_artifact(lineage.made(folder, self._run.name, inputs, self._artifacts == "model"))
+            if not self._run.offline:
+                lineage.declare(self._run, inputs)
         except Exception as error:  # W&B's client and server fail in many ways, and the run is done
-            log.warning("W&B: no artifacts (%s); result.json has the record", " ".join(str(error).split())[:200])
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            log.warning("W&B: no artifacts (%s); result.json has the record", reason)
 
     def close(self, exit_code: int = 0) -> None:
         """Flush and end; call it whatever happened."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from small_runs import small_run
+from wandb_stub import serve_run
 
 from fgvc.runtime.config import TrackConfig
 from fgvc.runtime.lineage import used
@@ -95,7 +96,39 @@ def test_what_a_run_used_is_named_by_content() -> None:
         "shards-0123456789abcdef": "dataset", "weights-ffffffffffffffff": "model", "exclude-1111111111111111": "input",
     }  # fmt: skip
     (entry,) = found["shards-0123456789abcdef"][1].values()
-    assert entry.ref == "fgvc://shards/0123456789abcdef"
+    assert Path(entry.local_path).read_text() == "0123456789abcdef"
+
+
+ONLINE = """
+import sys
+from pathlib import Path
+
+from fgvc.runtime.config import TrackConfig
+from fgvc.runtime.run_folder import RunFolder, finish
+from fgvc.runtime.tracking import Tracker
+
+folder = RunFolder(Path(sys.argv[1]), None)
+folder.weights.write_bytes(b"x")
+tracker = Tracker(TrackConfig(), folder.path, "classify", "a", {})
+finish(folder, {}, {"shards": "0123456789abcdef"}, 1.0)
+tracker.lineage(folder, {"shards": "0123456789abcdef"})
+tracker.close()
+"""
+
+
+@pytest.mark.slow
+def test_an_online_run_tells_the_server_what_it_made_and_used(tmp_path: Path) -> None:
+    """W&B's client to the end of what our server answers: it cannot read back the artifact that was used, which is a
+    warning, and the run ends well."""
+    with serve_run() as (environment, done):
+        command = [sys.executable, "-c", ONLINE, str(tmp_path)]
+        ended = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    weights = f"weights-{sha256_of(tmp_path / 'model.safetensors')[:16]}"
+    assert sorted(done) == [
+        ("CreateArtifact", "shards-0123456789abcdef"), ("CreateArtifact", weights),
+        ("UseArtifact", "shards-0123456789abcdef"),
+    ]  # fmt: skip
 
 
 def test_a_server_that_fails_costs_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
