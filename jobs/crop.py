@@ -1,7 +1,7 @@
 """fgvc crop: find the object in every image of a set of shards, and write a boxes layer to crop by.
 
     fgvc crop configs/crop/cub200.yaml                               train the detectors, find every object, measure
-    fgvc crop configs/crop/cub200.yaml --on CLUSTER                  the same as a Slurm job
+    fgvc crop configs/crop/cub200.yaml --on CLUSTER gpus_per_node=4  as a Slurm job; every detector trained on four GPUs
     fgvc crop configs/crop/field_guide.yaml --on debug               20 steps a detector, 64 images
     fgvc crop CONFIG set.train.epochs=4 folds=5 name=longer          `set` goes to every detector run
     fgvc crop CONFIG slice=512 name=sliced                           small objects in large images, through SAHI
@@ -66,6 +66,9 @@ class Config:
     track: TrackConfig = field(default_factory=TrackConfig)
 
 
+ONE_TASK = True  # of a Slurm job; its detectors get the ranks
+
+
 def check(config: Config) -> None:
     """Raise UserError for settings that no data could make right."""
     if sum(map(bool, (config.detect, config.detector, config.detectors))) != 1:
@@ -83,11 +86,7 @@ def check(config: Config) -> None:
     if config.data.holdout:
         raise UserError("data.holdout: detectors of fgvc crop are trained on whole folds; leave it out")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "fgvc crop is one process: on a cluster ask for one GPU, here give detectors ranks: processes=N"
-        )
-    if config.processes > 1 and "RANK" in os.environ:
-        raise UserError(f"processes={config.processes}: not in a cluster job, where a detector has the job's one GPU")
+        raise UserError("fgvc crop is one process, which gives ranks to the detectors it trains: processes=N")
 
 
 def keep_in(config: Config, folder: Path) -> None:

@@ -10,6 +10,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, get_origin, get_type_hints
 
@@ -22,7 +23,7 @@ from shards.errors import UserError
 from shards.paths import expand
 from slurm.client import use_testbed
 from slurm.errors import SlurmError
-from slurm.profile import KEYS, Profile, check
+from slurm.profile import KEYS, Profile, check, check_tasks
 from slurm.queue import Job, states
 from slurm.submit import Launch, Submitted, sbatch_script, submit
 
@@ -52,6 +53,7 @@ def read_profile(cluster: str, words: list[str]) -> Profile:
         values[key] = values.get(key, {}) | value if isinstance(value, dict) else value
     profile = from_dict(Profile, values, f"--on {cluster}")
     check(profile)
+    check_tasks(profile)
     return profile
 
 
@@ -139,12 +141,26 @@ def launch_of(profile: Profile, job: str, kind: type, path: Path | None, words: 
     return Launch(f"{job}/{name}", (job, *([str(path)] if path else []), *words), folder), config
 
 
+def one_task(profile: Profile, words: list[str]) -> tuple[Profile, list[str]]:
+    """Profile and words of a job of one process that gives ranks to the runs it starts (fgvc crop): one task with all
+    the GPUs and cores of the ranks that were asked for. Raises UserError for several nodes."""
+    ranks, cores = profile.ranks_per_node, profile.cpus_per_task
+    if profile.nodes > 1:
+        raise UserError(f"nodes={profile.nodes}: the runs that this job starts get the ranks of one node; nodes=1")
+    if ranks == 1:
+        return profile, words
+    env = profile.env if profile.gpus_per_node else {"OMP_NUM_THREADS": str(cores)} | profile.env
+    return replace(profile, tasks_per_node=1, cpus_per_task=cores * ranks, env=env), [*words, f"processes={ranks}"]
+
+
 def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[str], dry: bool, follow: bool) -> int:
     """Submit a job, or print its batch script; the exit code. Raises UserError or SlurmError for a user's mistake."""
     for_profile, own = split_words(words)
     profile = read_profile(cluster, for_profile)
     if cluster == TESTBED and not dry and not use_testbed():
         raise SlurmError("--on testbed: no test cluster runs here; start one: fgvc cluster up")
+    if getattr(module, "ONE_TASK", False):
+        profile, own = one_task(profile, own)
     command, config = launch_of(profile, job, module.Config, path, own)
     config.name = config.name or default_name(job, path, config)
     if parts := parts_of(module, config):
@@ -161,9 +177,10 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
         return 0
     warning = "; ".join(fetch_weights([config]))
     [submitted] = submit(profile, [command])
-    size = f"{profile.nodes} node{'s' * (profile.nodes > 1)} x {profile.ranks_per_node} rank"
+    ranks = getattr(config, "processes", profile.ranks_per_node)
+    size = f"{profile.nodes} node{'s' * (profile.nodes > 1)} x {ranks} rank{'s' * (ranks > 1)}"
     print(
-        f"job {submitted.job}: {command.name} on {cluster}, {size}{'s' * (profile.ranks_per_node > 1)}\n"
+        f"job {submitted.job}: {command.name} on {cluster}, {size}\n"
         f"  folder  {command.folder}\n"
         f"  follow  tail -F {shlex.quote(str(submitted.log))}\n"
         f"  state   fgvc status {command.folder}\n"

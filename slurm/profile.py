@@ -80,11 +80,6 @@ def check(profile: Profile) -> None:
         )
     if profile.memory and not re.fullmatch(r"[0-9]+[KMGT]?B?", profile.memory, re.IGNORECASE):
         raise SlurmError(f"memory={profile.memory}: expected a number with K, M, G or T, such as 200G, or 0 for all")
-    if profile.gpus_per_node and profile.ranks_per_node != profile.gpus_per_node:
-        raise SlurmError(
-            f"tasks_per_node={profile.tasks_per_node} with gpus_per_node={profile.gpus_per_node}: one task runs per "
-            "GPU; leave out tasks_per_node"
-        )
     for name in profile.env:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise SlurmError(f"env: '{name}' is not a valid name of an environment variable")
@@ -95,6 +90,15 @@ def check(profile: Profile) -> None:
             raise SlurmError(f"sbatch.{name}={profile.sbatch[name]}: set {setting}= instead")
         if name in OURS:
             raise SlurmError(f"sbatch.{name}={profile.sbatch[name]}: fgvc sets this option itself; leave it out")
+
+
+def check_tasks(profile: Profile) -> None:
+    """Raise SlurmError for tasks that are not one per GPU; `fgvc crop` makes one task with several of what passes."""
+    if profile.gpus_per_node and profile.ranks_per_node != profile.gpus_per_node:
+        raise SlurmError(
+            f"tasks_per_node={profile.tasks_per_node} with gpus_per_node={profile.gpus_per_node}: one task runs per "
+            "GPU; leave out tasks_per_node"
+        )
 
 
 def check_text(what: str, text: str, allowed: str = "") -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.gridspec import GridSpec, SubplotSpec
 
 from fgvc.runtime.figures import pyplot, save_figure
 
@@ -75,24 +76,35 @@ class Side:
 
 
 def contrast_picture(path: Path, title: str, image: Picture, signed: np.ndarray, a: Side, b: Side) -> None:
-    """Why a and not b: the image, what speaks for either, and below each class what it looked like in training."""
-    columns = 2 + max(len(a.alike), len(b.alike), 1)
-    figure, axes = pyplot.subplots(2, columns, figsize=(columns * 2.0, 4.9), squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    axes[0, 0].imshow(image)
-    axes[0, 0].set_title("the image", fontsize=8)
-    axes[0, 1].imshow(signed_overlay(image, signed))
-    axes[0, 1].set_title("red speaks for A, blue for B", fontsize=8)
-    lines = [f"A  {a.name}  {a.probability:.0%}", f"B  {b.name}  {b.probability:.0%}"]
-    for letter, side in (("A", a), ("B", b)):
-        if side.parts:
-            lines.append(f"for {letter}: " + ", ".join(side.parts))
-    axes[1, 0].text(0, 0.9, "\n\n".join(lines), fontsize=8, va="top", wrap=True)
+    """Why a and not b: the image, what speaks for either, and beside them what each class looked like in training."""
+    columns = max(len(a.alike), len(b.alike), 1)
+    figure = pyplot.figure(figsize=(6.4 + columns * 1.7, 4.2))
+    widths, edges = [3.1, 3.1, *[1.7] * columns], {"left": 0.01, "right": 0.99, "top": 0.86, "bottom": 0.02}
+    grid = GridSpec(2, 2 + columns, figure, width_ratios=widths, **edges, wspace=0.06, hspace=0.16)
+    shown = {"the image": image, "red speaks for A, blue for B": signed_overlay(image, signed)}
+    for place, (name, picture) in enumerate(shown.items()):
+        axis = panel(figure, grid[:, place], picture)
+        axis.set_title(name, fontsize=8)
+        axis.set_anchor("N")
     for row, side, letter in ((0, a, "A"), (1, b, "B")):
         for place, picture in enumerate(side.alike):
-            axes[row, 2 + place].imshow(picture)
-        if len(side.alike):
-            axes[row, 2].set_title(f"{letter} in training, most alike first", fontsize=8, loc="left")
-    figure.suptitle(title, fontsize=9)
-    save_figure(figure, path)
+            axis = panel(figure, grid[row, 2 + place], picture)
+            if place == 0:
+                axis.set_title(f"{letter} in training, most alike first", fontsize=8, loc="left")
+    lines = [
+        f"{letter}  {side.name}  {side.probability:.0%}"
+        + (f"; evidence: {', '.join(side.parts)}" if side.parts else "")
+        for letter, side in (("A", a), ("B", b))
+    ]
+    figure.text(0.01, 0.03, "\n".join(lines), fontsize=9, va="bottom", linespacing=1.5)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def panel(figure: pyplot.Figure, place: SubplotSpec, picture: Picture) -> pyplot.Axes:
+    """A picture without ticks or frame."""
+    axis = figure.add_subplot(place)
+    axis.axis("off")
+    axis.imshow(picture)
+    return axis

@@ -14,10 +14,10 @@ from filelock import FileLock, Timeout
 
 from fgvc.runtime.run_folder import RESULT, counted_time, refuse_another_config
 from jobs.config import from_dict, hashed, load_command, load_job, nearest, to_dict
-from jobs.experiments.pipeline_file import ALONE, SHARDS, Config, Planned, home_of
+from jobs.experiments.pipeline_file import SHARDS, Config, Planned, home_of
 from jobs.experiments.runners import job_says
 from jobs.experiments.sequence import run_all
-from jobs.launch import fetch_weights, launch_of
+from jobs.launch import fetch_weights, launch_of, one_task
 from jobs.registry import command_module
 from jobs.shards import build_from
 from shards.boxes_layer import layer_hash
@@ -26,7 +26,7 @@ from shards.files import sha256_of, write_json
 from shards.manifest import MANIFEST, read_manifest
 from slurm.graph import Stage as JobStage
 from slurm.graph import submit_graph, wait_for_graph
-from slurm.profile import Profile, check
+from slurm.profile import Profile, check, check_tasks
 from slurm.submit import Launch, sbatch_script
 
 
@@ -158,17 +158,21 @@ def submit(config: Config, planned: Sequence[Planned], profile: Profile, follow:
 
 
 def job_stages(config: Config, planned: Sequence[Planned], profile: Profile) -> list[JobStage]:
-    """The graph as Slurm gets it. Jobs of one process get one task, and one GPU where there are GPUs."""
+    """The graph as Slurm gets it. Builds and reports get one task, and one GPU where there are GPUs; crop one task with
+    those of a node."""
     names, stages = {one.name for one in planned}, []
     for one in planned:
         alone = {"nodes": 1, "gpus_per_node": min(profile.gpus_per_node, 1), "tasks_per_node": 0}
-        asked = to_dict(profile) | (alone if one.job in (*ALONE, SHARDS) else {}) | one.stage.resources
-        own = from_dict(Profile, asked, f"stage {one.name}: resources")
+        limits = alone if one.job in (SHARDS, "report") else {"nodes": 1} if one.job == "crop" else {}
+        own = from_dict(Profile, to_dict(profile) | limits | one.stage.resources, f"stage {one.name}: resources")
         check(own)
+        check_tasks(own)
         launch = Launch(f"pipeline/{config.name}/{one.name}", one.words, one.command.folder)
         if one.job not in (SHARDS, "report"):
             job, *words = one.words
             path = Path(words.pop(0)) if one.stage.config else None
+            if one.job == "crop":
+                own, words = one_task(own, [*words, "processes=1"])  # `processes` is of this machine
             made, _ = launch_of(own, job, command_module(job).Config, path, list(words))
             launch = replace(launch, words=made.words)
         after = tuple(name for name in one.after if name in names)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from fgvc.classification.attention import check_attended
 from fgvc.classification.balance import class_weights
-from fgvc.classification.calibration import calibration_folds, held_out_answers, temperature_from
+from fgvc.classification.calibration import calibration_folds, temperature_from
 from fgvc.classification.evaluation import about, evaluate_split, image_sizes, split_loader
 from fgvc.classification.listed import read_listed
 from fgvc.classification.metrics import Predictions, nll, summary
@@ -20,8 +20,7 @@ from fgvc.classification.objective import classification
 from fgvc.classification.probe import probe_head
 from fgvc.classification.probe_guard import against_probe, keep_probe
 from fgvc.classification.results import save_results
-from fgvc.classification.seen import records_of_start, training_record
-from fgvc.classification.teacher import Resized
+from fgvc.classification.seen import training_record
 from fgvc.models.attentive import freeze_all_but_pool, with_attention
 from fgvc.models.export import export
 from fgvc.models.layers import checkpoint_gradients
@@ -35,11 +34,11 @@ from fgvc.training.learner import Objective, SupervisedLearner
 from fgvc.training.rewind import Rewinds
 from fgvc.training.schedule import Schedule
 from jobs.classify import Config
-from jobs.inputs import boxes_hashes, check_forward, file_hash, loader_workers
+from jobs.inputs import check_forward, loader_workers
 from jobs.tasks.defence import defence_figures, open_objective
-from jobs.tasks.starts import check_enlarged, check_start
+from jobs.tasks.starts import check_enlarged, check_start, input_hashes, records_of_inputs
 from jobs.tasks.synthetic import open_synthetic
-from jobs.tasks.teacher import open_teacher, warn_of_other_crops
+from jobs.tasks.teacher import resized_teacher
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
 from shards.paths import expand
@@ -47,29 +46,11 @@ from shards.reading.loader import Place, Samples, train_loader
 from shards.reading.splits import limited
 from shards.reading.transforms import train_transforms
 from shards.reading.views import View, open_crops
-from shards.remote import open_manifest
 
 
 def run(config: Config) -> dict[str, Any]:
     """Train, measure, export; what result.json holds. Raises UserError for a user's mistake."""
-    return train("classify", config, _inputs, Classify)
-
-
-def _inputs(config: Config) -> dict[str, str]:
-    inputs = {"weights": file_hash(config.model.weights, "model.weights")} | boxes_hashes(config.data)
-    for number, backbone in enumerate(config.model.also):
-        inputs[f"also.{number}"] = file_hash(backbone.weights, f"model.also.{number}.weights")
-    if config.exclude:
-        inputs["exclude"] = file_hash(config.exclude, "exclude")
-    if config.defence.teacher:
-        inputs["teacher"] = file_hash(config.defence.teacher, "defence.teacher")
-    if config.train.teacher:
-        inputs["teacher"] = file_hash(config.train.teacher, "train.teacher")
-    if config.synthetic.shards:
-        inputs["synthetic"] = open_manifest(config.synthetic.shards, "synthetic.shards", config.data.cache).fingerprint
-    if run := config.train.temperature_from:
-        inputs["temperature_from"] = file_hash(str(held_out_answers(run)), "train.temperature_from")
-    return inputs
+    return train("classify", config, input_hashes, Classify)
 
 
 GROWING = (
@@ -201,47 +182,34 @@ class Classify:
 
     def export(self, network: nn.Module) -> None:
         config = self.config
-        model, image, data = self.model, config.image, config.data
-        record = model_record(model, self.network)
-        trained_on = [training_record(self.manifest, data, self.splits.train), *records_of_start(model.weights)]
-        trained_on += [record for backbone in model.also for record in records_of_start(backbone.weights)]
-        for teacher in (config.train.teacher, config.defence.teacher):
-            trained_on += records_of_start(teacher)
+        trained_on = [training_record(self.manifest, config.data, self.splits.train), *records_of_inputs(config)]
         trained_on += self.synthetic.trained_on if self.synthetic is not None else []
         facts = about(
-            self.manifest, record, image, data, self.mean, self.std, self.eval_size, self.temperature, trained_on
-        )
+            self.manifest, model_record(self.model, self.network), config.image, config.data, self.mean, self.std,
+            self.eval_size, self.temperature, trained_on,
+        )  # fmt: skip
         export(self.folder.weights, network.state_dict(), facts)
 
     def _objective(self) -> Objective:
         """What is learnt; with a defence, `watch` measures how it does."""
-        config, device = self.config, self.accelerator.device
+        config, device, classes = self.config, self.accelerator.device, len(self.manifest.classes)
         if config.defence.method == "none":
-            classes = len(self.manifest.classes)
-            return classification(classes, config.train, config.seed, device, self.weights, self._teacher())
-
-        def sample_of(indices: list[int], view: View) -> DataLoader:
-            chosen = limited(indices, config.defence.check_images)
-            return split_loader(
-                self.manifest, chosen, config.data, config.image, self.eval_size, view, 64, self.workers
-            )  # fmt: skip
-
+            teacher = resized_teacher(config, self.manifest, device, self.kept_out)
+            return classification(classes, config.train, config.seed, device, self.weights, teacher)
         defence = strengthened(config.defence, Rewinds(self.folder.path).made)
-        held_out = sample_of(self.splits.watched, self.crops.test[0]) if self.splits.watched else None
+        held_out = self._sample(self.splits.watched, self.crops.test[0]) if self.splits.watched else None
         self.watch = Watch(
-            defence, config.seed, self.folder.checkpoints, sample_of(self.splits.train, self.crops.train[0]), held_out,
-            self._normalised,
+            defence, config.seed, self.folder.checkpoints, self._sample(self.splits.train, self.crops.train[0]),
+            held_out, self._normalised,
         )  # fmt: skip
         return open_objective(config, defence, self.manifest, self.size, device, self.weights, self.kept_out)
 
-    def _teacher(self) -> Resized | None:
-        """The classifier that this one learns from, asked about images of its own size; None without one."""
-        if not (path := self.config.train.teacher):
-            return None
-        key, device = "train.teacher", self.accelerator.device
-        teacher, about = open_teacher(path, key, self.manifest, device, self.kept_out)
-        warn_of_other_crops(path, key, about, self.config.data)
-        return Resized(teacher, about["size"]).eval()
+    def _sample(self, indices: list[int], view: View) -> DataLoader:
+        """Images on which a defence is measured while it trains."""
+        chosen = limited(indices, self.config.defence.check_images)
+        return split_loader(
+            self.manifest, chosen, self.config.data, self.config.image, self.eval_size, view, 64, self.workers
+        )
 
     def _probe(self) -> None:
         """Put a probe's head on the network: features of the training images are computed once, then solved for."""

@@ -1,11 +1,42 @@
-"""What a classifier's run starts from, checked: weights that know the answers, networks that see enlarged images."""
+"""What a classifier's run starts from: the files it reads, what these were trained on, and whether they fit."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from fgvc.classification.calibration import held_out_answers
 from fgvc.classification.seen import records_of_start, seen_images
 from fgvc.models.config import ModelConfig
+from jobs.classify import Config
+from jobs.inputs import boxes_hashes, file_hash
 from shards.errors import UserError
 from shards.manifest import Manifest
+from shards.remote import open_manifest
+
+
+def input_hashes(config: Config) -> dict[str, str]:
+    """The hash of every file that decides about a run's result, by what it is. Raises UserError for a missing one."""
+    inputs = {"weights": file_hash(config.model.weights, "model.weights")} | boxes_hashes(config.data)
+    for number, backbone in enumerate(config.model.also):
+        inputs[f"also.{number}"] = file_hash(backbone.weights, f"model.also.{number}.weights")
+    if config.exclude:
+        inputs["exclude"] = file_hash(config.exclude, "exclude")
+    if config.defence.teacher:
+        inputs["teacher"] = file_hash(config.defence.teacher, "defence.teacher")
+    if config.train.teacher:
+        inputs["teacher"] = file_hash(config.train.teacher, "train.teacher")
+    if config.synthetic.shards:
+        inputs["synthetic"] = open_manifest(config.synthetic.shards, "synthetic.shards", config.data.cache).fingerprint
+    if run := config.train.temperature_from:
+        inputs["temperature_from"] = file_hash(str(held_out_answers(run)), "train.temperature_from")
+    return inputs
+
+
+def records_of_inputs(config: Config) -> list[dict[str, Any] | None]:
+    """What the weights that a run begins with or learns from were trained on; None for a file that does not say."""
+    files = [config.model.weights, *(backbone.weights for backbone in config.model.also)]
+    return [
+        record for file in (*files, config.train.teacher, config.defence.teacher) for record in records_of_start(file)
+    ]
 
 
 def check_start(model: ModelConfig, manifest: Manifest, kept_out: Sequence[int]) -> None:

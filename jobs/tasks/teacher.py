@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from fgvc.classification.seen import seen_images
+from fgvc.classification.teacher import Resized
 from fgvc.models.timm import load_classifier
+from jobs.classify import Config
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.paths import expand
@@ -41,6 +43,17 @@ def open_teacher(
             "that was trained on the same part of the data (the same data.folds and data.fold)"
         )
     return teacher.eval().requires_grad_(False).to(device), about
+
+
+def resized_teacher(
+    config: Config, manifest: Manifest, device: torch.device, kept_out: Sequence[int]
+) -> Resized | None:
+    """The classifier that `train.teacher` names, asked about images of its own size; None without one."""
+    if not (path := config.train.teacher):
+        return None
+    teacher, about = open_teacher(path, "train.teacher", manifest, device, kept_out)
+    warn_of_other_crops(path, "train.teacher", about, config.data)
+    return Resized(teacher, about["size"]).eval()
 
 
 def warn_of_other_crops(path: str, key: str, about: dict[str, Any], data: DataConfig) -> None:

@@ -86,7 +86,7 @@ def test_stopped_while_images_grow_it_ends_in_the_same_bits(
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_ranks_learn_what_one_learns(guide: Manifest, fgvc: Start, tmp_path: Path, strategy: str) -> None:
     words = [*LESSONS, "train.freeze_bn=statistics", "train.max_steps=12", "optim.lr=0.005", "evaluate_test=false"]
-    finish(fgvc(*small_run(guide, tmp_path, "one", *words)))
+    assert main(small_run(guide, tmp_path, "one", *words)) == 0
     finish(
         fgvc(
             *small_run(guide, tmp_path, "two", *words, f"train.strategy={strategy}", "data.workers=1"),

@@ -81,6 +81,9 @@ def test_a_kill_in_either_phase_changes_no_bit(
         for phase in kills:
             small = ("measure.images=8", "measure.pictures=0", "train.penalty_every=2")
             words = gan_words(guide, tmp_path, name, *small, *more)
+            if ranks == 1 and not phase:
+                assert main(words) == 0
+                continue
             codes = run_ranks(tmp_path, [str(HELPERS / "deadly_gan.py"), phase, *words], ranks, seconds=1500)
             assert codes == [-signal.SIGKILL if phase else 0] * ranks
     runs = [tmp_path / "gan" / name for name in ("calm", "killed")]

@@ -29,14 +29,18 @@ def write(path: Path, values: dict) -> str:
 
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_comparison_resumes_and_its_table_is_that_of_the_predictions(guide, fgvc, tmp_path, seeds):
+def test_killed_comparison_resumes_and_its_table_is_that_of_the_predictions(
+    guide, fgvc, tmp_path, monkeypatch, capsys, seeds
+):
     tiny = TINY | {"data": {"shards": str(guide.folder), "workers": 0}}
     write(tmp_path / "slow.yaml", tiny)
     write(tmp_path / "fast.yaml", tiny | {"optim": {"lr": 0.2}})
     words = ["compare", "slow.yaml", "fast.yaml", f"seeds={seeds}", "folds=2", "data.limit=24", "name=pair"]
     folder = tmp_path / "runs/compare/pair"
 
-    listed, _ = fgvc(*words, "--dry-run").communicate(timeout=60)
+    monkeypatch.chdir(tmp_path)
+    assert main([*words[1:], "--dry-run"]) == 0
+    listed = capsys.readouterr().out
     assert len(listed.splitlines()) == 4 * seeds
     assert all(line.startswith("new") for line in listed.splitlines())
     assert not folder.exists()
@@ -62,18 +66,19 @@ def test_killed_comparison_resumes_and_its_table_is_that_of_the_predictions(guid
     (table,) = (columns for caption, columns in shown(folder).items() if caption.startswith("pair: "))
     assert table[:5] == ["row", "top1", "difference, points", "verdict", "p"]
 
-    listed, _ = fgvc("compare", str(folder / "config.yaml"), "--dry-run").communicate(timeout=60)
+    assert main([str(folder / "config.yaml"), "--dry-run"]) == 0
+    listed = capsys.readouterr().out
     assert listed.count("done") == len(listed.splitlines()) == 4 * seeds, "what it leaves makes it again"
 
     if seeds > 1:
         return
     # One more row that cannot work: it is named, what is there is still compared.
     write(tmp_path / "broken.yaml", tiny | {"model": {"name": "test_resnet", "weights": "missing.safetensors"}})
-    broken = fgvc("compare", "slow.yaml", "broken.yaml", "folds=2", "use_folds=1", "data.limit=24", "name=pair")
-    output, errors = broken.communicate(timeout=200)
-    assert broken.returncode == 1
-    assert "run broken-s0-f0 failed: fgvc classify: model.weights=missing.safetensors" in errors
-    assert "0 of 1" in output
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert main(["slow.yaml", "broken.yaml", "folds=2", "use_folds=1", "data.limit=24", "name=pair"]) == 1
+    shown_here = capsys.readouterr()
+    assert "run broken-s0-f0 failed: fgvc classify: model.weights=missing.safetensors" in shown_here.err
+    assert "0 of 1" in shown_here.out
     assert not (folder / "result.json").exists()
 
 

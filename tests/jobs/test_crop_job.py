@@ -269,10 +269,23 @@ def test_ranks_are_for_its_detectors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="fgvc crop is one process"):
         run(Config(detect="any.yaml"))
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setenv("RANK", "0")
-    with pytest.raises(UserError, match="processes=2: not in a cluster job"):
-        run(Config(detect="any.yaml", processes=2))
+
+
+def test_on_a_cluster_it_is_one_task_that_holds_what_its_detectors_ranks_get(
+    guide: Manifest, detect: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = [*words_of(guide.folder, tmp_path), detect, "--dry-run", "--on"]
+    assert main([*words, "h100", "gpus_per_node=4", "cpus_per_task=3"]) == 0
+    script = capsys.readouterr().out
+    for line in ("--ntasks-per-node=1", "--gpus-per-node=4", "--cpus-per-task=12"):
+        assert f"#SBATCH {line}\n" in script
+    assert "processes=4" in script
+    assert main([*words, "cpu", "tasks_per_node=2", "cpus_per_task=3"]) == 0
+    script = capsys.readouterr().out
+    assert "#SBATCH --cpus-per-task=6\n" in script
+    assert "export OMP_NUM_THREADS=3\n" in script
+    assert main([*words, "h100", "nodes=2"]) == 2
+    assert "nodes=2: the runs that this job starts get the ranks of one node" in capsys.readouterr().err
 
 
 def test_configs_of_this_repository_fit_their_detectors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,15 +45,17 @@ def words(manifest: Manifest, runs: Path, name: str, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_sigkill_changes_no_bit(guide: Manifest, fgvc: Start, tmp_path: Path) -> None:
+def test_sigkill_changes_no_bit(
+    guide: Manifest, fgvc: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     every_step = ["train.deterministic=true", "train.checkpoint_minutes=0"]
     runs = tmp_path / "runs"
-    finish(fgvc(*words(guide, runs, "calm", *every_step)))
+    assert main(words(guide, runs, "calm", *every_step)) == 0
     killed = words(guide, runs, "killed", *every_step)
     process = fgvc(*killed)
     kill_when(process, lambda: steps_done(runs / "detect/killed") >= 5)
-    output, _ = finish(fgvc(*killed))
-    assert "top box right (IoU >= 0.5)" in output
+    assert main(killed) == 0
+    assert "top box right (IoU >= 0.5)" in capsys.readouterr().out
     calm, other = runs / "detect/calm", runs / "detect/killed"
     left, right = load_file(calm / "model.safetensors"), load_file(other / "model.safetensors")
     assert [key for key in left if not left[key].equal(right[key])] == []

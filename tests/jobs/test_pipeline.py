@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -33,63 +34,86 @@ ATTACK = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A pipeline of shards, two classifiers and an attack, in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+def write_pipeline(folder: Path) -> None:
+    """birds.yaml: shards, two classifiers and an attack."""
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     stages = {
         "classifier": {"job": "classify", "config": "tiny.yaml", "minutes": 3},
         "other": {"job": "classify", "config": "tiny.yaml", "set": {"seed": 1}, "after": ["classifier"]},
         "attack": {"job": "attack", "set": ATTACK, "minutes": 1.5},
     }
-    file = {
-        "data": {"shards": "data/birds", "source": "field_guide", "build": BUILD, "workers": 0}, "stages": stages,
-    }  # fmt: skip
-    (tmp_path / "birds.yaml").write_text(yaml.safe_dump(file, sort_keys=False))
+    data = {"shards": "data/birds", "source": "field_guide", "build": BUILD, "workers": 0}
+    (folder / "birds.yaml").write_text(yaml.safe_dump({"data": data, "stages": stages}, sort_keys=False))
+
+
+@pytest.fixture
+def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a pipeline's runs, of which none is there; birds.yaml in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    write_pipeline(tmp_path)
     return tmp_path / "runs/pipeline/birds"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `fgvc pipeline birds.yaml` has run, undisturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_pipeline(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("WANDB_MODE", "disabled")
+        assert main(["pipeline", "birds.yaml"]) == 0
+    return folder
+
+
+@pytest.fixture
+def done(birds: Path, finished: Path) -> Path:
+    """As `birds`, with all that a finished pipeline leaves."""
+    for name in ("data", "runs"):
+        shutil.copytree(finished / name, name)
+    return birds
 
 
 def weights(home: Path) -> list[bytes]:
     return [(home / f"classify/{name}/model.safetensors").read_bytes() for name in ("classifier", "other")]
 
 
-def test_killed_driver_and_stage_then_nothing_is_done_twice(
-    birds: Path, fgvc: Start, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    assert main(["pipeline", "birds.yaml", "name=calm"]) == 0
-    calm = birds.parent / "calm"
-    shown = capsys.readouterr().out
-    assert shown.splitlines()[0].split()[:2] == ["shards", "done"]
-    result = json.loads((calm / "result.json").read_text())
-    assert list(result["stages"]) == ["shards", "classifier", "other", "attack"]
-    assert (calm / "shards/metrics.jsonl").is_file()  # the build is logged too
-
+def test_killed_driver_and_stage(done: Path, finished: Path, fgvc: Start) -> None:
+    """From shards and a classifier that are done: those are kept, the rest ends in an undisturbed pipeline's bits."""
+    for stage in ("classify/other", "attack"):
+        shutil.rmtree(done / stage)
+    kept = (done / "classify/classifier/result.json").stat().st_mtime_ns
     process = fgvc("pipeline", "birds.yaml")
-    wait_until(lambda: len(list((birds / "classify/other/checkpoints").glob("step-*"))) >= 2)
+    wait_until(lambda: len(list((done / "classify/other/checkpoints").glob("step-*"))) >= 2)
     process.kill()  # the stage ends with it, and saves
     process.communicate()
-    done = (birds / "classify/classifier/result.json").stat().st_mtime_ns
-    assert not (birds / "classify/other/result.json").exists()
+    assert not (done / "classify/other/result.json").exists()
     finish(fgvc("pipeline", "birds.yaml"))
-    assert (birds / "classify/classifier/result.json").stat().st_mtime_ns == done
-    assert weights(birds) == weights(calm)
-    assert history(birds / "classify/other") == history(calm / "classify/other")
-    ours, theirs = (json.loads((home / "attack/attack/result.json").read_text()) for home in (birds, calm))
+    assert (done / "classify/classifier/result.json").stat().st_mtime_ns == kept
+    calm = finished / "runs/pipeline/birds"
+    assert weights(done) == weights(calm)
+    assert history(done / "classify/other") == history(calm / "classify/other")
+    ours, theirs = (json.loads((home / "attack/attack/result.json").read_text()) for home in (done, calm))
     assert ours["test"] == theirs["test"]
 
+
+def test_what_is_done_is_not_done_again(done: Path, capsys: pytest.CaptureFixture) -> None:
     began = time.monotonic()
     assert main(["pipeline", "birds.yaml"]) == 0
     assert time.monotonic() - began < 5
-    assert "attack" in capsys.readouterr().out
+    shown = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert shown[:4] == [[stage, "done"] for stage in ("shards", "classifier", "other", "attack")]
+    assert list(json.loads((done / "result.json").read_text())["stages"]) == ["shards", "classifier", "other", "attack"]
+    assert (done / "shards/metrics.jsonl").is_file()  # the build is logged too
     assert main(["pipeline", "birds.yaml", "--dry-run"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:5]] == ["done"] * 4
 
-    # Shards of another recipe, and a result on weights that were made again since, are not passed off as done.
+
+def test_what_was_made_of_something_else_is_not_done(done: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["pipeline", "birds.yaml", "data.build={species: 5}", "name=five"]) == 2
     assert "data/birds: holds other shards: " in capsys.readouterr().err
-    (birds / "classify/classifier/model.safetensors").write_bytes(weights(birds)[1])
+    (done / "classify/classifier/model.safetensors").write_bytes(weights(done)[1])
     assert main(["pipeline", "birds.yaml"]) == 2
     errors = capsys.readouterr().err
     assert "stage attack: " in errors
@@ -103,8 +127,10 @@ def test_ranks_are_said_of_this_machine_alone(birds: Path, capsys: pytest.Captur
     assert "--processes" not in "".join(capsys.readouterr().out.split("#!")[1:])
 
 
-def test_a_failure_ends_it_and_says_how_to_resume(birds: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["pipeline", "birds.yaml", "classifier.train.epochs=1", "other.train.batch=900", "name=bad"]) == 1
+def test_a_failure_ends_it_and_says_how_to_resume(done: Path, capsys: pytest.CaptureFixture) -> None:
+    for stage in ("classify/other", "attack"):
+        shutil.rmtree(done / stage)
+    assert main(["pipeline", "birds.yaml", "other.train.batch=900"]) == 1
     captured = capsys.readouterr()
     assert "stage other failed: fgvc classify: train.batch=900" in captured.err
     assert "the same command" in captured.err
@@ -112,18 +138,20 @@ def test_a_failure_ends_it_and_says_how_to_resume(birds: Path, capsys: pytest.Ca
     assert (states["classifier"], states["attack"]) == ("done", "new")
 
 
-def test_parts_of_a_pipeline(birds: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["pipeline", "birds.yaml", "--only", "attack"]) == 2
-    assert "stage attack needs shards, which is not done" in capsys.readouterr().err
+def test_parts_of_a_pipeline(done: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["pipeline", "birds.yaml", "name=new", "--only", "attack"]) == 2
+    assert "stage attack needs classifier, which is not done" in capsys.readouterr().err
     assert main(["pipeline", "birds.yaml", "--until", "clasifier"]) == 2
     assert "'clasifier' is no stage; did you mean 'classifier'?" in capsys.readouterr().err
-    assert main(["pipeline", "birds.yaml", "--until", "classifier", "classifier.train.epochs=1"]) == 0
+    shutil.rmtree(done / "classify/other")
+    assert main(["pipeline", "birds.yaml", "--until", "classifier"]) == 0
     assert "other" not in capsys.readouterr().out
-    assert main(["pipeline", "birds.yaml", "--only", "attack"]) == 2  # its classifier would be another one
-    assert "classify/classifier: holds a run of another config: train.epochs (1 -> 3)" in capsys.readouterr().err
-    planned = plan(read(["birds.yaml", "classifier.train.epochs=1"]))
+    changed = "classifier.train.epochs=1"
+    assert main(["pipeline", "birds.yaml", changed, "--only", "attack"]) == 2  # its classifier would be another one
+    assert "classify/classifier: holds a run of another config: train.epochs (3 -> 1)" in capsys.readouterr().err
+    planned = plan(read(["birds.yaml"]))
     assert [one.after for one in planned] == [(), ("shards",), *[("shards", "classifier")] * 2]
-    assert [one.command.state for one in planned] == ["done", "done", "new", "new"]
+    assert [one.command.state for one in planned] == ["done", "done", "new", "done"]
 
 
 @pytest.mark.parametrize(
@@ -236,9 +264,10 @@ def _job(testbed: object, stage: str) -> str:
     return found[0]
 
 
-def test_a_signal_stops_the_stage_and_says_so(birds: Path, fgvc: Start, tmp_path: Path) -> None:
-    process = fgvc("pipeline", "birds.yaml", "classifier.train.epochs=400")
-    wait_until(lambda: len(list((birds / "classify/classifier/checkpoints").glob("step-*"))) >= 2)
+def test_a_signal_stops_the_stage_and_says_so(done: Path, fgvc: Start) -> None:
+    shutil.rmtree(done / "classify/other")
+    process = fgvc("pipeline", "birds.yaml", "other.train.epochs=400")
+    wait_until(lambda: len(list((done / "classify/other/checkpoints").glob("step-*"))) >= 2)
     process.send_signal(signal.SIGTERM)
     _, errors = finish(process, code=3)
-    assert "stopped by SIGTERM in classifier; the same command resumes" in errors
+    assert "stopped by SIGTERM in other; the same command resumes" in errors

@@ -12,7 +12,7 @@ from jobs.launch import read_profile
 from shards.errors import UserError
 from slurm import submit as submission
 from slurm.errors import SlurmError
-from slurm.profile import Profile, check, check_cluster
+from slurm.profile import Profile, check_cluster, check_tasks
 from slurm.queue import queue
 from slurm.submit import Launch, Submitted, submit
 from slurm.testbed import daemons
@@ -88,7 +88,7 @@ def test_what_does_not_fit_the_cluster_is_refused_before_submission(monkeypatch:
         check_cluster(Profile(partition="normal,v100"))
     check_cluster(Profile(partition="normal,h100", gpus_per_node=8))
     with pytest.raises(SlurmError, match="one task runs per GPU"):
-        check(Profile(gpus_per_node=8, tasks_per_node=4))
+        check_tasks(Profile(gpus_per_node=8, tasks_per_node=4))
     monkeypatch.setenv("PATH", os.path.dirname(os.__file__))
     with pytest.raises(SlurmError, match="sinfo is not installed here: submit from a login node"):
         check_cluster(Profile())
