@@ -24,9 +24,7 @@ from fgvc.generation.config import GanImageConfig, GanModelConfig, GanOptimConfi
 from fgvc.runtime.config import TrackConfig
 from jobs.headline import Headline, look_at
 from shards.errors import UserError
-from shards.manifest import read_manifest
 from shards.options import option
-from shards.paths import expand
 from shards.reading.config import DataConfig
 
 DEBUG = [
@@ -75,7 +73,9 @@ def parts(config: Config) -> list[list[str]]:
         return []
     if not config.data.shards:
         raise UserError("data.shards is not set")
-    classes = read_manifest(expand(config.data.shards, "data.shards")).classes
+    from shards.remote import open_manifest  # loads what speaks with servers
+
+    classes = open_manifest(config.data.shards, "data.shards", config.data.cache).classes
     names = [re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:40] for name in classes]
     return [
         [f"only={name}", f"name={config.name}-{number:03d}-{short}"]

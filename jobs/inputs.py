@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fgvc.runtime.distributed import broadcast_object, do_first, ranks_here
+from fgvc.runtime.distributed import broadcast_object, do_first, rank, ranks_here
 from fgvc.runtime.flops import FlopCounter
 from fgvc.runtime.run_folder import RESULT, RunFolder, open_run
 from jobs.config import hashed, to_dict
@@ -23,9 +23,10 @@ from shards.building.build import BuildRunning
 from shards.errors import UserError
 from shards.files import sha256_of
 from shards.manifest import MANIFEST, Manifest, read_manifest
-from shards.paths import expand
+from shards.paths import expand, is_remote
 from shards.reading.config import DataConfig
 from shards.reading.views import TRUTH, eval_policy, train_policy
+from shards.remote import open_manifest
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +55,17 @@ def open_job(job: str, config: Any, inputs: dict[str, str], main: bool = True) -
 def open_shards(config: DataConfig) -> Manifest:
     """The manifest of `data.shards`; with `data.source`, rank 0 builds missing shards while the others wait for it.
 
-    Of several runs that need the same missing shards, one builds them and the others wait for it.
+    Of several runs that need the same missing shards, one builds them and the others wait for it. Shards on a server
+    are there already: what is needed of them is fetched once per node.
     Raises UserError when the folder is not set, or holds no shards and no source is named.
     """
     if not config.shards:
         raise UserError("data.shards is not set; build shards with fgvc shards build SOURCE ROOT OUT and name OUT")
+    if is_remote(config.shards):
+        manifest = open_manifest(config.shards, "data.shards", config.cache, compare=rank() == 0)
+        if broadcast_object(manifest.fingerprint) != manifest.fingerprint:
+            raise UserError(f"{manifest.folder}: holds older shards of {manifest.url} than rank 0 has; delete it")
+        return manifest
     folder = expand(config.shards, "data.shards")
     if config.source and broadcast_object(not (folder / MANIFEST).is_file()):
         do_first(lambda: _build(config, folder))

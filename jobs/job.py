@@ -141,6 +141,8 @@ def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
             print(f"{folder}: this run was done at {before}; figures and seconds are of then")
         hint = "" if debug else after_run(name, config, folder, result)
         print("\n".join(filter(None, [module.report(result, folder), hint])))
+        if not before and any(folder.glob("wandb/offline-run-*")):
+            print(f"to W&B: wandb sync {folder}/wandb/offline-run-*")
     return _leave(0)
 
 

@@ -5,9 +5,11 @@ fgvc shards build image_folder photos data/mine shrink=512   any folder with one
 fgvc shards build field_guide - data/field_guide             drawn here, nothing to download
 fgvc shards build SOURCE ROOT OUT track.wandb=auto           what was built to W&B too, as every job does
 fgvc shards build SOURCE ROOT OUT corrections=FILE           as fgvc audit found it: pictures dropped, relabelled
+fgvc shards build cub200 raw data/cub200 --download          fetches the official archive into raw first
 fgvc shards verify data/cub200                               read every byte, decode every image
 fgvc shards show data/cub200                                 table, and a contact sheet with the boxes
 fgvc shards list data/cub200 | head                          the samples as JSON lines
+fgvc shards verify https://HOST/birds                        FOLDER is an address too: http, https, s3
 fgvc shards coco data/cub200 cub200_coco                     as COCO: annotations/SPLIT.json and images/
 fgvc shards build coco cub200_coco data/again                and back, or any other COCO data set
 """
@@ -33,6 +35,7 @@ from shards.errors import UserError
 from shards.manifest import Manifest, read_manifest, write_manifest
 from shards.options import option
 from shards.paths import expand
+from shards.remote import open_manifest
 from shards.show import sample_lines, show
 from shards.sources import SOURCES
 from shards.sources.corrections import corrected
@@ -62,6 +65,8 @@ def main(argv: list[str]) -> int:
 
 def read(argv: list[str]) -> argparse.Namespace:
     """The words, with a build's settings checked; nothing is opened. Raises UserError as `main` does."""
+    if "--download" in argv and argv[0] == "build":  # as flags are written; argparse would not take it between settings
+        argv = [*(word for word in argv if word != "--download"), "download=true"]
     words = _parser(argv).parse_args(argv)
     if words.command == "build":
         words.track = load(Tracked, overrides=[word for word in words.settings if word.startswith("track.")]).track
@@ -135,10 +140,10 @@ def _log_build(track: BuildTrack, words: argparse.Namespace, manifest: Manifest,
 
 
 def _verify(words: argparse.Namespace) -> int:
-    problems = verify(words.folder)
+    manifest = open_manifest(words.folder, "FOLDER")
+    problems = verify(manifest)
     for problem in problems:
         print(problem)
-    manifest = read_manifest(words.folder)
     verdict = f"{len(problems)} problems" if problems else "no problems"
     print(f"{words.folder}: {len(manifest.entries)} images in {len(manifest.shards)} shards: {verdict}")
     return 1 if problems else 0
@@ -152,13 +157,13 @@ def _show(words: argparse.Namespace) -> int:
 
 
 def _list(words: argparse.Namespace) -> int:
-    for line in sample_lines(read_manifest(words.folder)):
+    for line in sample_lines(open_manifest(words.folder, "FOLDER")):
         print(line)
     return 0
 
 
 def _coco(words: argparse.Namespace) -> int:
-    manifest = read_manifest(words.folder)
+    manifest = open_manifest(words.folder, "FOLDER")
     for split, file in export(manifest, Path(words.out), images=not words.no_images).items():
         print(f"{file}: {manifest.counts[split]} images")
     return 0

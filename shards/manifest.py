@@ -41,7 +41,7 @@ class Shard:
 @dataclass(frozen=True)
 class Manifest:
     """A set of shards in `folder`. `entries` are in shard order; a tuple of `Entry` becomes columns. `plan` is the hash
-    of what was asked to be built."""
+    of what was asked to be built. `url`: the server that shards come from which are not in `folder` yet."""
 
     folder: Path
     source: str
@@ -55,6 +55,7 @@ class Manifest:
     extra: dict = field(default_factory=dict)
     asked: dict = field(default_factory=dict)  # what was asked to be built, by name, to tell which settings differ
     duplicates: tuple[tuple[int, ...], ...] = ()  # groups of entries with the same bytes; not known of older shards
+    url: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.entries, Entries):
@@ -133,6 +134,7 @@ def _manifest(folder: Path, document: dict) -> Manifest:
     classes = tuple(document.pop("classes"))
     shards = tuple(_shard(values) for values in document.pop("shards"))
     about = document.pop("entries")
+    require("url" not in document, "address", document.get("url"))  # that is the reader's to say, not the file's
     require(bool(classes) and bool(about), "number of classes or entries", 0)
     if isinstance(about, list):  # format 1
         entries = entries_of_list(about, len(classes))

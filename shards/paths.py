@@ -1,16 +1,44 @@
-"""Paths as users write them: ~ and environment variables; and the file by which a folder of shards is known."""
+"""Paths as users write them: ~ and environment variables, addresses; and the file by which a folder of shards is
+known."""
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from shards.errors import UserError
 
 MANIFEST = "manifest.json"
+SCHEMES = ("http", "https", "s3")
 
 
 def expand(path: str, key: str) -> Path:
     """A path with ~ and $VARIABLES put in. Raises UserError naming `key` when a variable is not set."""
+    return Path(_expanded(path, key))
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether something is an address on a server, not a path."""
+    return "://" in str(path)
+
+
+def address(url: str, key: str) -> str:
+    """The address of a folder on a server, without a slash at its end, $VARIABLES put in.
+
+    Raises UserError naming `key` for other servers than those of SCHEMES, and for logins: configs are shown and logged.
+    """
+    parts = urlsplit(_expanded(url, key))
+    if parts.scheme not in SCHEMES:
+        raise UserError(f"{key}={url}: expected a folder, or an address that begins with http://, https:// or s3://")
+    if "@" in parts.netloc or parts.query or parts.fragment or not parts.netloc:
+        raise UserError(
+            f"{key}: expected the plain address of a folder, such as https://HOST/birds, without a login, ? or #; a "
+            "login belongs in ~/.netrc (https) or in AWS_* variables (s3)"
+        )
+    return parts.geturl().rstrip("/")
+
+
+def _expanded(path: str, key: str) -> str:
     expanded = os.path.expanduser(os.path.expandvars(path))
     if "$" in expanded:
         raise UserError(f"{key}={path}: that environment variable is not set; set it, or give the path itself")
-    return Path(expanded)
+    return expanded

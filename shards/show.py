@@ -20,12 +20,12 @@ PAPER, INK, FRAME, BOX = (250, 249, 246), (40, 40, 44), (224, 222, 216), (230, 6
 NAMED = 5  # how many of the largest and smallest classes the table names
 
 
-def show(folder: Path, picture: Path | None = None) -> str:
-    """The figures of the shards in `folder` as text; with `picture`, a contact sheet is written there too.
+def show(shards: Path | Manifest, picture: Path | None = None) -> str:
+    """The figures of shards as text; with `picture`, a contact sheet is written there too.
 
     Raises UserError when the manifest or a shard is missing or damaged, and when the picture cannot be written.
     """
-    manifest = read_manifest(folder)
+    manifest = shards if isinstance(shards, Manifest) else read_manifest(shards)
     text = figures(manifest)
     if picture is None:
         return text
@@ -40,7 +40,7 @@ def show(folder: Path, picture: Path | None = None) -> str:
 def figures(manifest: Manifest) -> str:
     """The table: source, splits, classes, image sizes, boxes, parts, notes, disk."""
     rows = [
-        ("shards", f"{manifest.folder}"),
+        ("shards", manifest.url or f"{manifest.folder}"),
         ("source", manifest.source),
         ("licence", manifest.licence),
         *([("citation", manifest.citation)] if manifest.citation else []),
@@ -153,7 +153,11 @@ def _disk_rows(manifest: Manifest) -> list[tuple[str, str]]:
     size = sum(shard.size for shard in manifest.shards) / 1e6
     missing = [shard.name for shard in manifest.shards if not (manifest.folder / shard.name).is_file()]
     rows = [("disk", f"{size:,.1f} MB in {len(manifest.shards):,} shards ({_counted(_by_split(per_split))})")]
-    return rows + ([("missing", f"{len(missing)} shards: {', '.join(missing[:3])}")] if missing else [])
+    return rows + (
+        [("not fetched yet" if manifest.url else "missing", f"{len(missing)} shards: {', '.join(missing[:3])}")]
+        if missing
+        else []
+    )
 
 
 def pick(manifest: Manifest, count: int) -> list[int]:

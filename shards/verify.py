@@ -12,8 +12,10 @@ import numpy as np
 from shards.building.encode import ImageError, normalise
 from shards.building.pool import run, tick
 from shards.entries import Entry
+from shards.errors import UserError
 from shards.files import sha256_of
 from shards.manifest import COLUMNS, Manifest, Shard, columns_are_intact, read_manifest
+from shards.remote import shard_path
 from shards.sample import is_printable
 
 MAX_PROBLEMS = 5  # of one kind and shard: a torn file would name thousands of images
@@ -37,21 +39,21 @@ class _ShardCheck:
         return [self.manifest.entries[index] for index in self.indices.tolist()]
 
 
-def verify(folder: str | Path, workers: int = 0) -> list[str]:
+def verify(shards: str | Path | Manifest, workers: int = 0) -> list[str]:
     """What is wrong with a set of shards, one line a problem; an empty list when all is well.
 
     Every byte is read and every image decoded. Raises UserError when there is no readable manifest.
     """
-    manifest = read_manifest(folder)
-    entries, shards = manifest.entries, len(manifest.shards)
+    manifest = shards if isinstance(shards, Manifest) else read_manifest(shards)
+    entries, count = manifest.entries, len(manifest.shards)
     problems = [] if columns_are_intact(manifest.folder) else [f"{COLUMNS}: wrong sha256, its bytes were changed"]
-    for index in np.flatnonzero(entries.shard >= shards).tolist():
+    for index in np.flatnonzero(entries.shard >= count).tolist():
         place = f"shard {entries.shard[index]}, which it does not have"
         problems.append(f"{entries.key(index)}: the manifest puts it into {place}")
     twice = [key for key, count in Counter(entries.keys_of()).items() if count > 1]
     problems += [f"{key}: twice in the manifest" for key in twice[:MAX_PROBLEMS]]
     order = np.argsort(entries.shard, kind="stable")  # of every shard its entries, in their order
-    edges = np.searchsorted(entries.shard[order], np.arange(shards + 1))
+    edges = np.searchsorted(entries.shard[order], np.arange(count + 1))
     checks = [_ShardCheck(manifest, number, order[begin:end]) for number, (begin, end) in enumerate(pairwise(edges))]
     for found in run(_verify_shard, checks, workers, len(entries), "verify"):
         problems += found
@@ -61,8 +63,12 @@ def verify(folder: str | Path, workers: int = 0) -> list[str]:
 def _verify_shard(check: _ShardCheck) -> list[str]:
     """Problems of one shard, the root cause first; its consequences are left out."""
     shard, count = check.shard, len(check.indices)
-    path = check.manifest.folder / shard.name
     problems = []
+    try:
+        path = shard_path(check.manifest, shard)
+    except UserError as error:  # of a server
+        tick(count)
+        return [f"{shard.name}: {error}"]
     if not path.is_file():
         problems.append(f"{shard.name}: missing")
     elif (size := path.stat().st_size) != shard.size:

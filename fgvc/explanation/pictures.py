@@ -92,7 +92,8 @@ def contrast_picture(path: Path, title: str, image: Picture, signed: np.ndarray,
             if place == 0:
                 axis.set_title(f"{letter} in training, most alike first", fontsize=8, loc="left")
     lines = [
-        f"{letter}  {side.name}  {side.probability:.0%}" + (f"; evidence: {', '.join(side.parts)}" if side.parts else "")
+        f"{letter}  {side.name}  {side.probability:.0%}"
+        + (f"; evidence: {', '.join(side.parts)}" if side.parts else "")
         for letter, side in (("A", a), ("B", b))
     ]
     figure.text(0.01, 0.03, "\n".join(lines), fontsize=9, va="bottom", linespacing=1.5)

@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fgvc.runtime import lineage
 from fgvc.runtime.config import TrackConfig
+from fgvc.runtime.run_folder import RunFolder
 from shards.errors import UserError
 from shards.files import full_disk_is_named, write_bytes, write_json
 
@@ -33,7 +35,7 @@ class Tracker:
         step: int = 0,
         main: bool = True,
     ) -> None:
-        self.main, self._every = main, config.every
+        self.main, self._every, self._artifacts = main, config.every, config.artifacts
         self.held: dict[str, Any] | None = None  # the values of `hold` that a run resumes with
         self._run: Any = None
         if not main:
@@ -98,6 +100,18 @@ class Tracker:
         """The figures W&B shows for the run as a whole."""
         if self._run is not None:
             self._send(lambda run: run.summary.update(values))
+
+    def lineage(self, folder: RunFolder, inputs: dict[str, str]) -> None:
+        """Tell W&B what a finished run made and, online, what it was made from (offline W&B has no word for that)."""
+        if self._run is None or self._artifacts == "off":
+            return
+        try:
+            self._run.log_artifact(lineage.made(folder, self._run.name, inputs, self._artifacts == "model"))
+            if not self._run.offline:
+                lineage.declare(self._run, inputs)
+        except Exception as error:  # W&B's client and server fail in many ways, and the run is done
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            log.warning("W&B: no artifacts (%s); result.json has the record", reason)
 
     def close(self, exit_code: int = 0) -> None:
         """Flush and end; call it whatever happened."""

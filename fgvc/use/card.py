@@ -14,8 +14,8 @@ from fgvc.classification.metrics import wilson
 from fgvc.runtime.run_folder import RESULT
 from fgvc.use.predictor import Predictor
 from shards.errors import UserError
-from shards.manifest import Manifest, read_manifest
-from shards.paths import expand
+from shards.manifest import Manifest
+from shards.remote import open_manifest
 from shards.sources.problems import printable
 
 FITS = {
@@ -71,10 +71,10 @@ def as_text(value: Any) -> str:
 
 def _manifest(weights: Path, shards: str) -> Manifest | None:
     if shards:
-        return read_manifest(expand(shards, "shards"))
+        return open_manifest(shards, "shards")
     try:
         config: Any = yaml.safe_load((weights.parent / "config.yaml").read_text())
-        return read_manifest(expand(config["data"]["shards"], "data.shards"))
+        return open_manifest(config["data"]["shards"], "data.shards", config["data"].get("cache", ""))
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, UserError):
         return None  # the run, or its data, is elsewhere
 

@@ -96,7 +96,9 @@ class Classify:
         self.weights = class_weights(labels, len(self.manifest.classes), config.train.class_weights)
         self.best: BestEpoch | None = None
         self.watch: Watch | None = None
-        self.synthetic = open_synthetic(config.synthetic, self.manifest, self.splits.train, self.kept_out, config.seed)
+        self.synthetic = open_synthetic(
+            config.synthetic, self.manifest, self.splits.train, self.kept_out, config.seed, config.data.cache
+        )
 
     def learner(self, schedule: Schedule, found: Path | None) -> SupervisedLearner:
         config = self.config

@@ -14,8 +14,8 @@ from fgvc.models.lora import add_lora
 from fgvc.models.timm import create_model, input_size
 from fgvc.training.estimate import Counted, count, peak, per_rank
 from shards.errors import UserError
-from shards.manifest import MANIFEST, read_manifest
-from shards.paths import expand
+from shards.paths import MANIFEST, expand, is_remote
+from shards.remote import open_manifest
 
 CARDS_GB = (8, 16, 24, 40, 80, 141)
 SPARE = 0.9  # of a card's memory: the rest goes to CUDA itself and to gaps between tensors
@@ -57,11 +57,11 @@ def _count(config: Any) -> Counted:
     data, train = config.data, config.train
     if train.method == "probe":
         raise UserError("--estimate: a probe trains nothing on the device; its features take what evaluation takes")
-    folder = expand(data.shards, "data.shards") if data.shards and "$" not in data.shards else None
-    there = folder is not None and (folder / MANIFEST).is_file()
+    local = data.shards and "$" not in data.shards and not is_remote(data.shards)
+    there = is_remote(data.shards) or (local and (expand(data.shards, "data.shards") / MANIFEST).is_file())
     if not there:
         logging.warning("no shards at data.shards=%s yet: counted for %d classes", data.shards, UNKNOWN)
-    classes = len(read_manifest(folder).classes) if there and folder else UNKNOWN
+    classes = len(open_manifest(data.shards, "data.shards", data.cache).classes) if there else UNKNOWN
     with torch.device("meta"):
         attentive = train.method == "attentive"
         network = create_model(_without_weights(with_attention(config.model) if attentive else config.model), classes)

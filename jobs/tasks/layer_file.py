@@ -12,7 +12,9 @@ from shards.paths import expand
 
 
 def target_of(config: Config, manifest: Manifest) -> Path:
-    """The boxes layer to write."""
+    """The boxes layer to write. Raises UserError where shards are on a server, and no file is named."""
+    if manifest.url and not config.layer:
+        raise UserError("layer is not set: the shards are on a server, beside which nothing is written; set layer=FILE")
     return expand(config.layer, "layer") if config.layer else manifest.folder / f"boxes-{config.name}.jsonl"
 
 

@@ -9,8 +9,8 @@ from fgvc.models.config import ModelConfig
 from jobs.classify import Config
 from jobs.inputs import boxes_hashes, file_hash
 from shards.errors import UserError
-from shards.manifest import Manifest, read_manifest
-from shards.paths import expand
+from shards.manifest import Manifest
+from shards.remote import open_manifest
 
 
 def input_hashes(config: Config) -> dict[str, str]:
@@ -25,7 +25,7 @@ def input_hashes(config: Config) -> dict[str, str]:
     if config.train.teacher:
         inputs["teacher"] = file_hash(config.train.teacher, "train.teacher")
     if config.synthetic.shards:
-        inputs["synthetic"] = read_manifest(expand(config.synthetic.shards, "synthetic.shards")).fingerprint
+        inputs["synthetic"] = open_manifest(config.synthetic.shards, "synthetic.shards", config.data.cache).fingerprint
     if run := config.train.temperature_from:
         inputs["temperature_from"] = file_hash(str(held_out_answers(run)), "train.temperature_from")
     return inputs

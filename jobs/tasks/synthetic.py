@@ -8,12 +8,12 @@ import numpy as np
 
 from fgvc.classification.seen import seen_images
 from shards.errors import UserError
-from shards.manifest import Manifest, read_manifest
-from shards.paths import expand
+from shards.manifest import Manifest
 from shards.reading.config import SyntheticConfig
 from shards.reading.loader import Samples
 from shards.reading.synthetic import OTHER_SEED, Blend, BlendedSamples, open_blend
 from shards.reading.transforms import ByEpoch, Transform
+from shards.remote import open_manifest
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Synthetic:
 
 
 def open_synthetic(
-    config: SyntheticConfig, real: Manifest, train: Sequence[int], kept_out: Sequence[int], seed: int
+    config: SyntheticConfig, real: Manifest, train: Sequence[int], kept_out: Sequence[int], seed: int, cache: str = ""
 ) -> Synthetic | None:
     """None without synthetic images. kept_out: real images that nothing may be learnt from.
 
@@ -40,7 +40,7 @@ def open_synthetic(
     """
     if not config.shards:
         return None
-    manifest = read_manifest(expand(config.shards, "synthetic.shards"))
+    manifest = open_manifest(config.shards, "synthetic.shards", cache, compare=False)
     photos = [code for code, origin in enumerate(manifest.entries.origins) if not origin.startswith("gan:")]
     if real_ones := int(np.isin(manifest.entries.origin, photos).sum()):
         raise UserError(f"synthetic.shards={config.shards}: {real_ones} real images; give what fgvc synthesize made")

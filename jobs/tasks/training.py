@@ -62,6 +62,9 @@ class Task(Protocol):
         """Write weights and results into the run folder; what result.json holds of them, and pictures by name."""
 
 
+End = Callable[[dict[str, Any], Tracker], dict[str, Any]]  # writes the figures into result.json; what that holds
+
+
 @runtime_checkable
 class Draws(Protocol):
     """A task that has something to look at while it trains."""
@@ -91,12 +94,17 @@ def run(
         splits = open_splits(manifest, config.data)
         if config.evaluate_test and not splits.test:
             raise UserError(f"{manifest.folder}: no split '{config.data.test_split}'; set evaluate_test=false")
+
+        def end(figures: dict[str, Any], tracker: Tracker) -> dict[str, Any]:
+            result = finish(folder, figures, inputs, time.monotonic() - began)
+            tracker.lineage(folder, inputs)
+            return result
+
         with memory_is_named_outside_steps():
-            figures = _train(job, make, Opened(config, manifest, splits, folder, accelerator))
-        return finish(folder, figures, inputs, time.monotonic() - began) if main else figures
+            return _train(job, make, Opened(config, manifest, splits, folder, accelerator), end)
 
 
-def _train(job: str, make: Callable[[Opened], Task], opened: Opened) -> dict[str, Any]:
+def _train(job: str, make: Callable[[Opened], Task], opened: Opened, end: End) -> dict[str, Any]:
     """Train until it reaches the end; where it breaks, once more from the last checkpoint at a lower learning rate."""
     config, rewinds = opened.config, Rewinds(opened.folder.path)
     news: Rewind | None = None
@@ -104,8 +112,7 @@ def _train(job: str, make: Callable[[Opened], Task], opened: Opened) -> dict[str
         seed_everything(config.seed, rank(), config.train.deterministic)
         found = broadcast_object(latest_valid(opened.folder.checkpoints) if rank() == 0 else None)
         try:
-            figures = _attempt(job, make(opened), opened, found, rewinds.lr_scale, news)
-            return figures | ({"rewinds": rewinds.record} if rewinds.made else {})
+            return _attempt(job, make(opened), opened, found, rewinds, news, end)
         except Diverged as error:
             if rank() == 0:
                 drop_broken(opened.folder.checkpoints)
@@ -115,14 +122,15 @@ def _train(job: str, make: Callable[[Opened], Task], opened: Opened) -> dict[str
 
 
 def _attempt(
-    job: str, task: Task, opened: Opened, found: Path | None, lr_scale: float, news: Rewind | None
+    job: str, task: Task, opened: Opened, found: Path | None, rewinds: Rewinds, news: Rewind | None, end: End
 ) -> dict[str, Any]:  # fmt: skip
-    """Train from a checkpoint (or from the start) to the end, and measure. news: the rewind that led here, to record.
+    """Train from a checkpoint (or from the start) to the end, and measure; what result.json holds. news: the rewind
+    that led here, to record.
 
     Raises Diverged where training breaks.
     """
     config, folder = opened.config, opened.folder
-    schedule = Schedule.of(config.train, task.images, lr_scale)
+    schedule = Schedule.of(config.train, task.images, rewinds.lr_scale)
     tracker = Tracker(
         config.track, folder.path, job, config.name, to_dict(config), step=step_of(found) if found else 0,
         main=rank() == 0,
@@ -161,10 +169,14 @@ def _attempt(
                 pictures["training"] = curves
             tracker.pictures(learner.step, pictures)
             tracker.summary(_scalars(figures))
+        figures |= {"steps": learner.step, "train_count": task.images}
+        figures |= {"rewinds": rewinds.record} if rewinds.made else {}
+        if rank() == 0:
+            figures = end(figures, tracker)
         exit_code = 0
     finally:
         tracker.close(exit_code)
-    return figures | {"steps": learner.step, "train_count": task.images}
+    return figures
 
 
 def _scalars(figures: dict[str, Any]) -> dict[str, float]:

@@ -15,7 +15,11 @@ Score = Annotated[float, Ge(0), Le(1)]
 class DataConfig:
     """Which samples are read, in which order, and which part of each image."""
 
-    shards: str = option("", "folder of shards (manifest.json in it)", affects_result=False)
+    shards: str = option(
+        "",
+        "folder of shards (manifest.json in it), or its address: https://HOST/birds, s3://BUCKET/birds",
+        affects_result=False,
+    )
     source: str = option("", "raw data set to build the shards from if they are not there: cub200, field_guide, ...")
     root: str = option("", "folder of the raw data set; $NAME and ${NAME} are environment variables", False)
     build: dict = option({}, "settings for that build, as fgvc shards build takes them")
@@ -42,7 +46,11 @@ class DataConfig:
     test_min_score: Score | None = option(None, "as min_score, for what is measured (null: the same)")
     limit: Annotated[int, Ge(0)] = option(0, "use only this many samples of each split (0: all)")
     window: Annotated[int, Gt(0)] = option(16, "samples are shuffled within windows of this many shuffled shards")
-    cache: str = option("", "local folder to copy shards to before reading (slow or remote stores)", False)
+    cache: str = option(
+        "",
+        "local folder to copy shards to before reading (slow stores; for an address, if empty: ~/.cache/fgvc)",
+        False,
+    )
     workers: Annotated[int, Ge(-1)] = option(-1, "loader processes per rank (-1: by the cores, 0: none)", False)
 
 

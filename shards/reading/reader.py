@@ -11,6 +11,7 @@ from shards.errors import UserError
 from shards.files import sha256_of
 from shards.manifest import Manifest
 from shards.paths import expand
+from shards.remote import shard_path
 
 OPEN_FILES = 16  # shards that a process holds open: as many as the order's window reads from at a time
 
@@ -65,10 +66,11 @@ class Reader:
         return self._files[shard]
 
     def _local(self, shard: int) -> Path:
-        """The shard's path; with a cache, that of a copy whose checksum was compared, made once per node."""
+        """The shard's path; with a cache, that of a copy whose checksum was compared, made once per node. What comes
+        from a server lies in the cache already."""
         record = self.manifest.shards[shard]
-        path = self.manifest.folder / record.name
-        if self.cache is None:
+        path = shard_path(self.manifest, record)
+        if self.cache is None or self.manifest.url:
             return path
         copy = self.cache / f"{record.sha256[:16]}-{record.name}"
         copy.parent.mkdir(parents=True, exist_ok=True)

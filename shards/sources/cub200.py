@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from shards.sample import Box, RawDataset, RawSample
 from shards.sources.common import clean_names, is_share, make_box, make_keys, note_empty_classes
+from shards.sources.download import Archive, Download, download
 from shards.sources.listing import list_images
 from shards.sources.problems import Problems, read_lines, require
 
@@ -26,20 +27,37 @@ Parts = dict[str, tuple[float, float]]
 T = TypeVar("T")
 
 
+# The sha256 as torchvision pins it (torchvision/prototype/datasets/_builtin/cub200.py); its md5, as others do, is
+# 97eceeb196236b17998738112f37df78.
+ARCHIVES = (
+    Archive(
+        "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz", 1_150_585_339,
+        "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081", 2_000_000_000,
+        ("CUB_200_2011/images.txt", "CUB_200_2011/images"),
+    ),
+)  # fmt: skip
+
+
 @dataclass
-class Options:
+class Options(Download):
     """CUB-200-2011 leaves nothing to choose: classes, split and boxes are official."""
 
 
 def scan(root: Path, options: Options) -> RawDataset:
-    """Read and check the official lists under `root` (CUB_200_2011). Labels follow classes.txt, keys are file stems.
+    """Read and check the official lists under `root` (CUB_200_2011; where that is downloaded, the folder it is put
+    into). Labels follow classes.txt, keys are file stems.
 
     Raises UserError, naming everything found: missing lists, malformed or missing lines, images listed twice, missing
     or unlisted image files, labels that contradict their class folder, boxes that are no pixels, classes without
     (training) images.
     """
     root = Path(root)
-    require(root, [*LISTS, "images"], f"CUB-200-2011 (it holds {', '.join(LISTS)} and images/)")
+    if options.wanted and not (root / LISTS[0]).exists():
+        download(root, ARCHIVES, options.mirror)
+        root /= "CUB_200_2011"
+    require(
+        root, [*LISTS, "images"], f"CUB-200-2011 (it holds {', '.join(LISTS)} and images/; download=true fetches it)"
+    )
     if (root / "parts").is_dir():
         require(root, PART_LISTS, "CUB-200-2011")
     problems = Problems(root, "Unpack the official archive again, or correct these lists and files.")

@@ -17,6 +17,7 @@ from shards.building.encode import EXIF_ORIENTATION
 from shards.errors import UserError
 from shards.sample import Box, Canvas, RawDataset, RawSample
 from shards.sources.common import clean_names, make_keys, note_empty_classes
+from shards.sources.download import Archive, Download, download
 from shards.sources.listing import is_system_folder, list_images
 from shards.sources.problems import Problems, printable, require
 from shards.sources.voc import read_voc
@@ -28,11 +29,33 @@ CITATION = (
     "ImageNet: A Large-Scale Hierarchical Image Database. CVPR 2009."
 )
 _BROKEN = (NotImplementedError, zlib.error)  # what scipy raises of damaged lists besides the usual
-LAYOUT = "Stanford Dogs (it holds Images/, Annotation/, and train_list.mat and test_list.mat, there or in lists/)"
+LAYOUT = (
+    "Stanford Dogs (it holds Images/, Annotation/, and train_list.mat and test_list.mat, there or in lists/; "
+    "download=true fetches it)"
+)
+
+
+ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs"
+# Sizes and sha256 as TensorFlow Datasets pins them (tensorflow_datasets/url_checksums/stanford_dogs.txt).
+ARCHIVES = (
+    Archive(
+        f"{ADDRESS}/images.tar", 793_579_520,
+        "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58", 793_579_520, ("Images",),
+    ),
+    Archive(
+        f"{ADDRESS}/annotation.tar", 21_852_160,
+        "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd", 21_852_160, ("Annotation",),
+    ),
+    Archive(
+        f"{ADDRESS}/lists.tar", 481_280,
+        "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c", 481_280,
+        ("train_list.mat", "test_list.mat"),
+    ),
+)  # fmt: skip
 
 
 @dataclass
-class Options:
+class Options(Download):
     """Stanford Dogs leaves nothing to choose: classes, split and boxes are official."""
 
 
@@ -53,6 +76,9 @@ def scan(root: Path, options: Options) -> RawDataset:
     image files, missing, malformed or empty annotations, classes without (training) images.
     """
     root = Path(root)
+    if options.wanted:
+        has_lists = (root / "lists").is_dir()
+        download(root, ARCHIVES[:-1] if has_lists else ARCHIVES, options.mirror)
     require(root, ["Images", "Annotation"], LAYOUT)
     lists = root if (root / "train_list.mat").exists() else root / "lists"
     problems = Problems(

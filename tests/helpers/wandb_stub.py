@@ -1,11 +1,12 @@
-"""As much of W&B's server as a sweep agent asks for: who is there, the sweep, an agent, and the trials to run.
+"""As much of W&B's server as a sweep agent asks for: who is there, the sweep, an agent, and the trials to run; and as
+a run with artifacts asks for.
 
 It is no W&B: it chooses nothing and keeps nothing. The agent and the runs that talk to it are the real ones.
 """
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -45,6 +46,47 @@ def serve(config: dict[str, Any], trials: list[dict[str, Any]]) -> Iterator[tupl
         }  # fmt: skip
         return {"project": {"sweep": sweep}}
 
+    with _serving(answer) as environment:
+        yield environment, reported
+
+
+@contextmanager
+def serve_run() -> Iterator[tuple[dict[str, str], list[tuple[str, str]]]]:
+    """Serve a run that logs artifacts; yields (environment of a client, what it did: ("CreateArtifact", its name) and
+    ("UseArtifact", its name)). No artifact is there beforehand, and none can be read back."""
+    done: list[tuple[str, str]] = []
+
+    def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        if "viewer" in query:
+            me = {"id": "1", "entity": "me", "username": "me", "email": "me@example.org", "flags": "{}"}
+            return {"viewer": me | {"teams": {"edges": []}}}
+        if "upsertBucket" in query:
+            project = {"id": "1", "name": variables["project"], "entity": {"id": "1", "name": "me"}}
+            bucket = {"id": "1", "name": variables["name"], "displayName": "a", "config": "{}", "historyLineCount": 0}
+            return {"upsertBucket": {"bucket": bucket | {"project": project}, "inserted": True}}
+        if "mutation CreateRunFiles" in query:
+            return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": []}}
+        if "query ArtifactMembershipByName" in query:
+            return {"project": {"artifactCollectionMembership": None}}
+        if "query ArtifactType" in query:
+            return {"project": {"artifact": None}}
+        if "mutation CreateArtifact" in query:
+            name = variables["input"]["artifactCollectionName"]
+            done.append(("CreateArtifact", name))
+            artifact = {"id": name, "state": "COMMITTED", "artifactSequence": {"latestArtifact": None}}
+            return {"createArtifact": {"artifact": artifact}}
+        if "mutation UseArtifact" in query:
+            done.append(("UseArtifact", variables["input"]["artifactID"]))
+        return {}
+
+    with _serving(answer) as environment:
+        yield environment, done
+
+
+@contextmanager
+def _serving(answer: Callable[[str, dict[str, Any]], dict[str, Any]]) -> Iterator[dict[str, str]]:
+    """Serve what `answer` says to (query, variables); yields the environment of a client."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -67,6 +109,6 @@ def serve(config: dict[str, Any], trials: list[dict[str, Any]]) -> Iterator[tupl
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         url = f"http://127.0.0.1:{server.server_address[1]}"
-        yield {"WANDB_BASE_URL": url, "WANDB_API_KEY": "0123456789" * 4, "WANDB_MODE": "online"}, reported
+        yield {"WANDB_BASE_URL": url, "WANDB_API_KEY": "0123456789" * 4, "WANDB_MODE": "online"}
     finally:
         server.shutdown()
