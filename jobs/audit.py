@@ -63,7 +63,7 @@ def check(config: Config) -> None:
 
 def default_name(config: Config) -> str:
     """The name of a run that was given none: the shards' folder."""
-    return Path(config.data.shards).resolve().name or "audit"
+    return Path(config.data.shards.rstrip("/")).resolve().name or "audit"
 
 
 def report(result: dict[str, Any], folder: Path) -> str:

@@ -9,7 +9,7 @@ from fgvc.robustness.config import DefenceConfig
 from fgvc.robustness.epsilon import read_epsilon
 from fgvc.training.config import LoopConfig, OptimConfig
 from shards.errors import UserError
-from shards.paths import MANIFEST, address, expand, is_remote
+from shards.paths import MANIFEST, expand, is_remote
 from shards.reading.config import DataConfig, ImageConfig
 
 
@@ -108,9 +108,7 @@ def check_choices(train: TrainConfig, data: DataConfig) -> None:
 def check_files(config: Any) -> None:
     """Raise UserError for shards and weights that are not there, before anything slow is loaded."""
     data, model = getattr(config, "data", None), getattr(config, "model", None)
-    if data is not None and is_remote(data.shards):
-        address(data.shards, "data.shards")
-    elif data is not None and data.shards and not data.source and "$" not in data.shards:
+    if data is not None and data.shards and not (data.source or "$" in data.shards or is_remote(data.shards)):
         folder = expand(data.shards, "data.shards")
         if not (folder / MANIFEST).is_file():
             raise UserError(

@@ -26,7 +26,8 @@ Every job reads a YAML file from configs/ and takes key=value after it:
 
 
 def main(words: list[str] | None = None) -> int:
-    """The command line's entry. Exit codes: 0 done, 2 a user's mistake (one line), 3 stopped by a signal but saved."""
+    """The command line's entry. Exit codes: 0 done, 1 failed, maybe not the next time, 2 a user's mistake (one line), 3
+    stopped by a signal but saved."""
     words = sys.argv[1:] if words is None else words
     if not words or words[0] in ("-h", "--help", "help"):
         words = ["help"]
@@ -40,7 +41,7 @@ def main(words: list[str] | None = None) -> int:
         return 141
     except (UserError, SlurmError) as error:
         print(printable(f"fgvc {words[0]}: {error}"), file=sys.stderr)
-        return 2
+        return getattr(error, "code", 2)
     except KeyboardInterrupt:
         return 130
 

@@ -15,9 +15,11 @@ import yaml
 
 from jobs.registry import command_module
 from shards.errors import UserError
+from shards.paths import address, is_remote
 from slurm.profile import KEYS
 
 C = TypeVar("C")
+DOWNLOAD = ("download", "mirror")  # settings of a build: where raw data come from, which are compared with their sha256
 SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values, several times as fast
 
@@ -45,9 +47,22 @@ def load_job(name: str, path: str | Path | None = None, overrides: list[str] | N
     """The config of a job, with what its command checks before anything is read. Raises UserError as `load` does."""
     module = command_module(name)
     config = load(module.Config, path, overrides)
+    check_addresses(config)
     if hasattr(module, "check"):
         module.check(config)
     return config
+
+
+def check_addresses(config: Any) -> None:
+    """Raise UserError for addresses that hold a login, before a config is shown, logged or submitted."""
+    for group in ("data", "synthetic"):
+        settings = getattr(config, group, None)
+        shards = getattr(settings, "shards", "")
+        if is_remote(shards):
+            address(shards, f"{group}.shards")
+        for key, value in dict(getattr(settings, "build", {}) or {}).items():
+            if key.split(".")[-1] == "mirror" and value:
+                address(str(value), f"{group}.build.{key}")
 
 
 def load_command(words: Sequence[str]) -> Any:
@@ -112,6 +127,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def hashed(config: Any) -> dict[str, Any]:
     """`a.b` -> value of every field that can change a result."""
     values = flatten(to_dict(config), type(config))
+    if isinstance(build := values.get("data.build"), dict):
+        values["data.build"] = {key: value for key, value in build.items() if key.split(".")[-1] not in DOWNLOAD}
     return {key: values[key] for key, leaf in walk(type(config)) if leaf.metadata.get("affects_result", True)}
 
 

@@ -27,6 +27,7 @@ from jobs.launch import launch, split_words
 from jobs.registry import command_module, default_name, parts_of, task_module
 from jobs.words import Parser
 from shards.errors import UserError
+from shards.paths import is_remote
 from shards.sources.problems import printable
 from slurm.job import note_mistake
 from slurm.profile import KEYS
@@ -126,7 +127,7 @@ def _run(module: ModuleType, name: str, config: Any, debug: bool) -> int:
         print(printable(f"fgvc {name}: {error}"), file=sys.stderr)
         if debug and _rank() == 0:
             remove_folder(folder)
-        return _leave(2)
+        return _leave(error.code)
     except Exception as error:
         from fgvc.runtime.distributed import lost_peer
 
@@ -205,7 +206,7 @@ def _split(name: str, words: list[str]) -> tuple[Path | None, list[str]]:
     overrides = [word for word in words if "=" in word]
     files = [word for word in words if "=" not in word]
     folder = getattr(command_module(name), "FOLDER", "")  # the setting that a bare folder stands for
-    if folder and len(files) == 1 and Path(files[0]).is_dir():
+    if folder and len(files) == 1 and (Path(files[0]).is_dir() or is_remote(files[0])):
         return None, [f"{folder}={files[0]}", *overrides]
     if len(files) > 1:
         raise UserError(f"one config file at a time, found {' and '.join(files)}; settings are written key=value")

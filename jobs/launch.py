@@ -141,12 +141,20 @@ def launch_of(profile: Profile, job: str, kind: type, path: Path | None, words: 
     return Launch(f"{job}/{name}", (job, *([str(path)] if path else []), *words), folder), config
 
 
-def one_task(profile: Profile, words: list[str]) -> tuple[Profile, list[str]]:
+def one_task(profile: Profile, words: list[str], processes: int = 1) -> tuple[Profile, list[str]]:
     """Profile and words of a job of one process that gives ranks to the runs it starts (fgvc crop): one task with all
-    the GPUs and cores of the ranks that were asked for. Raises UserError for several nodes."""
+    the GPUs and cores of the ranks that were asked for.
+
+    processes: what the job's own settings say. Raises UserError for several nodes, and where these contradict.
+    """
     ranks, cores = profile.ranks_per_node, profile.cpus_per_task
     if profile.nodes > 1:
         raise UserError(f"nodes={profile.nodes}: the runs that this job starts get the ranks of one node; nodes=1")
+    if processes not in (1, ranks):
+        raise UserError(
+            f"processes={processes}: on a cluster the runs that this job starts get the ranks that it asks for, {ranks}"
+            f"; set gpus_per_node={processes} (without GPUs tasks_per_node={processes}) and leave out processes"
+        )
     if ranks == 1:
         return profile, words
     env = profile.env if profile.gpus_per_node else {"OMP_NUM_THREADS": str(cores)} | profile.env
@@ -160,7 +168,7 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
     if cluster == TESTBED and not dry and not use_testbed():
         raise SlurmError("--on testbed: no test cluster runs here; start one: fgvc cluster up")
     if getattr(module, "ONE_TASK", False):
-        profile, own = one_task(profile, own)
+        profile, own = one_task(profile, own, load(module.Config, path, own).processes)
     command, config = launch_of(profile, job, module.Config, path, own)
     config.name = config.name or default_name(job, path, config)
     if parts := parts_of(module, config):

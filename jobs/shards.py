@@ -34,7 +34,7 @@ from shards.coco_export import export
 from shards.errors import UserError
 from shards.manifest import Manifest, read_manifest, write_manifest
 from shards.options import option
-from shards.paths import expand
+from shards.paths import address, expand
 from shards.remote import open_manifest
 from shards.show import sample_lines, show
 from shards.sources import SOURCES
@@ -72,7 +72,9 @@ def read(argv: list[str]) -> argparse.Namespace:
         words.track = load(Tracked, overrides=[word for word in words.settings if word.startswith("track.")]).track
         words.tracked = any(word.startswith("track.") for word in words.settings)
         words.settings = [word for word in words.settings if not word.startswith("track.")]
-        build_settings(words.source, words.settings)
+        source = build_settings(words.source, words.settings).source
+        if mirror := getattr(source, "mirror", ""):
+            address(mirror, "mirror")  # settings are logged, whether it is downloaded from there or not
     return words
 
 
@@ -150,8 +152,9 @@ def _verify(words: argparse.Namespace) -> int:
 
 
 def _show(words: argparse.Namespace) -> int:
-    picture = None if words.picture == "-" else Path(words.picture or Path(words.folder) / "contact_sheet.png")
-    print(show(Path(words.folder), picture))
+    manifest = open_manifest(words.folder, "FOLDER")
+    picture = None if words.picture == "-" else Path(words.picture or manifest.folder / "contact_sheet.png")
+    print(show(manifest, picture))
     print(next_lines("shards", folder=words.folder))
     return 0
 

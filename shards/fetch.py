@@ -2,9 +2,11 @@
 all."""
 
 import errno
+import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util import Retry
 
-from shards.errors import UserError
-from shards.files import sha256_of
+from shards.errors import TransientError, UserError
+from shards.files import sha256_of, sync_folder
 
 CHUNK = 1 << 16  # bytes; what was read of one when a connection breaks is lost
 S3_CHUNK = 1 << 23  # a request each
@@ -51,8 +53,8 @@ def fetch(
     resumes from that, in another process too. One process fetches a file at a time; the others wait.
 
     size: bytes it must have (None: any number up to LIMIT). sha256: what it must be (empty: not known).
-    Raises UserError in one line: no connection, not there, too large, another checksum (what was fetched is
-    removed), no space.
+    Raises UserError in one line: not there, too large, another checksum (what was fetched is removed), no space; and
+    TransientError: no connection, a server in trouble.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +66,10 @@ def fetch(
                 part.unlink(missing_ok=True)
             _fetch(url, part, size, show, retries)
             _compare(url, part, size, sha256)
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())  # whoever finds the file later looks at its size alone
             part.replace(path)
+            sync_folder(path.parent)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "no space left on the disk" if full else f"cannot be written ({error.strerror or error})"
@@ -85,7 +90,9 @@ def _fetch(url: str, part: Path, size: int | None, show: bool, retries: int) -> 
             gained = part.is_file() and part.stat().st_size > before
             failures = 0 if gained else failures + 1
             if failures > retries:
-                raise UserError(f"{url}: breaks off again and again ({error}); the same command resumes") from None
+                raise TransientError(f"{url}: breaks off again and again ({error}); the same command resumes") from None
+            if failures:
+                time.sleep(BACKOFF * 2**failures)
 
 
 def _write(answer: _Answer, part: Path, limit: int, show: bool) -> None:
@@ -150,7 +157,11 @@ def _answer(url: str, start: int, retries: int) -> Iterator[_Answer]:
 
 @contextmanager
 def _http_answer(url: str, start: int, retries: int) -> Iterator[_Answer]:
-    retry = Retry(retries, backoff_factor=BACKOFF, status_forcelist=TRANSIENT, raise_on_status=False)
+    # A Retry-After of hours would be obeyed in silence, while others wait for the lock.
+    retry = Retry(
+        retries, backoff_factor=BACKOFF, status_forcelist=TRANSIENT, raise_on_status=False,
+        respect_retry_after_header=False,
+    )  # fmt: skip
     with requests.Session() as session:
         session.mount("http://", HTTPAdapter(max_retries=retry))
         session.mount("https://", HTTPAdapter(max_retries=retry))
@@ -158,15 +169,20 @@ def _http_answer(url: str, start: int, retries: int) -> Iterator[_Answer]:
         try:
             response = session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
         except requests.RequestException as error:
-            raise UserError(f"{url}: no connection ({_reason(error)}); check the address and the network") from None
+            raise TransientError(
+                f"{url}: no connection ({_reason(error)}); check the address and the network"
+            ) from None
+        except ValueError as error:  # it sends elsewhere, to something that is no address
+            raise UserError(f"{url}: the server answers with a malformed address ({type(error).__name__})") from None
         with response:
             first, total = _extent(response, start)
-            if response.status_code == 416 and total != start:  # not what was begun: from the start, then
+            if response.status_code == 416 and start and total != start:  # not what was begun: from the start, then
                 with _http_answer(url, 0, retries) as answer:
                     yield answer
                 return
-            if response.status_code not in (200, 206, 416):
-                raise UserError(f"{url}: {_refusal(response)}")
+            if response.status_code not in (200, 206, 416) or (response.status_code == 416 and not start):
+                kind = TransientError if response.status_code in TRANSIENT else UserError
+                raise kind(f"{url}: {_refusal(response)}")
             yield _Answer(first, total, iter(()) if response.status_code == 416 else _body(response))
 
 
@@ -219,8 +235,10 @@ def _s3_answer(url: str, start: int) -> Iterator[_Answer]:
         raise UserError(f"{url}: the package s3fs is missing; pip install s3fs") from None
     except FileNotFoundError:
         raise UserError(f"{url}: not there; check the bucket and the path") from None
+    except PermissionError as error:
+        raise UserError(f"{url}: access refused ({error}); see docs/data.md for logins") from None
     except Exception as error:  # botocore's and aiohttp's, of many kinds
-        raise UserError(f"{url}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+        raise TransientError(f"{url}: cannot be read ({' '.join(str(error).split())[:200]})") from None
 
     def chunks() -> Iterator[bytes]:
         try:

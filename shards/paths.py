@@ -18,7 +18,7 @@ def expand(path: str, key: str) -> Path:
 
 def is_remote(path: str | Path) -> bool:
     """Whether something is an address on a server, not a path."""
-    return "://" in str(path)
+    return "://" in os.path.expandvars(str(path))
 
 
 def address(url: str, key: str) -> str:
@@ -26,9 +26,15 @@ def address(url: str, key: str) -> str:
 
     Raises UserError naming `key` for other servers than those of SCHEMES, and for logins: configs are shown and logged.
     """
-    parts = urlsplit(_expanded(url, key))
-    if parts.scheme not in SCHEMES:
-        raise UserError(f"{key}={url}: expected a folder, or an address that begins with http://, https:// or s3://")
+    try:
+        parts = urlsplit(_expanded(url, key))
+    except ValueError:
+        raise UserError(f"{key}: not an address that can be read; expected one such as https://HOST/birds") from None
+    if parts.scheme not in SCHEMES:  # not shown: a login may stand in it
+        raise UserError(
+            f"{key}: an address of '{parts.scheme}://'; expected a folder, or an address that begins with http://, "
+            "https:// or s3://"
+        )
     if "@" in parts.netloc or parts.query or parts.fragment or not parts.netloc:
         raise UserError(
             f"{key}: expected the plain address of a folder, such as https://HOST/birds, without a login, ? or #; a "

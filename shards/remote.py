@@ -33,20 +33,23 @@ def open_manifest(shards: str | Path, key: str, cache: str = "", *, compare: boo
     url = address(str(shards), key)
     folder = folder_of(url, cache)
     manifest = folder / MANIFEST
+    fresh = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            if not manifest.is_file():
+            if fresh := not manifest.is_file():
                 _fetch_head(url, folder)
             elif compare:
                 _compare(url, folder)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); set data.cache= or FGVC_CACHE") from None
+        if not manifest.is_file():  # a cache that was filled elsewhere may be read-only
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); set data.cache= or FGVC_CACHE") from None
     try:
         return replace(read_manifest(folder), url=url)
-    except UserError:
-        manifest.unlink(missing_ok=True)  # it is fetched again, perhaps from a server that was corrected
-        raise
+    except UserError as error:
+        if fresh:  # not one that shards were fetched by
+            manifest.unlink(missing_ok=True)
+        raise UserError(f"{error} (fetched from {url}; once it is right there, delete {folder})") from None
 
 
 def folder_of(url: str, cache: str = "") -> Path:
@@ -69,7 +72,8 @@ def shard_path(manifest: Manifest, shard: Shard) -> Path:
 def _fetch_head(url: str, folder: Path) -> None:
     """Manifest and columns; the manifest takes its name last."""
     fetched = folder / FETCHED
-    fetched.unlink(missing_ok=True)
+    for old in (fetched, *folder.glob("*.tar")):  # whose shards these are is not known any more
+        old.unlink(missing_ok=True)
     fetch(f"{url}/{MANIFEST}", fetched)
     about = _columns_of(url, fetched)
     if about:

@@ -66,10 +66,13 @@ fgvc_record() {
         "$(sed "$escape" <<< "$SLURM_JOB_NAME")" "$(sed "$escape" <<< "$log")" "$(date +%s)" > "$1/slurm.json"
 }
 
-# The name of the run's newest checkpoint, or none.
+# The name of the run's newest checkpoint, or none; of a run that trains detectors, of what they left last.
 fgvc_newest() {
     local newest
     newest=$(ls "$fgvc_run/checkpoints" 2> /dev/null | grep '^step-' | sort | tail -n 1)
+    if [ -z "$newest" ] && [ -d "$fgvc_run/detect" ]; then
+        newest=$(cd "$fgvc_run/detect" && ls -dt */checkpoints/step-* */result.json 2> /dev/null | head -n 1)
+    fi
     echo "${newest:-none}"
 }
 

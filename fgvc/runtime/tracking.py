@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from shards.files import full_disk_is_named, write_bytes, write_json
 
 log = logging.getLogger(__name__)
 
+LINEAGE_S = 60  # for W&B to take what a finished run read
 HELD = "held.json"  # a step's values that wait for what is measured after it
 MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # of WANDB_MODE, as W&B takes it
 
@@ -108,10 +110,28 @@ class Tracker:
         try:
             self._run.log_artifact(lineage.made(folder, self._run.name, inputs, self._artifacts == "model"))
             if not self._run.offline:
-                lineage.declare(self._run, inputs)
+                self._declare(inputs)
         except Exception as error:  # W&B's client and server fail in many ways, and the run is done
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             log.warning("W&B: no artifacts (%s); result.json has the record", reason)
+
+    def _declare(self, inputs: dict[str, str]) -> None:
+        """W&B's client waits for its server without an end; a finished run does not."""
+        errors: list[Exception] = []
+
+        def declare() -> None:
+            try:
+                lineage.declare(self._run, inputs)
+            except Exception as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=declare, daemon=True)
+        thread.start()
+        thread.join(LINEAGE_S)
+        if thread.is_alive():
+            raise TimeoutError(f"no answer in {LINEAGE_S} s")
+        if errors:
+            raise errors[0]
 
     def close(self, exit_code: int = 0) -> None:
         """Flush and end; call it whatever happened."""

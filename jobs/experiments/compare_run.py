@@ -48,7 +48,8 @@ def run(config: Config, runs: list[Run], make: bool = True) -> dict[str, str]:
             # It would tell others that the comparison is done, when it has only grown since.
             (folder / RESULT).unlink(missing_ok=True)
         if make:
-            failed = run_all([planned.command for planned in runs], f"compare {config.name}")
+            made = run_all([planned.command for planned in runs], f"compare {config.name}")
+            failed = {name: failure.reason for name, failure in made.items()}
         else:
             failed = {
                 planned.command.name: job_says(planned.command.folder) for planned in runs if not planned.command.done

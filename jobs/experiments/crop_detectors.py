@@ -9,7 +9,7 @@ from jobs.crop import Config
 from jobs.detect import Config as DetectConfig
 from jobs.experiments.sequence import Command, run_all
 from jobs.inputs import file_hash
-from shards.errors import UserError
+from shards.errors import TransientError, UserError
 from shards.manifest import Manifest
 from shards.paths import expand
 from shards.reading.splits import open_splits
@@ -72,6 +72,7 @@ def train(config: Config, commands: list[Command]) -> list[Path]:
         return [expand(path, "detectors") for path in config.detectors]
     failed = run_all(commands, f"crop {config.name}")
     if failed:
-        name, reason = next(iter(failed.items()))
-        raise UserError(f"detector {name}: {reason}; its log: {commands[0].log.parent / name}.log")
+        name, failure = next(iter(failed.items()))
+        kind = UserError if failure.code == UserError.code else TransientError  # a rank that crashed is started again
+        raise kind(f"detector {name}: {failure}; its log: {commands[0].log.parent / name}.log")
     return [RunFolder(command.folder, None).weights for command in commands]

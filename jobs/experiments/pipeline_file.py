@@ -15,7 +15,7 @@ from jobs.registry import JOBS, command_module
 from jobs.shards import build_settings
 from shards.errors import UserError
 from shards.options import option
-from shards.paths import MANIFEST, expand
+from shards.paths import MANIFEST, expand, is_remote
 from slurm.profile import KEYS
 
 REPORT = "report.html"
@@ -130,7 +130,7 @@ def plan(config: Config) -> list[Planned]:
     home = home_of(config)
     stages = {name: _stage(name, values) for name, values in config.stages.items()}
     planned = [_shards(config, home)] if config.data.get("source") else []
-    folders = {SHARDS: str(expand(str(config.data.get("shards", "")), "data.shards"))} if planned else {}
+    folders = {SHARDS: str(expand(str(config.data["shards"]), "data.shards"))} if planned else {}
     folders |= {name: str(_folder(config, name, stage)) for name, stage in stages.items()}
     for name, stage in stages.items():
         before = [one.name for one in planned]
@@ -190,6 +190,10 @@ def _shards(config: Config, home: Path) -> Planned:
     build = data.get("build", {})
     if not isinstance(build, dict):
         raise UserError(f"pipeline {config.name}: data.build={build!r}: settings of the build, such as {{shrink: 512}}")
+    if is_remote(data["shards"]):
+        raise UserError(
+            f"pipeline {config.name}: data.shards is an address, where nothing is built; leave out data.source"
+        )
     out, root = expand(data["shards"], "data.shards"), str(data.get("root", "-"))
     build_settings(str(data["source"]), build)
     more = [f"track.{key}={value}" for key, value in _tracked(config).items()]

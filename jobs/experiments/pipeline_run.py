@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fgvc.runtime.run_folder import RESULT, counted_time, refuse_another_config
-from jobs.config import from_dict, hashed, load_command, load_job, nearest, to_dict
+from jobs.config import DOWNLOAD, from_dict, hashed, load_command, load_job, nearest, to_dict
 from jobs.experiments.pipeline_file import SHARDS, Config, Planned, home_of
 from jobs.experiments.runners import job_says
 from jobs.experiments.sequence import run_all
@@ -76,7 +76,9 @@ def _fingerprint_of(one: Planned) -> str:
     _, _, source, root, out, *settings = one.words
     if not one.command.done:
         return ""
-    if root == "-" or Path(root).exists():  # without the raw data set nothing can be compared
+    # Without the raw data set nothing can be compared, and what is missing of a downloaded one would be fetched again.
+    downloads = any(word.partition("=")[0].split(".")[-1] in DOWNLOAD for word in settings)
+    if not downloads and (root == "-" or Path(root).exists()):
         settings = [word for word in settings if not word.startswith("track.")]
         with redirect_stderr(io.StringIO()):
             return build_from(source, root, out, settings).fingerprint
@@ -133,7 +135,8 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
     with lock, counted_time(home) as spent_s:
         if make:
             commands = [one.command for one in chosen]
-            failed = run_all(commands, f"pipeline {config.name}", first_failure_ends=True)
+            made = run_all(commands, f"pipeline {config.name}", first_failure_ends=True)
+            failed = {name: failure.reason for name, failure in made.items()}
         else:
             failed = {one.name: job_says(one.command.folder) for one in chosen if not one.command.done}
         if all(one.command.done for one in planned):

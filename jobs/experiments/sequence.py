@@ -23,6 +23,17 @@ LOCK_SECONDS = 120  # a run that lost its starter is saving its last checkpoint;
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a command failed: the last line it printed, and its exit code."""
+
+    reason: str
+    code: int = 1
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True)
 class Command:
     """`fgvc WORDS`, whose folder holds the file `mark` once it is done; `log` collects what it prints."""
 
@@ -46,24 +57,24 @@ class Command:
         return "done" if self.done else "begun" if self.begun else "new"
 
 
-def run_all(commands: Sequence[Command], title: str, first_failure_ends: bool = False) -> dict[str, str]:
-    """Run what is not done yet, in order; returns name -> the last line it printed, of those that failed.
+def run_all(commands: Sequence[Command], title: str, first_failure_ends: bool = False) -> dict[str, Failure]:
+    """Run what is not done yet, in order; returns name -> why, of those that failed.
 
     first_failure_ends: later commands build on earlier ones.
     Raises Interrupted after a signal, once the command under way has saved its state and ended.
     """
-    failed: dict[str, str] = {}
+    failed: dict[str, Failure] = {}
     waiting = [command for command in commands if not command.done]
     with Interruption() as interruption, _Bar(title, len(commands), len(commands) - len(waiting)) as bar:
         for command in waiting:
             began = time.monotonic()
-            reason = _run(command, bar, interruption)
+            failure = _run(command, bar, interruption)
             if interruption.signal_name and not command.done:
                 raise Interrupted(f"stopped by {interruption.signal_name} in {command.name}; the same command resumes")
-            if reason:
-                failed[command.name] = reason
-            bar.ended(command.name, reason, time.monotonic() - began)
-            if reason and first_failure_ends:
+            if failure:
+                failed[command.name] = failure
+            bar.ended(command.name, str(failure or ""), time.monotonic() - began)
+            if failure and first_failure_ends:
                 break
             if interruption.signal_name:
                 raise Interrupted(
@@ -72,8 +83,8 @@ def run_all(commands: Sequence[Command], title: str, first_failure_ends: bool = 
     return failed
 
 
-def _run(command: Command, bar: "_Bar", interruption: Interruption) -> str:
-    """Run one command to its end; returns why it failed, or nothing."""
+def _run(command: Command, bar: "_Bar", interruption: Interruption) -> Failure | None:
+    """Run one command to its end; returns why it failed, or None."""
     process = Process(command)
     try:
         while (ended := process.ended(0.5)) is None:
@@ -82,7 +93,7 @@ def _run(command: Command, bar: "_Bar", interruption: Interruption) -> str:
             bar.show(command.name, process.last_line)
     finally:
         process.kill()
-    return ended
+    return Failure(ended, process.code) if ended else None
 
 
 class Process:
@@ -111,6 +122,11 @@ class Process:
         if code == 0 and self.command.done:
             return ""
         return self.last_line or f"exited with code {code} without output"
+
+    @property
+    def code(self) -> int:
+        """Its exit code; 1 while it runs."""
+        return 1 if self._process.returncode is None else self._process.returncode
 
     @property
     def last_line(self) -> str:

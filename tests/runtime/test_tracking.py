@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 from small_runs import small_run
 from wandb_stub import serve_run
 
+from fgvc.runtime import tracking
 from fgvc.runtime.config import TrackConfig
 from fgvc.runtime.lineage import used
 from fgvc.runtime.run_folder import RunFolder, finish
@@ -129,6 +131,17 @@ def test_an_online_run_tells_the_server_what_it_made_and_used(tmp_path: Path) ->
         ("CreateArtifact", "shards-0123456789abcdef"), ("CreateArtifact", weights),
         ("UseArtifact", "shards-0123456789abcdef"),
     ]  # fmt: skip
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "LINEAGE_S", 0.2)
+    monkeypatch.setattr(tracking.lineage, "declare", lambda *_: time.sleep(5))
+    tracker = Tracker(TrackConfig(wandb="disabled"), tmp_path, "classify", "wrens", {})
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"no answer in 0\.2 s"):
+        tracker._declare({})
+    assert time.monotonic() - began < 3
+    tracker.close()
 
 
 def test_a_server_that_fails_costs_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,13 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from file_server import FileServer, serve_files
 
 from shards import fetch as fetching
-from shards.errors import UserError
+from shards.errors import TransientError, UserError
 from shards.fetch import fetch
 
 DATA = os.urandom(300_000)
@@ -100,15 +101,17 @@ def test_what_goes_wrong_is_said_in_one_line(server: FileServer, tmp_path: Path)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{closed.getsockname()[1]}/a.bin"
-        _fails(tmp_path, nobody, "no connection (Connection refused); check the address and the network")
+        _fails(tmp_path, nobody, "no connection (Connection refused); check", kind=TransientError)
     _fails(tmp_path, f"{server.url}/b.bin", "not there (404); check the address")
     server.statuses = [403]
     _fails(tmp_path, f"{server.url}/a.bin", "access refused (403)")
     server.statuses = [503] * 10
-    _fails(tmp_path, f"{server.url}/a.bin", "the server answers 503 Service Unavailable")
+    _fails(tmp_path, f"{server.url}/a.bin", "the server answers 503 Service Unavailable", kind=TransientError)
+    server.statuses = [416] * 10
+    _fails(tmp_path, f"{server.url}/a.bin", "the server answers 416")
     server.statuses.clear()
     server.break_after = [0] * 10
-    _fails(tmp_path, f"{server.url}/a.bin", "breaks off again and again")
+    _fails(tmp_path, f"{server.url}/a.bin", "breaks off again and again", kind=TransientError)
     server.break_after.clear()
     _fails(tmp_path, f"{server.url}/a.bin", "wrong checksum", size=len(DATA), sha256="0" * 64)
     assert not list(tmp_path.glob("*.part"))
@@ -131,9 +134,34 @@ def test_a_folder_that_cannot_be_written_is_said(server: FileServer, tmp_path: P
     _fails(tmp_path / "file", f"{server.url}/a.bin", "cannot be written (")
 
 
-def _fails(folder: Path, url: str, message: str, size: int | None = None, sha256: str = "") -> None:
+def test_a_long_retry_after_is_not_obeyed_and_a_malformed_redirect_is_one_line(tmp_path: Path) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(503 if self.path == "/busy" else 302)
+            self.send_header(*(("Retry-After", "3600") if self.path == "/busy" else ("Location", "http://[::1/x")))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as web:
+        threading.Thread(target=web.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{web.server_address[1]}"
+        began = time.monotonic()
+        with pytest.raises(TransientError, match="the server answers 503"):
+            fetch(f"{url}/busy", tmp_path / "a.bin", retries=1)
+        assert time.monotonic() - began < 30
+        _fails(tmp_path, f"{url}/lost", "the server answers with a malformed address")
+        web.shutdown()
+
+
+def _fails(
+    folder: Path, url: str, message: str, size: int | None = None, sha256: str = "", kind: type = UserError
+) -> None:
     with pytest.raises(UserError) as caught:
         fetch(url, folder / "a.bin", size, sha256)
+    assert type(caught.value) is kind
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (folder / "a.bin").exists()

@@ -14,7 +14,7 @@ from slurm import submit as submission
 from slurm.errors import SlurmError
 from slurm.profile import Profile, check_cluster, check_tasks
 from slurm.queue import queue
-from slurm.submit import Launch, Submitted, submit
+from slurm.submit import RESTART, Launch, Submitted, submit
 from slurm.testbed import daemons
 from slurm.testbed.cluster import (
     Partition,
@@ -177,3 +177,23 @@ def test_slurm_dying_during_a_submission_reports_what_was_submitted(
     assert "the controller is down: try again later, or SLURM_CONF=" in str(caught.value)
     assert "; 5 of 6 were submitted before, as" in str(caught.value)
     start_controller(testbed.folder)
+
+
+def test_progress_of_detectors_counts_as_that_of_their_job(tmp_path: Path) -> None:
+    def newest() -> str:
+        script = f'source "{RESTART}"; fgvc_run="{tmp_path}"; fgvc_newest'
+        return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+
+    assert newest() == "none"
+    seen = ["none"]
+    for number, place in enumerate(
+        ["fold0/checkpoints/step-00000010", "fold0/result.json", "fold1/checkpoints/step-00000010"]
+    ):
+        path = tmp_path / "detect" / place
+        path.mkdir(parents=True)
+        os.utime(path, (1000 + number, 1000 + number))
+        seen.append(newest())
+    assert len(set(seen)) == 4
+    (tmp_path / "checkpoints/step-00000003").mkdir(parents=True)
+    (tmp_path / "checkpoints/step-00000020").mkdir()
+    assert newest() == "step-00000020"

@@ -14,6 +14,8 @@ import pytest
 from file_server import FileServer, serve_files
 from PIL import Image
 
+from jobs.classify import Config
+from jobs.config import hashed, load
 from jobs.shards import main
 from shards import fetch as fetching
 from shards.errors import UserError
@@ -176,3 +178,12 @@ def _refused(root: Path, archive: Archive, message: str) -> None:
     assert "\n" not in str(caught.value)
     assert not (root / "CUB_200_2011").exists()
     assert not (root / UNPACKING).exists()
+
+
+def test_where_raw_data_come_from_is_no_part_of_a_runs_identity() -> None:
+    words = ["data.shards=x", "data.source=cub200", "data.root=raw"]
+    plain, fetched, other = (
+        hashed(load(Config, None, [*words, f"data.build={build}"]))
+        for build in ("{classes: 5}", "{classes: 5, download: true, source.mirror: 'https://host/cub'}", "{classes: 6}")
+    )
+    assert plain == fetched != other
