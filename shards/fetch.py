@@ -2,6 +2,7 @@
 all."""
 
 import errno
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from urllib3.util import Retry
 
 from shards.errors import TransientError, UserError
 from shards.files import sha256_of, sync_folder
+
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries are ours to speak of
 
 CHUNK = 1 << 16  # bytes; what was read of one when a connection breaks is lost
 S3_CHUNK = 1 << 23  # a request each

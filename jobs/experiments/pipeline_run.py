@@ -76,9 +76,14 @@ def _fingerprint_of(one: Planned) -> str:
     _, _, source, root, out, *settings = one.words
     if not one.command.done:
         return ""
-    # Without the raw data set nothing can be compared, and what is missing of a downloaded one would be fetched again.
+    # Not compared with archives that are downloaded: what is missing of them would be fetched again.
     downloads = any(word.partition("=")[0].split(".")[-1] in DOWNLOAD for word in settings)
-    if not downloads and (root == "-" or Path(root).exists()):
+    if not downloads and root != "-" and not Path(root).exists():
+        raise UserError(
+            f"data.root={root}: no such folder, and {out} may hold other pictures; correct it, or use these shards as "
+            "they are: data.source="
+        )
+    if not downloads:
         settings = [word for word in settings if not word.startswith("track.")]
         with redirect_stderr(io.StringIO()):
             return build_from(source, root, out, settings).fingerprint

@@ -56,9 +56,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(CONNECTIONS)  # from here on who connects waits, and is not refused
         return listener
     except (OSError, UnicodeError) as error:
-        raise UserError(
-            f"host={host} port={port}: cannot listen there ({getattr(error, 'strerror', '') or error})"
-        ) from None
+        reason = getattr(error, "strerror", "") or error
+        raise UserError(f"host={host} port={port}: cannot listen there ({reason}); set another port=") from None
 
 
 def _shown(name: str) -> str:

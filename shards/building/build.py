@@ -63,7 +63,9 @@ def _existing(out: Path, plan: Plan) -> Manifest | None:
     manifest = read_manifest(out)
     if manifest.plan != plan.hash:
         what = difference(manifest.asked, plan.asked)
-        raise UserError(f"{out}: holds other shards: {what}; choose another folder or delete this one")
+        raise UserError(
+            f"{out}: holds other shards: {what}; build into another folder (OUT, data.shards=) or delete this one"
+        )
     for shard in manifest.shards:
         path = out / shard.name
         if not path.is_file() or path.stat().st_size != shard.size:

@@ -17,6 +17,7 @@ from interruptions import finish
 from same_run import history
 from slurm_helpers import skip_without_cluster
 
+from fgvc.use.find import find_weights
 from jobs.cli import main
 from jobs.experiments.pipeline_file import plan, read
 from jobs.experiments.pipeline_run import drop_old_reports, dry_run
@@ -108,6 +109,16 @@ def test_what_is_done_is_not_done_again(done: Path, capsys: pytest.CaptureFixtur
     assert (done / "shards/metrics.jsonl").is_file()  # the build is logged too
     assert main(["pipeline", "birds.yaml", "--dry-run"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:5]] == ["done"] * 4
+
+
+def test_pictures_that_are_not_there_are_not_taken_for_those_of_the_shards(
+    done: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["pipeline", "birds.yaml", "data.source=image_folder", "data.root=tpyo", "data.build={}"]
+    assert main(words) == 2
+    assert "tpyo: no such folder, and " in capsys.readouterr().err
+    run = "pipeline/birds/classify/classifier"  # as fgvc status names it
+    assert find_weights(run).samefile(done / "classify/classifier/model.safetensors")
 
 
 def test_what_was_made_of_something_else_is_not_done(done: Path, capsys: pytest.CaptureFixture) -> None:
