@@ -101,7 +101,7 @@ def test_the_same_build_again_is_there_already(built, capsys):
 
 def test_another_plan_in_the_same_folder_is_refused(built):
     raw, out = built
-    with pytest.raises(UserError, match=r"shrink=0 there, shrink=20 asked; seed=0 there, seed=1 asked; build into another"):
+    with pytest.raises(UserError, match=r"shrink=0 there, shrink=20 asked; seed=0 there, seed=1 asked; build into"):
         build(raw, out, BuildOptions(shrink=20, seed=1, workers=1))
     with pytest.raises(UserError, match="144 images there, 143 asked"):
         build(dataclasses.replace(raw, samples=raw.samples[1:]), out, HERE)
