@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import fsspec
 import requests
 from filelock import FileLock
 from requests.adapters import HTTPAdapter
@@ -228,6 +227,8 @@ def _reason(error: Exception) -> str:
 @contextmanager
 def _s3_answer(url: str, start: int) -> Iterator[_Answer]:
     """Through fsspec; s3fs repeats requests by itself."""
+    import fsspec
+
     try:
         files = fsspec.filesystem("s3")
         # What earlier processes listed may have changed since.

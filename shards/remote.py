@@ -13,7 +13,6 @@ from typing import Any
 from filelock import FileLock
 
 from shards.errors import UserError
-from shards.fetch import fetch
 from shards.manifest import COLUMNS, SHA256, Manifest, Shard, read_manifest
 from shards.paths import MANIFEST, address, expand, is_remote
 
@@ -65,12 +64,16 @@ def shard_path(manifest: Manifest, shard: Shard) -> Path:
     """The file of a shard; from a server it is fetched first, once per node. Raises UserError as `fetch` does."""
     path = manifest.folder / shard.name
     if manifest.url and not (path.is_file() and path.stat().st_size == shard.size):
+        from shards.fetch import fetch  # loads requests: not for shards that are here
+
         fetch(f"{manifest.url}/{shard.name}", path, shard.size, shard.sha256)
     return path
 
 
 def _fetch_head(url: str, folder: Path) -> None:
     """Manifest and columns; the manifest takes its name last."""
+    from shards.fetch import fetch
+
     fetched = folder / FETCHED
     for old in (fetched, *folder.glob("*.tar")):  # whose shards these are is not known any more
         old.unlink(missing_ok=True)
@@ -98,6 +101,8 @@ def _columns_of(url: str, fetched: Path) -> dict[str, Any]:
 
 def _compare(url: str, folder: Path) -> None:
     """Raise UserError where the server has other shards by now than those whose manifest is here."""
+    from shards.fetch import fetch
+
     fetched = folder / FETCHED
     fetched.unlink(missing_ok=True)
     try:

@@ -16,6 +16,7 @@ from places import ROOT
 from safetensors.torch import load_file
 from same_run import history
 from shown import shown
+from slurm_helpers import skip_without_cluster
 from small_runs import without_boxes
 
 from fgvc.detection.detector import Detections, open_detector
@@ -30,6 +31,7 @@ from shards.manifest import Manifest, read_manifest
 from shards.reading.config import DataConfig
 from shards.reading.detection import BoxedSamples, collate_boxed
 from shards.reading.detection_config import BoxedImageConfig
+from slurm.testbed.cluster import client, down, up
 
 Start = Callable[..., subprocess.Popen]
 
@@ -192,15 +194,8 @@ def test_the_full_configs_train(name: str, guide: Manifest, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_cluster(guide: Manifest, tmp_path: Path) -> None:
     """Two ranks on two nodes, stopped by a signal on the way; then a batch script of one's own."""
-    from slurm.errors import SlurmError
-    from slurm.testbed.cluster import client, down, missing_packages, up
-
-    if missing_packages(accounting=False):
-        pytest.skip("Slurm's packages are missing")
-    try:
-        testbed = up(tmp_path / "s")
-    except SlurmError as error:
-        pytest.skip(str(error))
+    skip_without_cluster()
+    testbed = up(tmp_path / "s")
     try:
         more = ["train.epochs=4", "evaluate_test=false"]
         one = words(guide, tmp_path / "runs", "cluster", *more)
