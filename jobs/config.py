@@ -208,7 +208,8 @@ def locate(path: Path, folder: str = "") -> Path:
     kind = folder or path.parent.name
     stems = sorted({file.stem for home in (path.parent, SHIPPED / kind) for file in home.glob("*.yaml") if kind})
     close = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.6)
-    hint = f"; did you mean '{path.with_name(close[0] + path.suffix)}'?" if close else "; fgvc configs lists them"
+    ending = ".yaml" if path.suffix else ""  # a .yml was meant to be one
+    hint = f"; did you mean '{path.with_name(close[0] + ending)}'?" if close else "; fgvc configs lists them"
     raise UserError(f"{path}: no such config file{hint}")
 
 

@@ -54,6 +54,8 @@ def test_shipped_configs_are_found_by_name_from_anywhere(
     capsys.readouterr()
     assert main(["classify", "configs/classify/photo.yaml"]) == 2
     assert "no such config file; did you mean 'configs/classify/photos.yaml'?" in capsys.readouterr().err
+    assert main(["classify", "configs/classify/photos.yml"]) == 2
+    assert "did you mean 'configs/classify/photos.yaml'?" in capsys.readouterr().err
     assert main(["classify", "configs/classify/h100.yaml"]) == 2  # not configs/clusters/h100.yaml
     assert "no such config file; fgvc configs lists them" in capsys.readouterr().err
 
