@@ -5,7 +5,8 @@
 
 Every way makes batches of 32 uint8 images at 224 px by random resized crop and flip, with one torch thread a process.
 Alone: one process, images per second of its own CPU time, which other programs on the machine hardly change. Workers:
-as many as there are cores (at least 2), images per second of wall time. Runs are interleaved; medians are printed.
+as many as there are cores (at least 2), images per second of wall time. The ways take turns; medians are printed, of
+the ratios too: each is of two passes that ran one after the other, since a machine's speed drifts.
 """
 
 import argparse
@@ -93,8 +94,8 @@ def rate(batches: Callable[[], Iterable[Any]], clock: Callable[[], float]) -> fl
     return images / (clock() - began)
 
 
-def measure(ways: Ways, names: list[str], repeats: int, images: int, workers: int) -> dict[str, float]:
-    """Median images a second of every way, run in turns so that a busy minute is felt by all."""
+def measure(ways: Ways, names: list[str], repeats: int, images: int, workers: int) -> dict[str, list[float]]:
+    """Images a second of every way in every turn."""
     epochs = max(1, round(images / len(ways.members)))
     clock = time.perf_counter if workers else time.process_time
     rates: dict[str, list[float]] = {name: [] for name in names}
@@ -102,7 +103,7 @@ def measure(ways: Ways, names: list[str], repeats: int, images: int, workers: in
         for name in names:
             way = getattr(ways, name)
             rates[name].append(rate(lambda way=way: way(epochs, workers), clock))
-    return {name: statistics.median(values) for name, values in rates.items()}
+    return rates
 
 
 def machine() -> str:
@@ -116,8 +117,8 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--images", type=int, default=1000, help="images a run alone; three times that with workers")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--images", type=int, default=500, help="images a run alone; three times that with workers")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -135,8 +136,9 @@ def main() -> None:
             rates = measure(ways, names if workers else ["limit", *names], options.repeats, wanted, workers)
             unit = f"{workers} workers, img/s" if workers else "alone, img/s of CPU time"
             print(f"\n{unit:28}{'':>8}  ours is x times that")
-            for name, value in rates.items():
-                print(f"  {name:26}{value:8.0f}  {rates['ours'] / value:.2f}")
+            for name, values in rates.items():
+                ratio = statistics.median(ours / value for ours, value in zip(rates["ours"], values, strict=True))
+                print(f"  {name:26}{statistics.median(values):8.0f}  {ratio:.3f}")
     print(f"\nmedians of {options.repeats}; {machine()}")
 
 
