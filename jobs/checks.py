@@ -9,7 +9,7 @@ from fgvc.robustness.config import DefenceConfig
 from fgvc.robustness.epsilon import read_epsilon
 from fgvc.training.config import LoopConfig, OptimConfig
 from shards.errors import UserError
-from shards.paths import MANIFEST, expand, is_remote
+from shards.paths import MANIFEST, expand, is_remote, no_shards
 from shards.reading.config import DataConfig, ImageConfig
 
 
@@ -111,9 +111,7 @@ def check_files(config: Any) -> None:
     if data is not None and data.shards and not (data.source or "$" in data.shards or is_remote(data.shards)):
         folder = expand(data.shards, "data.shards")
         if not (folder / MANIFEST).is_file():
-            raise UserError(
-                f"{folder}: no {MANIFEST} there; build the shards with: fgvc shards build SOURCE ROOT {folder}"
-            )
+            raise UserError(no_shards(folder))
     for key, path in (("model.weights", getattr(model, "weights", "")), ("weights", getattr(config, "weights", ""))):
         if path and path not in ("hub", "none") and not {"$", "*"} & set(path) and not expand(path, key).is_file():
             raise UserError(f"{key}={path}: No such file or directory; give a path to safetensors or pth")

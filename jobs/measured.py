@@ -1,11 +1,15 @@
 """What commands that measure a trained classifier share: which weights, on which images. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from fgvc.use.find import find_weights
 from shards.errors import UserError
 from shards.options import option
 from shards.paths import expand
 from shards.reading.config import DataConfig
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # of weights files
 
 
 @dataclass
@@ -14,16 +18,18 @@ class MeasureConfig:
 
     name: str = option("", "the run's folder name (empty: the config file's, or the weights' run and the split)", False)
     runs_dir: str = option("runs", "folder of all runs", affects_result=False)
-    weights: str = option("", "a model.safetensors that fgvc classify wrote")
+    weights: str = option("", "a run of fgvc classify, its name or folder, or the model.safetensors that it wrote")
     split: str = option("test", "split to measure; held_out: the fold of train that data.folds and data.fold name")
     seen: bool = option(False, "measure images that the weights were trained on too; the result is marked", False)
     data: DataConfig = field(default_factory=DataConfig)
 
 
 def check_weights(config: MeasureConfig) -> None:
-    """Raise UserError when no weights are named."""
+    """Put the weights' file where a run is named. Raises UserError when neither is, and for an unknown run."""
     if not config.weights:
-        raise UserError("weights is not set; give a model.safetensors that fgvc classify wrote: weights=FILE")
+        raise UserError("weights is not set; name a run of fgvc classify, or the model.safetensors that it wrote")
+    if Path(config.weights).suffix not in SUFFIXES:  # a file may be still to be made, by a job that comes before
+        config.weights = str(find_weights(config.weights, config.runs_dir))
 
 
 def name_after_weights(config: MeasureConfig, otherwise: str) -> str:

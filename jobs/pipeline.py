@@ -23,7 +23,16 @@ from typing import Any
 from fgvc.runtime.interrupt import Interrupted
 from jobs.config import describe, to_dict
 from jobs.experiments.pipeline_file import Config, Planned, Stage, home_of, plan, read
-from jobs.experiments.pipeline_run import choose, drop_old_reports, dry_run, refuse_others, run, submit, table
+from jobs.experiments.pipeline_run import (
+    choose,
+    drop_old_reports,
+    dry_run,
+    record_stages,
+    refuse_others,
+    run,
+    submit,
+    table,
+)
 from jobs.hints import next_lines
 from jobs.launch import profile_of, scratch_runs
 from jobs.words import Parser
@@ -60,6 +69,7 @@ def main(words: list[str]) -> int:
 def _run(
     config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], profile: Profile | None, follow: bool
 ) -> int:  # fmt: skip
+    record_stages(config, planned)
     drop_old_reports(planned)
     if profile is not None and not submit(config, chosen, profile, follow):
         return 0

@@ -4,40 +4,20 @@
     fgvc status runs_dir=/scratch/runs   every run there
     fgvc status NAME                     one run: its figures, its job, the end of its log (also JOB/NAME, its folder)
     fgvc status sweep/NAME               a sweep or a comparison, and its runs
+    fgvc status pipeline/NAME            a pipeline's stages in their order, those that wait too
 
 A run's state comes from its folder (done), else from Slurm (PENDING, RUNNING, ...), else from the lock that a running
 process holds.
 """
 
-import fcntl
-import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from jobs.registry import COMMANDS, command_module
+from jobs.states import STAGES, Run, find, jobs_of, read, read_stages, state
 from shards.errors import UserError
 from shards.sources.problems import printable
-from slurm.errors import SlurmError
-from slurm.queue import Job, read_record, states
-
-MARKS = ("identity.json", "slurm.json", "table.md")  # a run, a submitted run, a comparison
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder as its files show it. `share`: of the steps, 0 to 1; `left_s`: seconds to go at the last rate."""
-
-    folder: Path
-    record: dict[str, Any] | None
-    result: dict[str, Any] | None
-    last: dict[str, Any]
-    share: float | None
-    left_s: float | None
-    written: float
+from slurm.queue import Job
 
 
 def main(words: list[str]) -> int:
@@ -54,12 +34,12 @@ def main(words: list[str]) -> int:
             raise UserError(f"'{word}' is not a setting of status; there is one: runs_dir=FOLDER")
         else:
             named.append(word)
-    folders = [folder for word in named for folder in _named(word, runs_dir)] or find(runs_dir)
-    if not folders:
+    runs = [run for word in named for run in _named(word, runs_dir)]
+    runs = runs or [read(folder) for folder in find(runs_dir) if not (folder / STAGES).is_file()]
+    if not runs:
         print(f"no runs under {runs_dir}")
         return 0
-    runs = [read(folder) for folder in folders]
-    jobs, problem = _jobs(runs)
+    jobs, problem = jobs_of(runs)
     rows: list[tuple[str, ...]] = [("run", "state", "job", "progress", "left", "last figures")]
     rows += [_row(run, jobs, runs_dir) for run in runs]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -73,73 +53,14 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def find(runs_dir: Path) -> list[Path]:
-    """Folders under `runs_dir` that hold a run or were submitted to hold one, newest first."""
-    marks = [mark for name in MARKS for mark in runs_dir.glob(f"**/{name}")]
-    folders = {mark.parent for mark in marks}
-    return sorted(folders, key=lambda folder: max(file.stat().st_mtime for file in folder.iterdir()), reverse=True)
-
-
-def read(folder: Path) -> Run:
-    """What the files of a run folder say."""
-    result = _json(folder / "result.json")
-    last = _last_line(folder / "metrics.jsonl")
-    share, left = _progress(folder, last)
-    files = [file for file in (folder / "metrics.jsonl", folder / "result.json") if file.is_file()]
-    written = max((file.stat().st_mtime for file in files), default=0.0)
-    return Run(folder, read_record(folder), result, last, share, left, written)
-
-
-def _progress(folder: Path, last: dict[str, Any]) -> tuple[float | None, float | None]:
-    """(share of the steps done, seconds left at the last rate), where config and metrics tell."""
-    try:
-        train = yaml.safe_load((folder / "config.yaml").read_text())["train"]
-        step, epochs = last["step"], train["epochs"]
-        total = round(step / last["epoch"]) * epochs
-        total = min(total, train.get("max_steps") or total)
-        return step / total, (total - step) * train["batch"] / last["images_per_second"]
-    except (OSError, KeyError, TypeError, ZeroDivisionError, ValueError):
-        return None, None
-
-
-def _jobs(runs: list[Run]) -> tuple[dict[str, Job], str]:
-    """The runs' jobs as Slurm reports them, and why it does not."""
-    ids = [run.record["job"] for run in runs if run.record and not run.result]
-    if not ids:
-        return {}, ""
-    try:
-        return states(ids), ""
-    except SlurmError as error:
-        return {}, str(error)
-
-
 def _row(run: Run, jobs: dict[str, Job], runs_dir: Path) -> tuple[str, ...]:
     name = str(run.folder.relative_to(runs_dir)) if run.folder.is_relative_to(runs_dir) else str(run.folder)
     job = jobs.get(run.record["job"]) if run.record else None
-    state = _state(run, job)
-    moving = state in ("RUNNING", "running")
+    now = state(run, job)
+    moving = now in ("RUNNING", "running")
     share = "" if run.share is None else f"{min(run.share, 1):.0%} step {run.last['step']}"
     left = time.strftime("%H:%M:%S", time.gmtime(run.left_s)) if moving and run.left_s is not None else ""
-    return name, state, run.record["job"] if run.record else "", share, left, _figures(run)
-
-
-def _state(run: Run, job: Job | None) -> str:
-    if run.result is not None:
-        return "done"
-    if job is not None and job.name == (run.record or {}).get("name") and job.state != "UNKNOWN":
-        return f"{job.state} ({job.reason})" if job.state == "PENDING" and job.reason else job.state
-    return "running" if _locked(run.folder) else "stopped"
-
-
-def _locked(folder: Path) -> bool:
-    try:
-        with (folder / ".lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return run.stage or name, now, run.record["job"] if run.record else "", share, left, _figures(run)
 
 
 def _figures(run: Run) -> str:
@@ -148,7 +69,7 @@ def _figures(run: Run) -> str:
     module = command_module(job) if job in COMMANDS else None
     headline = getattr(module, "HEADLINE", None)
     if run.result is not None:
-        return headline.line(run.result) if headline else module.headline(run.result) if module else ""
+        return headline.line(run.result) if headline else module.headline(run.result) if run.result and module else ""
     shown = ["loss", *([headline.key, f"val_{headline.key}"] if headline else []), "lr"]
     return " ".join(f"{key} {run.last[key]:.4g}" for key in shown if isinstance(run.last.get(key), float | int))
 
@@ -171,34 +92,14 @@ def _detail(run: Run, jobs: dict[str, Job]) -> None:
             print(printable(f"    {line.rstrip()[:160]}"))
 
 
-def _named(word: str, runs_dir: Path) -> list[Path]:
-    """The run that a word names, by its folder, JOB/NAME or NAME; of a sweep or a comparison its runs too."""
+def _named(word: str, runs_dir: Path) -> list[Run]:
+    """The run that a word names, by its folder, JOB/NAME or NAME; of a sweep or a comparison its runs too, of a
+    pipeline its stages."""
     places = [folder for folder in (Path(word), runs_dir / word) if folder.is_dir()]
     places = places[:1] or [folder for folder in runs_dir.glob(f"*/{word}") if folder.is_dir()]
+    if stages := [run for folder in places for run in read_stages(folder)]:
+        return stages
     found = [run for folder in places for run in find(folder)]
     if not found:
         raise UserError(f"{word}: no run there; fgvc status lists the runs under {runs_dir}")
-    return sorted(found)
-
-
-def _json(file: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _last_line(file: Path) -> dict[str, Any]:
-    """The last whole line of a metrics.jsonl."""
-    try:
-        with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - 16384))
-            lines = stream.read().split(b"\n")[:-1]
-    except OSError:
-        return {}
-    for line in reversed(lines):
-        try:
-            return json.loads(line)
-        except ValueError:
-            continue
-    return {}
+    return [read(folder) for folder in sorted(found)]

@@ -10,7 +10,7 @@ NAME is a timm model, with or without a tag. The hub is asked once: what cannot 
 from pathlib import Path
 
 from jobs.hints import next_lines
-from shards.errors import UserError
+from shards.errors import TransientError, UserError
 
 
 def main(words: list[str]) -> int:
@@ -40,19 +40,17 @@ def get(name: str, file: Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from safetensors.torch import save_file
 
-    from fgvc.models.hub import one_try
+    from fgvc.models.hub import no_such_model, one_try
 
     if not timm.is_model(name):
-        stem = name.split(".")[0]
-        near = [*timm.list_models(f"{stem}*", pretrained=True), *timm.list_models(f"*{stem}*", pretrained=True)][:3]
-        raise UserError(f"{name}: timm has no such model" + (f"; did you mean {', '.join(near)}?" if near else ""))
+        raise UserError(no_such_model(name))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with one_try():
             model = timm.create_model(name, pretrained=True)
         save_file({key: value.contiguous() for key, value in model.state_dict().items()}, file)
     except LocalEntryNotFoundError:
-        raise UserError(
+        raise TransientError(
             f"{name}: the hub does not answer, and its weights are not cached here; run this on a machine with a "
             "connection, and give model.weights=FILE here"
         ) from None

@@ -18,7 +18,7 @@ from shards.entries import Entries
 from shards.errors import UserError
 from shards.files import sha256_of, write_atomically
 from shards.format1 import entries_of_list
-from shards.paths import MANIFEST
+from shards.paths import MANIFEST, no_shards
 from shards.sample import SPLITS, is_printable, require
 
 FORMAT = 2
@@ -108,7 +108,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
-        raise UserError(f"{folder}: no {MANIFEST} there; build the shards with: fgvc shards build SOURCE ROOT {folder}")
+        raise UserError(no_shards(folder))
     try:
         document = json.loads(path.read_bytes())
         if document.pop("format") not in (1, FORMAT):

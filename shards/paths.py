@@ -8,12 +8,23 @@ from urllib.parse import urlsplit
 from shards.errors import UserError
 
 MANIFEST = "manifest.json"
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 SCHEMES = ("http", "https", "s3")
 
 
 def expand(path: str, key: str) -> Path:
     """A path with ~ and $VARIABLES put in. Raises UserError naming `key` when a variable is not set."""
     return Path(_expanded(path, key))
+
+
+def no_shards(folder: Path) -> str:
+    """What is said of a folder without a manifest: how to build shards, of the pictures in it where it holds some."""
+    pictures = any(path.suffix.lower() in PICTURES for path in folder.glob("*/*"))
+    if pictures:
+        build = f"image_folder {folder} data/{folder.name}, then name data/{folder.name}"
+    else:
+        build = f"SOURCE ROOT {folder}"
+    return f"{folder}: no {MANIFEST} there; build shards first: fgvc shards build {build}"
 
 
 def is_remote(path: str | Path) -> bool:

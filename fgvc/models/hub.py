@@ -1,8 +1,10 @@
 """timm's hub, asked once: a node without internet uses what is cached, or fails at once instead of after a minute."""
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import timm
 from huggingface_hub import constants, get_session
 
 TIMEOUT_S = 10
@@ -17,6 +19,14 @@ def one_try() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def no_such_model(name: str) -> str:
+    """What is said of a name that timm does not know, with those it may have meant."""
+    stem, known = name.split(".")[0], timm.list_models()
+    near = [model for model in known if model.startswith(stem)] or [model for model in known if stem in model]
+    near = near or difflib.get_close_matches(stem, known)
+    return f"{name}: timm has no such model" + (f"; did you mean {', '.join(near[:3])}?" if near else "")
 
 
 def _answers() -> bool:

@@ -14,7 +14,7 @@ from torch import nn
 
 from fgvc.models.config import Backbone, ModelConfig
 from fgvc.models.ensemble import Ensemble, Statistics
-from fgvc.models.hub import one_try
+from fgvc.models.hub import no_such_model, one_try
 from fgvc.models.normalised import Normalised
 from fgvc.models.record import read_classifier
 from fgvc.models.weights import load_weights, one_line
@@ -28,10 +28,7 @@ def create_model(config: ModelConfig, classes: int) -> nn.Module:
     if config.also:
         return _ensemble([_as_backbone(config), *config.also], classes)
     if not timm.is_model(config.name):
-        near = timm.list_models(f"*{config.name.split('.')[0]}*")[:3]
-        raise UserError(
-            f"model.name={config.name}: timm has no such model" + (f"; did you mean {', '.join(near)}?" if near else "")
-        )
+        raise UserError(f"model.name={no_such_model(config.name)}")
     arguments: dict[str, Any] = dict(config.kwargs)
     if config.drop_rate:
         arguments["drop_rate"] = config.drop_rate

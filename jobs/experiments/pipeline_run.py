@@ -20,6 +20,7 @@ from jobs.experiments.sequence import run_all
 from jobs.launch import fetch_weights, launch_of, one_task
 from jobs.registry import command_module
 from jobs.shards import build_from
+from jobs.states import STAGES
 from shards.boxes_layer import layer_hash
 from shards.errors import UserError
 from shards.files import sha256_of, write_json
@@ -61,6 +62,20 @@ def refuse_others(planned: Sequence[Planned]) -> None:
             config = _config_of(one)
             refuse_another_config(one.command.folder, hashed(config), hashed(type(config)()), partial=True)
             _refuse_stale(one, fingerprint)
+
+
+def record_stages(config: Config, planned: Sequence[Planned]) -> None:
+    """Write which stages there are, for `fgvc status`. Raises UserError where the folder cannot be written."""
+    home = home_of(config)
+    stages = [
+        {"name": one.name, "folder": str(one.command.folder), "mark": str(one.command.folder / one.command.mark)}
+        for one in planned
+    ]
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        write_json(home / STAGES, stages)
+    except OSError as error:
+        raise UserError(f"{home}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
 
 
 def drop_old_reports(planned: Sequence[Planned]) -> None:
@@ -131,12 +146,9 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
     home, began = home_of(config), time.monotonic()
     lock = FileLock(home / ".lock", timeout=0)
     try:
-        home.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise UserError(f"{home}: in use by another fgvc pipeline; end it, or choose another name=") from None
-    except OSError as error:
-        raise UserError(f"{home}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
     with lock, counted_time(home) as spent_s:
         if make:
             commands = [one.command for one in chosen]

@@ -19,7 +19,7 @@ from shown import shown
 from fgvc.generation.game import Game
 from fgvc.generation.record import read_generator
 from jobs.cli import main
-from jobs.status import read
+from jobs.states import read
 from shards.manifest import Manifest
 
 

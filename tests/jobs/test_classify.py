@@ -186,7 +186,7 @@ def test_official_layouts_go_through_build_show_classify(kind: str, tmp_path: Pa
         (["train.batch=9", "train.accumulation=2"], "choose a multiple of 2"),
         (["model.weights=nothing.safetensors"], "model.weights=nothing.safetensors: No such file"),
         (["model.weights=$NOWHERE/x.pth"], "that environment variable is not set"),
-        (["data.shards=/nowhere"], "/nowhere: no manifest.json there; build the shards with"),
+        (["data.shards=/nowhere"], "/nowhere: no manifest.json there; build shards first: fgvc shards build SOURCE"),
         (["data.folds=4", "data.fold=4"], "folds are counted from 0"),
         (["name=a/b"], "a run's name is one folder name"),
         (["runs_dir=/proc/none"], "cannot be written"),

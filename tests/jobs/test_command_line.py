@@ -122,12 +122,14 @@ def test_weights_are_asked_for_once(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     began = time.monotonic()
-    assert main(["weights", "get", "resnet10t.c3_in1k"]) == 2
+    assert main(["weights", "get", "resnet10t.c3_in1k"]) == 1, "nothing the user could set is wrong"
     assert time.monotonic() - began < 30
     errors = capsys.readouterr().err.strip().splitlines()
     assert "the hub does not answer, and its weights are not cached here" in errors[-1]
     assert main(["weights", "get", "resnet10"]) == 2
     assert "timm has no such model; did you mean resnet10t" in capsys.readouterr().err
+    assert main(["weights", "get", "resnt50"]) == 2
+    assert "timm has no such model; did you mean resnet50," in capsys.readouterr().err
     assert main(["weights", "get", "resnet10t.c3_in1k", "a.pth"]) == 2
 
 

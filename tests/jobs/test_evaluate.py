@@ -88,14 +88,15 @@ def test_an_evaluation_is_named_after_the_weights_run_and_the_split(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RUN", "runs/classify/dogs")
-    for file in ("here/birds.safetensors", "model.safetensors"):
-        Path(file).parent.mkdir(exist_ok=True)
+    for file in ("here/birds.safetensors", "model.safetensors", "runs/classify/cub200_resnet50/model.safetensors"):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).touch()
     fold = ["split=held_out", "data.folds=5", "data.fold=2"]
     for words, folder in (
         (["weights=$RUN/model.safetensors"], "dogs-test"),
         (["weights=$RUN/model.safetensors", *fold], "dogs-held_out-f2"),
         (["weights=here/birds.safetensors", "split=train"], "birds-train"),
+        (["weights=cub200_resnet50"], "cub200_resnet50-test"),
         (["weights=$RUN/x.safetensors", "name=a"], "a"),
         (["weights=model.safetensors", "--on", "debug"], "evaluate-train-debug"),
     ):  # fmt: skip

@@ -230,6 +230,7 @@ def test_mistakes_are_one_line(weights: Path, guide: Manifest, tmp_path: Path, c
         ([f"weights={tmp_path / 'detector.safetensors'}"], "says nothing of its model"),
         ([f"weights={tmp_path / 'nan.safetensors'}", "methods=[cam]"], "outputs are not finite, first for 'test_"),
         (["weights="], "weights is not set"),
+        (["weights=nowhere"], "nowhere: no such run, folder or weights file"),
     ):
         assert explain(weights, guide, tmp_path, "name=bad", *quick, *words) == 2, words
         error = capsys.readouterr().err

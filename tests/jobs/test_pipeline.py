@@ -163,6 +163,12 @@ def test_parts_of_a_pipeline(done: Path, capsys: pytest.CaptureFixture) -> None:
     planned = plan(read(["birds.yaml"]))
     assert [one.after for one in planned] == [(), ("shards",), *[("shards", "classifier")] * 2]
     assert [one.command.state for one in planned] == ["done", "done", "new", "done"]
+    capsys.readouterr()
+    assert main(["status", "pipeline/birds"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [
+        ["shards", "done"], ["classifier", "done"], ["other", "waiting"], ["attack", "done"],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

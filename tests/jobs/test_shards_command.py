@@ -38,7 +38,7 @@ def test_build_twice_and_verify(tmp_path, capsys):
         (["build", "cub200", ".", "out", "shrink=-2"], "build.shrink=-2: Input should be greater than or equal to 0"),
         (["build", "cub200", ".", "out", "shrink"], "settings are written key=value"),
         (["build", "cub200"], "the following arguments are required: ROOT, OUT"),
-        (["verify", "nowhere"], "nowhere: no manifest.json there; build the shards with"),
+        (["verify", "nowhere"], "nowhere: no manifest.json there; build shards first: fgvc shards build SOURCE ROOT"),
         (["built"], "invalid choice: 'built'"),
     ],
 )
