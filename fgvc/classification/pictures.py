@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from fgvc.classification.metrics import Predictions, confusion_matrix, confusions
-from fgvc.runtime.figures import pyplot, save_figure
+from fgvc.runtime.figures import save_figure, subplots
 from shards.manifest import Manifest
 from shards.reading.decode import decode
 from shards.reading.reader import Reader
@@ -18,9 +18,7 @@ def confused_pairs(path: Path, manifest: Manifest, predictions: Predictions, pai
     if not found:
         return
     reader = Reader(manifest)
-    figure, axes = pyplot.subplots(
-        len(found), 2 * examples, figsize=(2 * examples * 1.9, len(found) * 2.1), squeeze=False
-    )
+    figure, axes = subplots(len(found), 2 * examples, figsize=(2 * examples * 1.9, len(found) * 2.1), squeeze=False)
     guesses = predictions.logits.argmax(axis=1)
     for row, (truth, guess, count) in zip(axes, found, strict=True):
         wrong = predictions.entries[(predictions.labels == truth) & (guesses == guess)]
@@ -40,7 +38,7 @@ def class_accuracy(path: Path, manifest: Manifest, predictions: Predictions) -> 
     labels = np.unique(predictions.labels)
     accuracy = np.array([predictions.correct[predictions.labels == label].mean() for label in labels])
     order = np.argsort(accuracy)
-    figure, axis = pyplot.subplots(figsize=(7, max(2.5, 0.16 * len(labels))))
+    figure, axis = subplots(figsize=(7, max(2.5, 0.16 * len(labels))))
     axis.barh([_short(manifest.classes[labels[i]]) for i in order], accuracy[order], color="#4878a8")
     axis.axvline(predictions.correct.mean(), color="black", linewidth=1, label="all images")
     axis.set(xlabel="top-1", xlim=(0, 1))
@@ -54,7 +52,7 @@ def confusion_picture(path: Path, manifest: Manifest, predictions: Predictions) 
     counts = confusion_matrix(predictions, len(manifest.classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(4.0, 0.16 * len(counts) + 2), 16.0)
-    figure, axis = pyplot.subplots(figsize=(side + 0.8, side))
+    figure, axis = subplots(figsize=(side + 0.8, side))
     image = axis.imshow(shares, cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
     if len(counts) <= 60:
         names = [_short(name) for name in manifest.classes]

@@ -7,7 +7,7 @@ from matplotlib import patches
 
 from fgvc.detection.detector import Detections
 from fgvc.detection.metrics import RIGHT, top_ious
-from fgvc.runtime.figures import pyplot, save_figure
+from fgvc.runtime.figures import save_figure, subplots
 from shards.manifest import Manifest
 from shards.reading.decode import decode
 from shards.reading.reader import Reader
@@ -33,7 +33,7 @@ def _grid(
     path: Path, manifest: Manifest, found: Mapping[int, Detections], ious: dict[int, float], entries: list[int]
 ) -> None:
     reader = Reader(manifest)
-    figure, axes = pyplot.subplots(-(-len(entries) // COLUMNS), COLUMNS, figsize=(COLUMNS * 2.2, 5), squeeze=False)
+    figure, axes = subplots(-(-len(entries) // COLUMNS), COLUMNS, figsize=(COLUMNS * 2.2, 5), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, index in zip(axes.flat, entries, strict=False):

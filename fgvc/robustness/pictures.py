@@ -9,7 +9,7 @@ import numpy as np
 
 from fgvc.robustness.epsilon import shown_epsilon
 from fgvc.robustness.figures import Flip
-from fgvc.runtime.figures import pyplot, save_figure
+from fgvc.runtime.figures import save_figure, subplots
 
 MOST = 20  # species in the matrix, those that flip most
 
@@ -27,7 +27,7 @@ class Example:
 
 def accuracy_curve(path: Path, figures: dict[str, Any]) -> None:
     """Clean and robust accuracy against epsilon, with Wilson intervals; attacks at one epsilon are points."""
-    figure, axis = pyplot.subplots(figsize=(6.4, 4.2))
+    figure, axis = subplots(figsize=(6.4, 4.2))
     norm = figures["norm"]
     scale = 255 if norm == "linf" else 1
     low, high = figures["clean_interval"]
@@ -54,7 +54,7 @@ def flip_matrix(path: Path, pairs: Sequence[Flip], classes: Sequence[str], norm:
     place = {label: row for row, label in enumerate(shown)}
     table = np.zeros((len(shown), len(shown)))
     side = max(4.0, 0.45 * len(shown) + 2)
-    figure, axis = pyplot.subplots(figsize=(side + 0.8, side))
+    figure, axis = subplots(figsize=(side + 0.8, side))
     inside = [pair for pair in pairs if pair.truth in place and pair.guess in place]
     for pair in inside:
         table[place[pair.truth], place[pair.guess]] = pair.count
@@ -76,7 +76,7 @@ def flip_matrix(path: Path, pairs: Sequence[Flip], classes: Sequence[str], norm:
 
 def perturbed_images(path: Path, examples: Sequence[Example], norm: Any) -> None:
     """A row an image: as it is, perturbed, and the difference magnified until it fills the range."""
-    figure, axes = pyplot.subplots(len(examples), 3, figsize=(6.6, 2.3 * len(examples)), squeeze=False)
+    figure, axes = subplots(len(examples), 3, figsize=(6.6, 2.3 * len(examples)), squeeze=False)
     for row, example in zip(axes, examples, strict=True):
         change = example.after - example.before
         times = 0.5 / max(float(np.abs(change).max()), 1e-9)

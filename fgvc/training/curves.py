@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fgvc.runtime.figures import pyplot, save_figure
+from fgvc.runtime.figures import save_figure, subplots
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def plot_training_curves(path: Path, metrics: Path, panels: Sequence[Panel]) -> 
     if len(rows) < 2:
         return False
     per_epoch = len(rows) / max(rows[-1]["epoch"], 1)
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 3), squeeze=False)
+    figure, axes = subplots(1, len(panels), figsize=(4.5 * len(panels), 3), squeeze=False)
     for axis, panel in zip(axes[0], panels, strict=True):
         keys = dict.fromkeys(key for row in rows for key in row)  # some figures are not in every row
         names = [key for key in keys if any(_matches(key, name) for name in panel.steps)]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgvc.runtime.figures import pyplot, save_figure
+from fgvc.runtime.figures import save_figure, subplots
 
 SMOOTH = 0.9  # of the loss's moving average
 RISES = 1.25  # so many times its lowest: the loss rises
@@ -62,7 +62,7 @@ def _limit(rates: Sequence[float], losses: Sequence[float]) -> float | None:
 
 def plot_range_test(path: Path, found: Found) -> None:
     """The smoothed loss over the rate, with the suggested rate and the limit."""
-    figure, axis = pyplot.subplots(figsize=(6, 3.5))
+    figure, axis = subplots(figsize=(6, 3.5))
     axis.plot(*zip(*_finite(found), strict=True))
     axis.axvline(found.suggested, color="tab:green", label=f"suggested: {found.suggested:g}")
     if found.limit is not None:
