@@ -18,7 +18,7 @@ HELP = """fgvc: from a folder of images to a robust, explained fine-grained clas
 Every job reads a YAML file from configs/ and takes key=value after it:
 
   fgvc JOB CONFIG [key=value ...] [--processes N] [--on debug] [--dry-run] [--print-config]
-  fgvc classify CONFIG --estimate              the memory it takes on every rank, by strategy; runs nothing
+  fgvc classify|detect|gan CONFIG --estimate   the memory it takes on every rank, by strategy; runs nothing
   fgvc JOB CONFIG [key=value ...] --on CLUSTER [nodes=N time=8:00:00 ...] [--dry-run] [--follow]
   fgvc JOB --help                              the job's commands and every setting with its meaning
   fgvc JOB NAME                                a shipped config by its name (fgvc configs), from any folder

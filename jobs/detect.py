@@ -4,6 +4,7 @@
     fgvc detect configs/detect/cub200_r50.yaml --processes 4         here: 4 ranks (GPUs, or CPU processes)
     fgvc detect configs/detect/cub200_r50.yaml --on CLUSTER          the same as a Slurm job
     fgvc detect configs/detect/field_guide.yaml --on debug           20 steps on 64 images, a held-out fold, no test
+    fgvc detect CONFIG --estimate                                    the memory it takes, counted; trains nothing
     fgvc detect CONFIG data.folds=3 data.fold=0 evaluate_test=false  train on two folds, measure the third
     fgvc detect CONFIG model.class_agnostic=true                     one class, 'object', for everything
 

@@ -5,6 +5,7 @@
     fgvc gan configs/gan/field_guide.yaml --on CLUSTER          the same as a Slurm job
     fgvc gan configs/gan/field_guide.yaml --on debug            20 steps on 64 images
     fgvc gan CONFIG data.crop=square model.size=128             objects cut out by their boxes
+    fgvc gan CONFIG --estimate                                  the memory it takes, counted; trains nothing
     fgvc gan CONFIG per_class=true --on CLUSTER                 a small generator a class, as an array of jobs
     fgvc gan CONFIG data.folds=5 data.fold=0                    hold a fold out, and measure against it (sweeps do)
     fgvc synthesize CONFIG weights=runs/gan/NAME/model.safetensors       then: images, as shards

@@ -14,7 +14,7 @@ def normals(seed: int, keys: Iterable[Key], width: int, truncation: float = 0.0)
 
     truncation: no number farther from 0 than this (0: no limit), as BigGAN truncates its latents.
     """
-    uniform = uniforms(seed, keys, width).double().numpy()
+    uniform = _uniforms(seed, keys, width)
     low = ndtr(-truncation) if truncation else 0.0
     inside = low + (1 - 2 * low) * np.clip(uniform, 1e-9, 1 - 1e-9)
     return torch.from_numpy(ndtri(inside)).float()
@@ -22,5 +22,9 @@ def normals(seed: int, keys: Iterable[Key], width: int, truncation: float = 0.0)
 
 def uniforms(seed: int, keys: Iterable[Key], width: int) -> torch.Tensor:
     """(keys, width) fp64 in [0, 1), each row a function of (seed, key)."""
+    return torch.from_numpy(_uniforms(seed, keys, width))
+
+
+def _uniforms(seed: int, keys: Iterable[Key], width: int) -> np.ndarray:
     rows = [np.random.default_rng([seed, *key]).random(width) for key in keys]
-    return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, width, dtype=torch.float64)
+    return np.stack(rows) if rows else np.zeros((0, width))

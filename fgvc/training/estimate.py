@@ -5,6 +5,7 @@ forward pass really saves for its backward pass, counted with torch's fake tenso
 """
 
 import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +41,6 @@ class Counted:
 def count(network: nn.Module, optim: OptimConfig, config: LoopConfig, size: int) -> Counted:
     """network: on the device "meta", in training mode, with its frozen parameters marked. size: side of its input in
     pixels."""
-    parameters = sum(one.nbytes for one in network.parameters())
-    trainable = sum(one.nbytes for one in network.parameters() if one.requires_grad)
-    buffers = sum(one.nbytes for one in network.buffers())
-    states = 2 if optim.method == "adamw" else int(optim.momentum > 0)
-    unit = max((sum(one.nbytes for one in part.parameters()) for part in units(network)), default=parameters)
-    # A network's saved tensors are a constant (16-bit copies of its weights) and a share of every image.
     two, four = (saved_bytes(network, config.precision, batch, size) for batch in (2, 4))
     again = 0
     if config.grad_checkpointing:
@@ -53,33 +48,73 @@ def count(network: nn.Module, optim: OptimConfig, config: LoopConfig, size: int)
         plain.set_grad_checkpointing(False)
         whole = saved_bytes(plain, config.precision, 4, size) - saved_bytes(plain, config.precision, 2, size)
         again = whole // 2 // max(1, len(list(getattr(network, "blocks", [network]))))
-    return Counted(
-        parameters + buffers, trainable, states * trainable, parameters + buffers if config.ema else 0, unit,
-        (2 * two - four, (four - two) // 2), again,
-    )  # fmt: skip
+    return counted([weights(network, optim, config.ema)], {2: two, 4: four}, again)
+
+
+def counted(players: Sequence[Counted], saved: dict[int, int], again: int = 0) -> Counted:
+    """What several networks take that are trained side by side. saved: bytes that a step keeps for its backward pass,
+    for two sizes of micro-batch: a constant (16-bit copies of the weights) and a share of every image."""
+    (few, less), (many, more) = sorted(saved.items())
+    share = (more - less) // (many - few)
+    total = {key: sum(getattr(one, key) for one in players) for key in ("parameters", "trainable", "optimizer")}
+    average = sum(one.average for one in players)
+    return Counted(**total, average=average, unit=max(one.unit for one in players),
+                   saved=(max(0, less - few * share), share), again=again)  # fmt: skip
+
+
+def weights(network: nn.Module, optim: OptimConfig, ema: float, whole: nn.Module | None = None) -> Counted:
+    """What a network takes without activations. whole: the module around it, with what stays frozen."""
+    held = sum(one.nbytes for one in [*(whole or network).parameters(), *(whole or network).buffers()])
+    averaged = sum(one.nbytes for one in [*network.parameters(), *network.buffers()])
+    trainable = sum(one.nbytes for one in network.parameters() if one.requires_grad)
+    states = 2 if optim.method == "adamw" else int(optim.momentum > 0)
+    unit = max(
+        (sum(one.nbytes for one in part.parameters()) for part in units(network)),
+        default=sum(one.nbytes for one in network.parameters()),
+    )
+    return Counted(held, trainable, states * trainable, averaged if ema else 0, unit, (0, 0))
 
 
 def saved_bytes(network: nn.Module, precision: str, batch: int, size: int) -> int:
     """Bytes of the tensors that a forward pass of `batch` images saves for its backward pass, each storage once,
     without the parameters themselves. network: real or on the device "meta"."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        (model,) = hollow(network)
+        images = torch.empty(batch, 3, size, size)
+
+        def forward() -> None:
+            with autocast(images.device, precision):
+                model(images).float()
+
+        return saved_by(forward, [model])
+
+
+def hollow(*networks: nn.Module) -> Iterator[nn.Module]:
+    """Copies whose tensors are made anew and hold nothing: for use under a FakeTensorMode. A network that stands in
+    two of them is one in the copies too."""
+    fakes: dict[int, Any] = {}
+    for network in networks:
+        for one in network.parameters():
+            if id(one) not in fakes:
+                fakes[id(one)] = nn.Parameter(torch.empty(one.shape, dtype=one.dtype), one.requires_grad)
+        fakes |= {id(one): torch.empty(one.shape, dtype=one.dtype) for one in network.buffers() if id(one) not in fakes}
+    for network in networks:
+        yield copy.deepcopy(network, fakes)
+
+
+def saved_by(forward: Callable[[], Any], networks: Sequence[nn.Module]) -> int:
+    """Bytes of the tensors that `forward` saves for backward passes, each storage once, without the networks' own
+    parameters."""
     found: dict[int, Any] = {}  # kept: the address of a storage that is gone would come back
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         found[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        fakes: dict[int, Any] = {
-            id(one): nn.Parameter(torch.empty(one.shape, dtype=one.dtype), one.requires_grad)
-            for one in network.parameters()
-        }
-        fakes |= {id(one): torch.empty(one.shape, dtype=one.dtype) for one in network.buffers()}
-        model = copy.deepcopy(network, fakes)
-        images = torch.empty(batch, 3, size, size)
-        own = {one.untyped_storage()._cdata for one in model.parameters()}
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast(images.device, precision):
-            model(images).float()
-        return sum(storage.nbytes() for key, storage in found.items() if key not in own)
+    own = {one.untyped_storage()._cdata for network in networks for one in network.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(storage.nbytes() for key, storage in found.items() if key not in own)
 
 
 def per_rank(counted: Counted, strategy: str, ranks: int, micro_batch: int, accumulation: int) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The estimate against tensors that are there: a real learner's, and those that a real forward pass saves."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,17 +9,22 @@ import torch
 from accelerate.state import AcceleratorState
 
 from fgvc.classification.config import TrainConfig
+from fgvc.generation.game import Game
+from fgvc.generation.networks.create import create_networks
 from fgvc.models.config import ModelConfig
 from fgvc.models.layers import checkpoint_gradients
 from fgvc.models.lora import add_lora
 from fgvc.models.normalised import Normalised
 from fgvc.models.timm import create_model
 from fgvc.training.config import OptimConfig
-from fgvc.training.estimate import Counted, count, peak, per_rank
+from fgvc.training.estimate import Counted, count, peak, per_rank, saved_by
 from fgvc.training.learner import SupervisedLearner
 from fgvc.training.schedule import Schedule
 from fgvc.training.strategies.create import create_accelerator
 from jobs.cli import main
+from jobs.config import load_job
+from jobs.tasks.estimate import COUNTERS, UNKNOWN
+from shards.reading.loader import Batch
 
 CASES = [
     ("test_vit", {}, OptimConfig(method="adamw")),
@@ -106,13 +112,56 @@ def test_the_command(capsys: pytest.CaptureFixture) -> None:
     assert main([*words, "--on", "a100", "--estimate"]) == 0  # submits nothing
     assert capsys.readouterr().out == said
     assert main([*words, "train.method=probe", "--estimate"]) == 2
-    assert main(["detect", "data.shards=nowhere", "--estimate"]) == 2
-    assert "counts fgvc classify, not fgvc detect" in capsys.readouterr().err
+    assert main(["evaluate", "weights=a.safetensors", "data.shards=nowhere", "--estimate"]) == 2
+    assert "counts training, classify, detect, gan, not fgvc evaluate" in capsys.readouterr().err
+
+
+def test_both_networks_of_a_gan_are_counted() -> None:
+    small = [
+        "data.shards=nowhere",
+        "model.name=dcgan",
+        "model.size=32",
+        "model.width=8",
+        "train.r1=1",
+        "train.loss=hinge",
+    ]
+    config = load_job("gan", None, small)
+    found, _, strategies = COUNTERS["gan"](config)
+    assert strategies == ["ddp"]
+    networks = create_networks(config.model, UNKNOWN, 0)
+    both = [networks.generator, networks.judge]
+    assert found.trainable == bytes_of(one for network in both for one in network.parameters())
+    game = Game(config.model, config.train, 0, torch.device("cpu"))
+    models = {"generator": networks.generator, "discriminator": networks.judge}
+    batch = Batch(torch.zeros(6, 3, 32, 32, dtype=torch.uint8), *[torch.zeros(6, dtype=torch.int64)] * 3)
+    kept = [saved_by(partial(phase.loss, models, batch), both) for phase in game.phases()]
+    assert found.activations(6) == pytest.approx(max(kept), rel=0.02)
+
+
+def test_a_detector_is_counted_on_real_images() -> None:
+    small = [
+        "data.shards=nowhere",
+        "model.backbone=test_efficientnet",
+        "model.weights=none",
+        "image.size=64",
+        "optim.method=adamw",
+    ]
+    found, _, strategies = COUNTERS["detect"](load_job("detect", None, small))
+    assert "zero3" not in strategies
+    assert found.activations(4) == pytest.approx(2 * found.activations(2), rel=0.05)
+    assert found.optimizer == found.trainable * 2
 
 
 def test_attention_crops_and_larger_sizes_are_counted(capsys: pytest.CaptureFixture) -> None:
     def activations(*more: str) -> float:
-        words = ["classify", "data.shards=nowhere", "model.name=test_resnet", "model.weights=none", "image.size=64"]
+        words = [
+            "classify",
+            "data.shards=nowhere",
+            "model.name=test_resnet",
+            "model.weights=none",
+            "image.size=64",
+            "optim.method=adamw",
+        ]
         assert main([*words, "train.batch=256", *more, "--estimate"]) == 0
         table = [line.split() for line in capsys.readouterr().out.splitlines()]
         return float(table[2][table[1].index("activations")])
