@@ -1,6 +1,6 @@
 """fgvc attack: how a trained classifier holds up against perturbed images, and whether that figure can be believed.
 
-    fgvc attack weights=runs/classify/NAME/model.safetensors data.shards=FOLDER
+    fgvc attack weights=RUN data.shards=FOLDER
     fgvc attack weights=... data.shards=FOLDER epsilon=8/255 images=500 restarts=5
     fgvc attack weights=... data.shards=FOLDER norm=l2 epsilon=1.0
     fgvc attack weights=... data.shards=FOLDER attacks=[pgd] checks=false corruptions=false        quick

@@ -1,7 +1,7 @@
 """fgvc evaluate: a trained classifier on a split of any shards with the same classes.
 
-    fgvc evaluate weights=runs/classify/NAME/model.safetensors data.shards=FOLDER
-    fgvc evaluate weights=runs/classify/NAME/model.safetensors data.shards=FOLDER split=train seen=true
+    fgvc evaluate weights=RUN data.shards=FOLDER
+    fgvc evaluate weights=RUN data.shards=FOLDER split=train seen=true
     fgvc evaluate weights=... data.shards=FOLDER split=held_out data.folds=5 data.fold=0 size=256 flip=true
     fgvc evaluate weights=... data.shards=FOLDER data.boxes=FILE           weights that were trained on crops
     fgvc evaluate CONFIG --on debug

@@ -1,13 +1,13 @@
 """fgvc explain: what a trained classifier looks at, how far each method can be trusted, why this class and not that.
 
-    fgvc explain weights=runs/classify/NAME/model.safetensors data.shards=FOLDER            200 test images, all methods
-    fgvc explain configs/explain/field_guide.yaml weights=FILE                   birds whose telling part is known
-    fgvc explain weights=FILE data.shards=FOLDER methods='[cam, gradcam, layercam]' images=50
-    fgvc explain weights=FILE data.shards=FOLDER pair='[Red-eyed Vireo, Warbling Vireo]'    why A and not B
-    fgvc explain weights=FILE photos=FOLDER                                      photos that are in no shards
-    fgvc explain weights=FILE data.shards=FOLDER methods='[cam]' boxes_by=cam    boxes of all images, from their maps
+    fgvc explain weights=RUN data.shards=FOLDER                                             200 test images, all methods
+    fgvc explain configs/explain/field_guide.yaml weights=RUN                    birds whose telling part is known
+    fgvc explain weights=RUN data.shards=FOLDER methods='[cam, gradcam, layercam]' images=50
+    fgvc explain weights=RUN data.shards=FOLDER pair='[Red-eyed Vireo, Warbling Vireo]'     why A and not B
+    fgvc explain weights=RUN photos=FOLDER                                       photos that are in no shards
+    fgvc explain weights=RUN data.shards=FOLDER methods='[cam]' boxes_by=cam     boxes of all images, from their maps
     fgvc classify CONFIG data.crop=square data.boxes=runs/explain/NAME/boxes.jsonl          then: crop by what it saw
-    fgvc explain CONFIG weights=FILE --on CLUSTER                                any of these as a Slurm job
+    fgvc explain CONFIG weights=RUN --on CLUSTER                                 any of these as a Slurm job
 
 The run folder <runs_dir>/explain/<name>/ holds result.json (every score by method, with intervals), explanations.jsonl
 (a line an image), overlays/, sheets by class and by confused pair, contrasts/ (why A and not B), boxes.jsonl. The
