@@ -44,7 +44,7 @@ class Ways:
     """The ways to read the same training images. Each gives a pass of `epochs` epochs as an iterable of batches."""
 
     def __init__(self, manifest: Manifest, files: Path, limit: int) -> None:
-        self.manifest, self.files = manifest, files
+        self.manifest, self.files, self.turn = manifest, files, 0
         self.members = [at for at, entry in enumerate(manifest.entries) if entry.split == "train"][:limit]
         reader = Reader(manifest)
         self.bytes = [reader.read(member) for member in self.members]
@@ -64,8 +64,8 @@ class Ways:
 
     def ours(self, epochs: int, workers: int) -> Iterator[torch.Tensor]:
         loader = train_loader(
-            self.manifest, self.members, Samples(self.manifest, train_transform(IMAGE, SIZE)),
-            seed=0, batch=BATCH, epochs=epochs, workers=workers,
+            self.manifest, self.members, Samples(self.manifest, train_transform(IMAGE, SIZE), seed=self.turn),
+            seed=self.turn, batch=BATCH, epochs=epochs, workers=workers,
         )  # fmt: skip
         return (batch.images for batch in loader)
 
@@ -95,11 +95,12 @@ def rate(batches: Callable[[], Iterable[Any]], clock: Callable[[], float]) -> fl
 
 
 def measure(ways: Ways, names: list[str], repeats: int, images: int, workers: int) -> dict[str, list[float]]:
-    """Images a second of every way in every turn."""
+    """Images a second of every way in every turn; what is drawn at random differs from turn to turn."""
     epochs = max(1, round(images / len(ways.members)))
     clock = time.perf_counter if workers else time.process_time
     rates: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(repeats):
+    for turn in range(repeats):
+        ways.turn = turn  # else all turns have the same crops, which may be small or large ones
         for name in names:
             way = getattr(ways, name)
             rates[name].append(rate(lambda way=way: way(epochs, workers), clock))

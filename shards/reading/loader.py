@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from shards.heap import keep_freed_memory
 from shards.manifest import Manifest
 from shards.reading.balance import AGAIN
 from shards.reading.decode import decode
@@ -53,7 +54,8 @@ class Samples(Dataset):
         if epoch < 0:
             image = transform(self.views[0].cut(image, index))
         else:
-            view = self.views[view_choice(self.seed, epoch, index, len(self.views))]
+            choice = view_choice(self.seed, epoch, index, len(self.views)) if len(self.views) > 1 else 0
+            view = self.views[choice]
             image = seeded(transform, view.cut(image, index), transform_seed(self.seed, epoch, index))
         return image, int(entries.label[index]), index, epoch
 
@@ -141,6 +143,7 @@ class _Drawn:
 def _loader(
     samples: Dataset, batches: Iterable[list[tuple[int, int]]], workers: int, collate: Callable[[list], Any]
 ) -> DataLoader:
+    keep_freed_memory()
     return DataLoader(
         samples,
         batch_sampler=batches,
@@ -155,6 +158,7 @@ def _loader(
 
 
 def _begin_worker(worker: int) -> None:
+    keep_freed_memory()
     torch.set_num_threads(1)  # one core a worker; more only fight over the others' cores
     obey_only_the_parent()
     end_with_parent(signal.SIGKILL)  # a worker that outlives its rank keeps the rank's connections open
