@@ -125,19 +125,19 @@ def test_killed_driver_goes_on(sweep, fgvc, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_six_trials_with_a_driver_killed_twice_are_those_of_an_undisturbed_one(sweep, fgvc, tmp_path):
-    sweep(run_cap=6)
+def test_trials_of_a_driver_killed_twice_are_those_of_an_undisturbed_one(sweep, fgvc, tmp_path):
+    sweep(run_cap=4)
     folder = tmp_path / "runs/sweep/s"
     before: dict[Path, int] = {}
-    for done, begun in ((1, 2), (4, 5)):
+    for done, begun in ((1, 2), (2, 3)):
         before |= kill_after(fgvc("sweep", "s.yaml"), folder, done, begun)
     _, errors = fgvc("sweep", "s.yaml").communicate(timeout=1500)
-    scores = assert_whole(folder, 6, before)
-    assert len(before) >= 4, errors
+    scores = assert_whole(folder, 4, before)
+    assert len(before) >= 2, errors
     fgvc("sweep", "s.yaml", "name=undisturbed").communicate(timeout=1500)
     other = tmp_path / "runs/sweep/undisturbed"
     assert asked(other) == asked(folder)
-    assert assert_whole(other, 6, {}) == scores
+    assert assert_whole(other, 4, {}) == scores
 
 
 def test_three_failures_in_a_row_end_a_sweep_and_a_stopped_one_says_how_to_go_on(sweep, fgvc, tmp_path):
