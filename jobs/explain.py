@@ -46,7 +46,7 @@ class Config(MeasureConfig):
     slow_images: Annotated[int, Ge(0)] = option(
         20, "images for slow methods (scorecam, ablationcam, occlusion, gradients) and insertion, deletion, ROAD"
     )
-    sanity_images: Annotated[int, Ge(0)] = option(8, "images for maps of randomised weights (0: none)")
+    sanity_images: Annotated[int, Ge(0)] = option(16, "images for maps of randomised weights (0: none)")
     birds: Annotated[int, Ge(0)] = option(60, "field guide: birds that are drawn again without each part (0: none)")
     pair: list[str] = option([], "two classes: why the first and not the second (empty: the two most probable)")
     contrasts: Annotated[int, Ge(0)] = option(6, "pictures of why A and not B, of the closest calls")

@@ -20,6 +20,7 @@ LIBRARY: dict[str, type] = {
     "hirescam": library.HiResCAM, "layercam": library.LayerCAM, "finercam": library.FinerCAM,
     "eigencam": library.EigenCAM, "scorecam": library.ScoreCAM, "ablationcam": library.AblationCAM,
 }  # fmt: skip
+SIGNED = ("cam", "gradcam", "xgradcam", "hirescam")  # whose map before the ReLU is at hand
 LIKE = 3  # classes that FinerCAM compares with
 
 
@@ -49,9 +50,29 @@ def class_maps(network: nn.Module, inputs: Tensor, prefix_tokens: int = 0) -> Te
 
 def cam(subject: Subject, inputs: Tensor, classes: Tensor) -> Tensor:
     """The origin's maps of one class an image, (N, size, size), where they are positive."""
+    return enlarge(_class_map(subject, inputs, classes).clamp_min(0), subject.size)
+
+
+def _class_map(subject: Subject, inputs: Tensor, classes: Tensor) -> Tensor:
+    prefix = subject.layers[0].layout[1]  # is found by gradients
     with torch.no_grad():
-        maps = class_maps(subject.network, inputs, subject.layers[0].layout[1])
-    return enlarge(maps[torch.arange(len(classes)), classes].clamp_min(0).cpu(), subject.size)
+        maps = class_maps(subject.network, inputs, prefix)
+    return maps[torch.arange(len(classes)), classes].cpu()
+
+
+def signed_cam(name: str, subject: Subject, inputs: Tensor, classes: Tensor) -> Tensor:
+    """The maps of one of SIGNED before their ReLU, (N, h, w) as the layer has them: of both signs."""
+    if name == "cam":
+        return _class_map(subject, inputs, classes)
+    labels = classes[:, None]
+    pairs = _gradients(subject.layers[:1], subject.network, inputs, lambda logits: logits.gather(1, labels))
+    gradient, activation = pairs[0]
+    if name == "gradcam":
+        gradient = gradient.mean((2, 3), keepdim=True)
+    if name == "xgradcam":
+        total = activation.sum((2, 3), keepdim=True) + 1e-7  # as the library has it
+        gradient = (gradient * activation / total).sum((2, 3), keepdim=True)
+    return (gradient * activation).sum(1).cpu()
 
 
 def gradient_cam(layers: Sequence[TargetLayer], network: nn.Module, inputs: Tensor, score: Callable) -> list[Tensor]:
@@ -59,6 +80,14 @@ def gradient_cam(layers: Sequence[TargetLayer], network: nn.Module, inputs: Tens
 
     score: (N, classes) logits -> (N,), of which the gradient is taken.
     """
+    found = _gradients(layers, network, inputs, score)
+    return [(gradient * activation).sum(1).cpu() for gradient, activation in found]
+
+
+def _gradients(
+    layers: Sequence[TargetLayer], network: nn.Module, inputs: Tensor, score: Callable
+) -> list[tuple[Tensor, Tensor]]:
+    """Per layer (gradient, activation), (N, C, h, w) each."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable:
@@ -73,7 +102,7 @@ def gradient_cam(layers: Sequence[TargetLayer], network: nn.Module, inputs: Tens
         for handle in handles:
             handle.remove()
     return [
-        (layer.to_map(gradient) * layer.to_map(outputs[layer.name])).sum(1).detach().cpu()
+        (layer.to_map(gradient).detach(), layer.to_map(outputs[layer.name]).detach())
         for layer, gradient in zip(layers, gradients, strict=True)
     ]
 

@@ -31,7 +31,7 @@ SLOW = ("scorecam", "ablationcam", "occlusion", "gradients")
 ALWAYS = ("random", "centre")  # in every table; `oracle` joins them where the data set can re-render its images
 SHOWN = (  # columns of a table, in order
     "pointing", "energy", "max_box_acc", "max_box_acc_v2", "telling", "insertion", "deletion", "road", "sanity",
-    "funnybirds", "completeness", "correctness", "contrastivity", "seconds",
+    "sanity_floor", "sanity_flat", "funnybirds", "completeness", "correctness", "contrastivity", "seconds",
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from fgvc.runtime.chunks import Arrays, in_chunks
 from shards.errors import UserError
 
 CHUNK, FEW = 8, 4  # images of a chunk, and of one of slow work: what a kill costs, and whose graph is in memory
+SETTLED = 32  # images at most that randomised networks take their statistics from: they go through in one batch
 EACH = 3  # birds of a species that thresholds are chosen by
 ASIDE = 10**9  # their numbers begin here
 
@@ -89,14 +90,18 @@ class Examination:
         )  # fmt: skip
 
     def randomised(self, numbers: Sequence[int]) -> Arrays:
-        """Method -> (N, stages) rank correlations with the maps of randomised weights; slow methods left out."""
-        subjects = [self.subject, *(randomised(self.subject, share, self.seed) for share in SHARES)]
+        """As `sanity`, of all methods but slow ones."""
+        images = self.gallery.images(numbers[:SETTLED])
+        subjects = [self.subject, *(randomised(self.subject, share, self.seed, images) for share in SHARES)]
         names = [name for name in self.methods if name not in (*SLOW, "oracle")]
 
         def work(batch: Any) -> Arrays:
             inputs = self.subject.normalise(batch.images)
             classes, entries = self.subject.logits(inputs).argmax(1), batch.entries.tolist()
-            return {name: sanity(name, subjects, inputs, classes, entries) for name in names}
+            found: Arrays = {}
+            for name in names:
+                found |= sanity(name, subjects, inputs, classes, entries)
+            return found
 
         return in_chunks(
             self.folder / "sanity", numbers, FEW, self.gallery.load, work, seed=self.seed, title="randomised weights"

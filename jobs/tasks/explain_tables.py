@@ -9,6 +9,7 @@ import numpy as np
 from fgvc.explanation.config import BASELINES
 from fgvc.explanation.examination import Found
 from fgvc.explanation.funnybirds import QUESTIONS, SHARES, best_share, completeness_of
+from fgvc.explanation.sanity import floor
 from fgvc.explanation.scores import max_box_accuracy
 from fgvc.runtime.chunks import Arrays
 from fgvc.study.statistics import interval_over_images
@@ -55,6 +56,18 @@ def method_figures(rows: Arrays, name: str) -> dict[str, Any]:
 def difference(rows: Arrays, ours: str, theirs: str, score: str) -> dict[str, Any]:
     """Of two methods over the images that both have a value of: {mean, interval, images}."""
     return with_interval(rows[f"{ours}/{score}"].astype(float) - rows[f"{theirs}/{score}"].astype(float))
+
+
+def sanity_figures(correlations: np.ndarray, maps: np.ndarray) -> dict[str, Any]:
+    """From (N, stages) correlations, NaN where a map was flat, and the trained maps (N, D): the mean |rho| at the end
+    and by stage, the share of flat maps at the end, and the mean |rho| of two images' trained maps."""
+    sizes = np.abs(correlations)
+    figures: dict[str, Any] = {"sanity_flat": float(np.isnan(sizes[:, -1]).mean())}
+    figures |= _named("sanity", with_interval(sizes[:, -1]))
+    figures["sanity_cascade"] = [with_interval(stage).get("mean") for stage in sizes.T]
+    if found := with_interval(floor(maps)):
+        figures["sanity_floor"] = found["mean"]
+    return figures
 
 
 def protocol_figures(validation: Arrays, measured: Arrays, name: str) -> dict[str, Any]:
@@ -107,8 +120,7 @@ def figures_of(found: Found, classes: Sequence[str]) -> dict[str, Any]:
             if f"{name}/{score}" in found.few:
                 row |= _named(score, with_interval(found.few[f"{name}/{score}"]))
         if name in found.sanity:
-            correlations = np.abs(found.sanity[name])
-            row |= {"sanity": float(correlations[:, -1].mean()), "sanity_cascade": correlations.mean(0).tolist()}
+            row |= sanity_figures(found.sanity[name], found.sanity[f"{name}/small"])
         if f"{name}/completeness" in found.birds:
             row |= protocol_figures(found.validation, found.birds, name)
         methods[name] = row

@@ -1,15 +1,18 @@
 """Scores of maps against hand-made cases and a made classifier that looks at red only."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from subjects import RedNetwork, noise_images, subject_of, timm_subject
 
+from fgvc.explanation.cam import signed_cam
 from fgvc.explanation.explainers import explainer
 from fgvc.explanation.perturbation import STEPS, insertion_deletion, removal_order, road
 from fgvc.explanation.sanity import randomised, rank_correlations, sanity
 from fgvc.explanation.scores import THRESHOLDS, box_of, energy_in, iou, ious_of, mask_of, max_box_accuracy, points_at
 from fgvc.explanation.subject import Subject
+from jobs.tasks.explain_tables import sanity_figures
 
 
 def test_pointing_and_energy_by_hand() -> None:
@@ -114,11 +117,63 @@ def test_randomised_weights_destroy_maps_of_what_was_learnt() -> None:
     inputs = subject.normalise(noise_images(4, 64))
     classes = subject.logits(inputs).argmax(1)
     numbers = [0, 1, 2, 3]
-    found = {name: np.abs(sanity(name, subjects, inputs, classes, numbers)).mean(0) for name in ("gradcam", "random")}
+    found = {
+        name: np.abs(sanity(name, subjects, inputs, classes, numbers)[name]).mean(0) for name in ("gradcam", "random")
+    }
     assert found["random"].tolist() == [1, 1]  # it never looked
     assert found["gradcam"][1] < 0.7
-    flat = torch.ones(1, 64, 64)
-    ramp = torch.arange(64.0).expand(1, 64, 64)
+
+
+def test_flat_maps_say_nothing_of_sanity() -> None:
+    flat, ramp = np.ones((1, 9)), np.arange(9.0)[None]
     assert rank_correlations(ramp, 3 * ramp + 1).tolist() == pytest.approx([1])
     assert rank_correlations(ramp, -ramp).tolist() == pytest.approx([-1])
-    assert rank_correlations(ramp, flat).tolist() == [0]
+    assert np.isnan(rank_correlations(ramp, flat)).all()
+    figures = sanity_figures(np.array([[0.5, np.nan], [-0.5, -0.8]]), np.stack([ramp[0], -ramp[0]]))
+    assert (figures["sanity"], figures["sanity_flat"], figures["sanity_floor"]) == pytest.approx((0.8, 0.5, 1))
+    assert figures["sanity_cascade"] == pytest.approx([0.5, 0.8])
+    assert figures["sanity_interval"] == pytest.approx([0.8, 0.8])
+    dead = sanity_figures(np.full((2, 1), np.nan), np.ones((2, 9)))
+    assert dead == {"sanity_flat": 1, "sanity_cascade": [None]}  # not the 0 of a perfect method
+
+
+def test_sanity_compares_maps_before_their_relu() -> None:
+    """A head whose weights change their sign leaves no positive map: the order of its places is the opposite."""
+    subject, inputs, _ = red_square()
+    other = randomised(subject, 0)
+    with torch.no_grad():
+        for part, sign in ((subject, 1), (other, -1)):
+            part.network.fc.weight[2], part.network.fc.weight[0] = sign * 400.0, 0.0
+    assert float(explainer("cam", other)(inputs, torch.tensor([2]), [0]).max()) == 0
+    for name in ("cam", "gradcam", "hirescam", "xgradcam", "contrast"):
+        assert sanity(name, [subject, other], inputs, torch.tensor([2]), [0])[name] == pytest.approx(-1), name
+
+
+@pytest.mark.parametrize("name", ["gradcam", "xgradcam", "hirescam"])
+def test_signed_maps_are_the_librarys_before_the_relu(name: str) -> None:
+    subject = timm_subject("test_resnet", 96)
+    inputs, classes = subject.normalise(noise_images(3, 96)), torch.tensor([1, 2, 3])
+    signed = signed_cam(name, subject, inputs, classes)
+    assert float(signed.min()) < 0
+    for ours, theirs in zip(signed.clamp_min(0), explainer(name, subject)(inputs, classes, [0, 1, 2]), strict=True):
+        scaled = cv2.resize((ours - ours.min()).numpy(), (96, 96))
+        scaled = (scaled - scaled.min()) / (1e-7 + np.ptp(scaled))
+        np.testing.assert_allclose(scaled, theirs, atol=1e-3)
+
+
+def test_randomised_batch_normalisation_is_normal_again() -> None:
+    subject, images = timm_subject("test_resnet", 96), noise_images(8, 96)
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in subject.network.modules())
+
+    def spread(other: Subject) -> float:
+        """How far from 1 the last normalisation's output is before its weight, in powers of e."""
+        norm = [module for module in other.network.modules() if isinstance(module, torch.nn.BatchNorm2d)][-1]
+        seen: list[torch.Tensor] = []
+        handle = norm.register_forward_hook(lambda module, given, output: seen.append(given[0]))
+        other.logits(other.normalise(images))
+        handle.remove()
+        scaled = (seen[0] - norm.running_mean[:, None, None]) / (norm.running_var[:, None, None] + norm.eps) ** 0.5
+        return abs(float(scaled.std().log()))
+
+    assert spread(randomised(subject, 1.0, images=images)) < 0.1 < spread(randomised(subject, 1.0))
+    assert not randomised(subject, 1.0, images=images).model.training

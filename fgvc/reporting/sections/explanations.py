@@ -34,6 +34,8 @@ MEANINGS = {
     "deletion": "probability while the image is removed: smaller is better",
     "road": "the same with what is removed filled in",
     "sanity": "likeness to maps of randomised weights: smaller is better",
+    "sanity_floor": "likeness of two images' maps: what sanity would be of a method whose maps are all alike in part",
+    "sanity_flat": "share of the maps of randomised weights that are flat, which sanity leaves out",
     "funnybirds": "mean of the three that follow",
     "seconds": "of one map",
 }
