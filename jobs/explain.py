@@ -79,6 +79,11 @@ def report(result: dict[str, Any], folder: Path) -> str:
         (key, value) for key, value in result.items() if isinstance(value, dict) and "methods" in value
     )
     lines = [f"{split}: {figures['images']} images", text_table(figures["methods"])]
+    if chance := figures.get("chance"):
+        lines.append(
+            f"without a map: pointing and energy {chance['pointing']:.3f} (the boxes' share of the image), max_box_acc "
+            f"{chance['max_box_acc']:.3f}, _v2 {chance['max_box_acc_v2']:.3f} (the whole image as the box)"
+        )
     if figures.get("best"):
         lines.append("best: " + ", ".join(f"{score} {name}" for score, name in figures["best"].items()))
     lines += figures.get("notes", [])

@@ -15,7 +15,7 @@ from fgvc.explanation.birds import SIBLINGS, Guide
 from fgvc.explanation.explainers import Explainer, check_maps, explainer, runners_up
 from fgvc.explanation.geometry import Placement
 from fgvc.explanation.perturbation import insertion_deletion, road
-from fgvc.explanation.scores import THRESHOLDS, energy_in, ious_of, mask_of, points_at, scored_box
+from fgvc.explanation.scores import THRESHOLDS, energy_in, ious_of, mask_of, points_at, scored_box, whole_image_iou
 from fgvc.explanation.subject import Subject
 from fgvc.runtime.chunks import Arrays
 from shards.entries import Entry
@@ -62,6 +62,10 @@ class Examiner:
             "finite": logits.isfinite().all(1).numpy(),
         }  # fmt: skip
         truths = [self._truth(entry, int(a), int(b)) for entry, a, b in zip(entries, classes, others, strict=True)]
+        rows["area"] = np.array([truth.mask.mean() if truth.boxes else np.nan for truth in truths])
+        rows["whole"] = np.array([
+            whole_image_iou(truth.boxes, self.subject.size) if truth.boxes else np.nan for truth in truths
+        ])  # fmt: skip
         for name, method in self._explainers.items():
             began = time.perf_counter()
             maps = method(inputs, classes, entries)
@@ -94,7 +98,7 @@ class Examiner:
         return {
             "pointing": float(points_at(map_, truth.mask)) if known else np.nan,
             "energy": energy_in(map_, truth.mask) if known else np.nan,
-            "ious": ious_of(map_, truth.boxes) if known else np.full(len(THRESHOLDS), np.nan),
+            "ious": ious_of(map_, truth.boxes) if known else np.full((2, len(THRESHOLDS)), np.nan),
             "telling": np.nan if telling is None else float(points_at(map_, telling)),
             "box": scored_box(map_, self.threshold),
             "empty": float(map_.max() <= 0),

@@ -45,10 +45,10 @@ def method_figures(rows: Arrays, name: str) -> dict[str, Any]:
             if score not in ("seconds", "empty"):
                 figures[f"{score}_interval"] = found["interval"]
     ious = rows[f"{name}/ious"]
-    known = ious[~np.isnan(ious).any(1)]
+    known = ious[~np.isnan(ious).any((1, 2))]
     if len(known):
         figures |= max_box_accuracy(known)
-        right = lambda picked: float((known[picked] >= 0.5).mean(0).max())  # noqa: E731
+        right = lambda picked: float((known[picked, 0] >= 0.5).mean(0).max())  # noqa: E731
         figures["max_box_acc_interval"] = bootstrapped(len(known), right)
     return figures
 
@@ -131,7 +131,7 @@ def figures_of(found: Found, classes: Sequence[str]) -> dict[str, Any]:
         figures |= {"pointing": methods[first]["pointing"], "pointing_by": first}
     if (rows["labels"] >= 0).all():
         figures["top1"] = float((rows["labels"] == rows["predicted"]).mean())
-    figures |= {"methods": methods, "best": best_of(methods)}
+    figures |= {"methods": methods, "best": best_of(methods)} | _chance(rows)
     if found.birds:
         figures["birds"] = {
             "measured": int(found.birds["right"].sum()), "drawn": len(found.birds["right"]),
@@ -144,6 +144,21 @@ def figures_of(found: Found, classes: Sequence[str]) -> dict[str, Any]:
 
 def _named(score: str, found: dict[str, Any]) -> dict[str, Any]:
     return {score: found["mean"], f"{score}_interval": found["interval"]} if found else {}
+
+
+def _chance(rows: Arrays) -> dict[str, Any]:
+    """What boxes alone give: the mean share of the image in them, which is the pointing of a pixel drawn anywhere and
+    the energy of an even map; and the box accuracies of the whole image as its box."""
+    known = ~np.isnan(rows["area"])
+    if not known.any():
+        return {}
+    whole = max_box_accuracy(np.repeat(rows["whole"][known][:, None, None], 2, axis=1))
+    return {
+        "chance": {
+            "pointing": float(rows["area"][known].mean()), "energy": float(rows["area"][known].mean()),
+            "max_box_acc": whole["max_box_acc"], "max_box_acc_v2": whole["max_box_acc_v2"],
+        }
+    }  # fmt: skip
 
 
 def _comparisons(found: Found, best: dict[str, str]) -> dict[str, Any]:

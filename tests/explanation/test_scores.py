@@ -10,7 +10,17 @@ from fgvc.explanation.cam import signed_cam
 from fgvc.explanation.explainers import explainer
 from fgvc.explanation.perturbation import STEPS, insertion_deletion, removal_order, road
 from fgvc.explanation.sanity import randomised, rank_correlations, sanity
-from fgvc.explanation.scores import THRESHOLDS, box_of, energy_in, iou, ious_of, mask_of, max_box_accuracy, points_at
+from fgvc.explanation.scores import (
+    THRESHOLDS,
+    box_of,
+    energy_in,
+    iou,
+    ious_of,
+    mask_of,
+    max_box_accuracy,
+    points_at,
+    whole_image_iou,
+)
 from fgvc.explanation.subject import Subject
 from jobs.tasks.explain_tables import sanity_figures
 
@@ -40,21 +50,28 @@ def test_boxes_by_hand() -> None:
     assert box_of(np.ones((4, 4)), 0.5) is None
     assert iou((0, 0, 4, 4), (2, 2, 6, 6)) == pytest.approx(4 / 28)
     assert iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0
-    ious = ious_of(map_, [(4, 5, 8, 9), (0, 0, 1, 1)])
-    assert ious[THRESHOLDS == 0.5] == 1
-    assert ious[THRESHOLDS == 0.6] == 0
-    assert ious[0] == pytest.approx(16 / 100)
+    largest, any_part = ious_of(map_, [(4, 5, 8, 9), (0, 0, 1, 1)])
+    assert largest[THRESHOLDS == 0.3] == 1
+    assert largest[THRESHOLDS == 0.5] == 0  # strictly above
+    assert largest[0] == 1  # nor is the whole image among the boxes at threshold 0
+    # The smaller part is right: it counts in the second version only.
+    largest, any_part = ious_of(map_, [(1, 1, 3, 3)])
+    assert (largest[0], any_part[0]) == (0, 1)
+    assert whole_image_iou([(0, 0, 5, 10), (1, 1, 3, 3)], 10) == 0.5
 
 
 def test_max_box_accuracy_by_hand() -> None:
-    ious = np.zeros((2, 20))
-    ious[0, 3], ious[1, 3] = 0.55, 0.35
-    ious[0, 9], ious[1, 9] = 0.75, 0.2
+    ious = np.zeros((2, 2, 20))
+    ious[0, :, 3], ious[1, :, 3] = 0.55, 0.35
+    ious[0, :, 9], ious[1, :, 9] = 0.75, 0.2
     found = max_box_accuracy(ious)
     # IoU 0.3: both at the fourth threshold; 0.5 and 0.7: one of two.
     assert found["max_box_acc"] == 0.5
     assert found["max_box_acc_v2"] == pytest.approx((1 + 0.5 + 0.5) / 3)
     assert found["box_threshold"] == pytest.approx(0.15)
+    ious[1, 1] = 0.9  # another part's box is right
+    assert max_box_accuracy(ious)["max_box_acc"] == 0.5
+    assert max_box_accuracy(ious)["max_box_acc_v2"] == 1
 
 
 def red_square() -> tuple[Subject, torch.Tensor, torch.Tensor]:
@@ -78,6 +95,22 @@ def test_insertion_and_deletion_of_a_classifier_that_looks_at_red() -> None:
     assert wrong[1] > 0.75
     torch.manual_seed(0)
     assert road(subject, inputs[0], where, 2) > 0.2 > 0 > road(subject, inputs[0], 1 - where, 2)
+
+
+def test_road_removes_the_share_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a map that is zero but for a corner: by its values everything would go."""
+    from pytorch_grad_cam.metrics.road import NoisyLinearImputer
+
+    removed, impute = list[float](), NoisyLinearImputer.__call__
+
+    def spy(self: NoisyLinearImputer, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        removed.append(float((mask == 0).float().mean()))
+        return impute(self, image, mask)
+
+    monkeypatch.setattr(NoisyLinearImputer, "__call__", spy)
+    subject, inputs, where = red_square()
+    road(subject, inputs[0], where * (torch.arange(48) < 30), 2)
+    assert sorted(removed) == pytest.approx([0.2, 0.2, 0.5, 0.5, 0.8, 0.8], abs=0.01)
 
 
 def test_order_of_removal() -> None:
