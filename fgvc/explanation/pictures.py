@@ -48,7 +48,7 @@ def save_overlays(path: Path, title: str, image: Picture, maps: Mapping[str, np.
     save_figure(figure, path)
 
 
-def contact_sheet(path: Path, rows: Mapping[str, Sequence[tuple[str, Picture]]], columns: int = 6) -> None:
+def contact_sheet(path: Path, title: str, rows: Mapping[str, Sequence[tuple[str, Picture]]], columns: int = 6) -> None:
     """A row of captioned pictures a name."""
     if not rows:
         return
@@ -62,6 +62,7 @@ def contact_sheet(path: Path, rows: Mapping[str, Sequence[tuple[str, Picture]]],
             axis.set_xlabel(caption)
             axis.text(0.5, -0.03, caption, transform=axis.transAxes, ha="center", va="top", fontsize=6)
         line[0].set_title(name, loc="left", fontsize=8)
+    figure.suptitle(title, fontsize=9)
     save_figure(figure, path)
 
 

@@ -46,8 +46,9 @@ class Sheets:
             save_overlays(written[f"overlays/{key}"], title, image, maps)
         return written
 
-    def sheets(self, method: str) -> dict[str, Path]:
-        """classes.png: images that are said to be of a class; confused.png: those of one class taken for another."""
+    def sheets(self, method: str, first: Sequence[str] = ()) -> dict[str, Path]:
+        """classes.png: images that are said to be of a class, these classes first and then the most frequent;
+        confused.png: those of one class taken for another."""
         rows = self.found.of(method)
         said: dict[str, list[int]] = {}
         confused: dict[str, list[int]] = {}
@@ -55,10 +56,13 @@ class Sheets:
             said.setdefault(self._name(predicted), []).append(place)
             if label not in (-1, predicted):
                 confused.setdefault(f"{self._name(label)} taken for {self._name(predicted)}", []).append(place)
-        named = {"classes": self._sheet(method, said, CLASSES), "confused": self._sheet(method, confused, PAIRS)}
+        ahead = [self._name(list(self.classes).index(name)) for name in first]
+        named = {
+            "classes": self._sheet(method, said, CLASSES, ahead), "confused": self._sheet(method, confused, PAIRS)
+        }  # fmt: skip
         written = {name: self.folder / f"{name}.png" for name, lines in named.items() if lines}
         for name, path in written.items():
-            contact_sheet(path, named[name], A_ROW)
+            contact_sheet(path, f"warm: what speaks for the class, by {method}", named[name], A_ROW)
         return written
 
     def contrasts(self, count: int, pair: Sequence[str] = ()) -> dict[str, Path]:
@@ -109,13 +113,13 @@ class Sheets:
         return {name: self.gallery.placements[number].mask(mask) for name, mask in regions.items()}
 
     def _sheet(
-        self, method: str, groups: Mapping[str, list[int]], most: int
+        self, method: str, groups: Mapping[str, list[int]], most: int, first: Sequence[str] = ()
     ) -> dict[str, list[tuple[str, np.ndarray]]]:
-        """Title -> (caption, overlay) of the largest groups."""
-        rows = self.found.of(method)
-        largest = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))[:most]
+        """Title -> (caption, overlay) of groups: those named first, then the largest."""
+        rows, ahead = self.found.of(method), {title: place for place, title in enumerate(first)}
+        order = sorted(groups.items(), key=lambda item: (ahead.get(item[0], len(ahead)), -len(item[1]), item[0]))
         lines = {}
-        for title, group in largest:
+        for title, group in order[:most]:
             places = group[:A_ROW]
             images = self._images(rows["entries"][places])
             captions = [f"{self._key(rows['entries'][at])[-18:]} {rows['probability'][at]:.0%}" for at in places]

@@ -22,7 +22,7 @@ from fgvc.training.strategies.create import create_accelerator
 from jobs.config import nearest
 from jobs.explain import Config, check
 from jobs.inputs import file_hash, loader_workers, open_job
-from jobs.tasks.explain_outputs import write_outputs
+from jobs.tasks.explain_outputs import shown_method, write_outputs
 from jobs.tasks.explain_tables import figures_of
 from jobs.tasks.measured import Measured, drawn, open_measured
 from shards.errors import UserError
@@ -66,7 +66,9 @@ def run(config: Config) -> dict[str, Any]:
         figures: dict[str, Any] = {}
         if rank() == 0:
             split = "photos" if config.photos else config.split
-            figures = {split: figures_of(found, classes)} | (opened.measured.marks if opened.measured else {})
+            figures = {split: figures_of(found, classes, shown_method(config, methods))} | (
+                opened.measured.marks if opened.measured else {}
+            )
             write_outputs(config, opened, found, figures[split], folder)
             figures = finish(folder, figures, opened.inputs, time.monotonic() - began)
             shutil.rmtree(folder.path / "chunks", ignore_errors=True)

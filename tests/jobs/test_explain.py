@@ -102,7 +102,10 @@ def test_what_a_run_leaves(explained: Path, guide: Manifest) -> None:
     assert not (explained / "chunks").exists()
     report = command_module("explain").report(result, explained)
     assert "layercam" in report
-    assert "least on the object" in report
+    assert "off the object" not in report  # no class has a shortcut
+    assert test["sheets_by"] == "layercam"
+    assert {"pointing", "energy", "max_box_acc", "max_box_acc_v2"} == set(test["chance"])
+    assert "(the whole image as the box)" in report
 
 
 class Killed(BaseException):
@@ -119,7 +122,7 @@ def test_the_report_shows_it(explained: Path) -> None:
         tables["one: methods on 12 images, test"]
     )
     assert tables["one: methods compared image by image"] == ["score: one - other", "difference", "verdict", "images"]
-    assert tables["one: share of the maps on the object, by class"] == ["predicted class", "map on the object"]
+    assert tables["one: share of the maps on the object above chance, by class"] == ["predicted class", "map on the object"]
 
 
 def test_killed_and_resumed_it_is_the_same(

@@ -68,7 +68,7 @@ def _of_split(run: Run, split: str) -> list[Block]:
         made.append(Points(notes))
     if run.table(split, "differences"):
         made.append(_differences(run, split))
-    if run.table(split, "energy_by_class"):
+    if run.table(split, "excess_by_class"):
         made.append(_by_class(run, split))
     return made
 
@@ -108,11 +108,12 @@ def _differences(run: Run, split: str) -> Table:
 
 def _by_class(run: Run, split: str) -> Table:
     rows = [
-        Row((cell(name), cell(run.number("percent", split, "energy_by_class", name))), (name,))
-        for name in run.table(split, "energy_by_class")
+        Row((cell(name), cell(run.number("percent", split, "excess_by_class", name))), (name,))
+        for name in run.table(split, "excess_by_class")
     ]
-    headings = ("predicted class", ("map on the object", "lowest: a class that is told by something else"))
-    caption = f"{run.name}: share of the maps on the object, by class"
+    meaning = "less the boxes' share of the image; far below the others: a class that is told by something else"
+    headings = ("predicted class", ("map on the object", meaning))
+    caption = f"{run.name}: share of the maps on the object above chance, by class"
     return table(caption, headings, rows, [run], folded=len(rows) > MANY)
 
 
