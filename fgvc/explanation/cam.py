@@ -107,21 +107,26 @@ def _gradients(
     ]
 
 
-def library_cam(name: str, subject: Subject, inputs: Tensor, classes: Tensor) -> Tensor:
-    """The maps of a method of grad-cam, (N, size, size) in 0 to 1; LayerCAM's of the last two resolutions."""
+def library_cam(name: str, subject: Subject, inputs: Tensor, classes: Tensor, others: Tensor | None = None) -> Tensor:
+    """The maps of a method of grad-cam, (N, size, size) in 0 to 1; LayerCAM's of the last two resolutions.
+
+    others: (N,), for FinerCAM the one class to compare with; None: those that are most like it.
+    """
     layers = subject.layers[: 2 if name == "layercam" else 1]
     if name == "layercam" and len(layers) == 2:  # each layer has a reshape of its own; the library takes one for all
         return torch.stack([_run(name, subject, layer, inputs, classes) for layer in layers]).mean(0)
-    return _run(name, subject, layers[0], inputs, classes)
+    return _run(name, subject, layers[0], inputs, classes, others)
 
 
-def _run(name: str, subject: Subject, layer: TargetLayer, inputs: Tensor, classes: Tensor) -> Tensor:
+def _run(
+    name: str, subject: Subject, layer: TargetLayer, inputs: Tensor, classes: Tensor, others: Tensor | None = None
+) -> Tensor:
     settings: dict[str, Any] = {}
     if name == "ablationcam":
         settings["ablation_layer"] = _Ablation(layer.layout[2])
     targets: list[Any] = [ClassifierOutputTarget(int(label)) for label in classes]
     if name == "finercam":
-        targets = _finer_targets(subject, inputs, classes)
+        targets = _finer_targets(subject, inputs, classes, others)
     # The library draws bars of its own for slow methods.
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), torch.enable_grad():
         method = LIBRARY[name](subject.network, [layer.module], reshape_transform=layer.to_map, **settings)
@@ -129,8 +134,13 @@ def _run(name: str, subject: Subject, layer: TargetLayer, inputs: Tensor, classe
             return torch.from_numpy(method(input_tensor=inputs, targets=targets))
 
 
-def _finer_targets(subject: Subject, inputs: Tensor, classes: Tensor) -> list[Any]:
-    """Each class against those whose logits are nearest to its own, as the library chooses them for the top class."""
+def _finer_targets(subject: Subject, inputs: Tensor, classes: Tensor, others: Tensor | None) -> list[Any]:
+    """Each class against those whose logits are nearest to its own, as the library chooses them for the top class; or
+    against the one that is given."""
+    if others is not None:
+        return [
+            FinerWeightedTarget(int(label), [int(other)], 1.0) for label, other in zip(classes, others, strict=True)
+        ]
     logits = subject.logits(inputs)
     own = logits.gather(1, classes[:, None].cpu())
     distance = (logits - own).abs().scatter(1, classes[:, None].cpu(), np.inf)

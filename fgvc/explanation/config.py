@@ -17,7 +17,7 @@ ATTENTION = {
 }
 OTHERS = {
     "cam": "CAM: the head applied at every position of the last map (Zhou et al. 2016)",
-    "contrast": "what speaks for the class and against the runner-up: signed LayerCAM of the two logits' difference",
+    "contrast": "what speaks for the class and against the runner-up: signed HiResCAM of the two logits' difference",
     "gradients": "integrated gradients from a blurred image (Sundararajan et al. 2017); slow",
     "occlusion": "the fall of the score when a patch is grey, patch by patch (Zeiler and Fergus 2014); slow",
 }

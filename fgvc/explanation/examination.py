@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fgvc.explanation.birds import Bird, Darkroom, oracle_map, validation_birds
+from fgvc.explanation.birds import Bird, Darkroom, Scored, oracle_map, validation_birds
 from fgvc.explanation.config import SLOW
 from fgvc.explanation.explainers import check_maps, explainer
 from fgvc.explanation.funnybirds import protocol_rows
@@ -64,6 +64,7 @@ class Examination:
         examiner = Examiner(
             self.subject, methods, gallery.entries, gallery.placements, self.seed, self.threshold, perturbs,
             self.darkroom.guide if self.darkroom else None, self._oracle if self.darkroom else None,
+            self._oracle_versus if self.darkroom else None,
         )  # fmt: skip
         rows = in_chunks(
             self.folder / title, numbers, size, gallery.load, examiner, seed=self.seed, title=f"{title} of images"
@@ -128,7 +129,14 @@ class Examination:
 
     def _oracle(self, inputs: Tensor, classes: Tensor, numbers: list[int]) -> Tensor:
         """The oracle as a method."""
+        labels = classes.tolist()
+        return torch.stack([oracle_map(self._shot(at), label) for at, label in zip(numbers, labels, strict=True)])
+
+    def _oracle_versus(self, inputs: Tensor, classes: Tensor, others: Tensor, numbers: list[int]) -> Tensor:
+        """The oracle of a class against another."""
+        pairs = zip(numbers, classes.tolist(), others.tolist(), strict=True)
+        return torch.stack([oracle_map(self._shot(at), label, other) for at, label, other in pairs])
+
+    def _shot(self, number: int) -> Scored:
         assert self.darkroom is not None
-        birds = [self.darkroom.guide.bird(self.gallery.entries[number]) for number in numbers]
-        pairs = zip(birds, classes.tolist(), strict=True)
-        return torch.stack([oracle_map(self.darkroom.score(bird), label) for bird, label in pairs])
+        return self.darkroom.score(self.darkroom.guide.bird(self.gallery.entries[number]))

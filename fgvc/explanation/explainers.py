@@ -17,6 +17,9 @@ from shards.errors import UserError
 # inputs (N, 3, size, size) normalised, classes (N,), entries (N,): the images' places in the manifest
 # -> (N, size, size) maps on the CPU, 0 or larger, larger where the class's evidence is
 Explainer = Callable[[Tensor, Tensor, list[int]], Tensor]
+# the same of these classes and not the others: inputs, classes, others (N,), entries
+Versus = Callable[[Tensor, Tensor, Tensor, list[int]], Tensor]
+PAIRWISE = ("contrast", "finercam")  # explain why a class and not another
 NOISE = 7  # side of the grid that `random` draws
 STEPS = 16  # of the path of integrated gradients
 PATCHES = 14  # occlusion: windows are a seventh of the side, moved by half of that
@@ -65,6 +68,15 @@ def _maps(name: str, subject: Subject, inputs: Tensor, classes: Tensor, entries:
         return occlusion(subject, inputs, classes)
     assert name in LIBRARY, name
     return library_cam(name, subject, inputs, classes)
+
+
+def versus(name: str, subject: Subject) -> Versus:
+    """One of PAIRWISE, of a class against one other that is given rather than found."""
+    if name == "finercam":
+        return lambda inputs, classes, others, entries: library_cam(
+            name, subject, inputs.to(subject.device), classes.to(subject.device), others
+        )
+    return lambda inputs, classes, others, entries: contrast(subject, inputs, classes, others).clamp_min(0).cpu()
 
 
 def contrast(subject: Subject, inputs: Tensor, classes: Tensor, others: Tensor) -> Tensor:

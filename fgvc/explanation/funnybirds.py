@@ -19,9 +19,11 @@ import cv2
 import numpy as np
 import torch
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from fgvc.explanation.birds import SIBLINGS, Bird, Darkroom, Scored, oracle_map
-from fgvc.explanation.explainers import Explainer
+from fgvc.explanation.explainers import PAIRWISE, Explainer, versus
+from fgvc.explanation.subject import Subject
 from fgvc.runtime.chunks import Arrays
 from shards.sources.field_guide.parts import BIRD_PARTS
 
@@ -173,12 +175,22 @@ def protocol_rows(
         for name in [*methods, "oracle"]:
             found = np.full((len(CHECKS), len(SHARES)), np.nan), np.nan, np.nan
             if right and name == "oracle":
-                maps = [oracle_map(protocol.scored, label) for label in classes]
-                found = protocol.asked({label: map_.numpy() for label, map_ in zip(classes, maps, strict=True)})
+                found = protocol.asked({label: oracle_map(protocol.scored, label).numpy() for label in classes})
             elif right:
                 made = methods[name](inputs, torch.tensor(classes), [number] * len(classes))
-                found = protocol.asked({label: map_.numpy() for label, map_ in zip(classes, made, strict=True)})
+                maps = {label: map_.numpy() for label, map_ in zip(classes, made, strict=True)}
+                if pair and name in PAIRWISE:
+                    maps |= _of_pair(name, darkroom.subject, inputs[1:], pair)
+                found = protocol.asked(maps)
             row |= {f"{name}/{key}": value for key, value in zip(QUESTIONS, found, strict=True)}
         for key, value in row.items():
             rows.setdefault(key, []).append(value)
     return {key: np.array(values) for key, values in rows.items()}
+
+
+def _of_pair(name: str, subject: Subject, inputs: Tensor, pair: Pair) -> Maps:
+    """A method that sets a class against another, asked about a pair: each against the other. Left to itself it would
+    choose the bird's own class, and leave out the parts that are shared with it, which are those asked for."""
+    labels = torch.tensor([pair.a, pair.b])
+    made = versus(name, subject)(inputs, labels, labels.flip(0), [0, 0])
+    return {label: map_.numpy() for label, map_ in zip(labels.tolist(), made, strict=True)}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fgvc.explanation.birds import Darkroom
-from fgvc.explanation.contrast import closest_calls, features, most_alike, named_parts, part_shares
+from fgvc.explanation.contrast import closest_calls, features, most_alike, named_parts, part_strengths
 from fgvc.explanation.examination import Found
 from fgvc.explanation.explainers import contrast
 from fgvc.explanation.gallery import Gallery
@@ -86,14 +86,15 @@ class Sheets:
         inputs = self.subject.normalise(image)
         signed = contrast(self.subject, inputs, torch.tensor([a]), torch.tensor([b]))[0].numpy()
         chances = torch.softmax(self.subject.logits(inputs), 1)[0]
-        parts = part_shares(signed, self._masks(number)) if self.darkroom else {}
+        parts = self._strengths(number, signed) if self.darkroom else {}
         sides = [
             Side(self._name(label), float(chances[label]), self._alike(image, label), named_parts(parts, side))
             for side, label in enumerate((a, b))
         ]
         truth = f" (is {self._name(entry.label)})" if entry.label >= 0 else ""
         title = f"{entry.key}{truth}: why {sides[0].name} and not {sides[1].name}?"
-        contrast_picture(path, title, image[0].permute(1, 2, 0).numpy(), signed, *sides)
+        differ = self.darkroom.guide.tells(a, b) if self.darkroom else []
+        contrast_picture(path, title, image[0].permute(1, 2, 0).numpy(), signed, sides[0], sides[1], differ)
 
     def _alike(self, image: Tensor, label: int) -> list[np.ndarray]:
         """Training images of a class that look most like this one to the classifier, itself left out."""
@@ -107,10 +108,14 @@ class Sheets:
         others = [place for place in chosen if not torch.equal(images[place], image[0])]
         return [images[place].permute(1, 2, 0).numpy() for place in others[:ALIKE]]
 
-    def _masks(self, number: int) -> dict[str, np.ndarray]:
+    def _strengths(self, number: int, signed: np.ndarray) -> dict[str, tuple[float, float]]:
+        """As `part_strengths`, with half a cell of the finest layer that the map is made from about each part."""
         assert self.darkroom is not None
-        regions = self.darkroom.guide.part_regions(self.darkroom.guide.bird(self.gallery.entries[number]))
-        return {name: self.gallery.placements[number].mask(mask) for name, mask in regions.items()}
+        guide, placed = self.darkroom.guide, self.gallery.placements[number]
+        bird = guide.bird(self.gallery.entries[number])
+        masks = {name: placed.mask(mask) for name, mask in guide.part_regions(bird).items()}
+        cell = self.subject.size / max(layer.layout[0] for layer in self.subject.layers[:2])
+        return part_strengths(signed, masks, placed.mask(guide.silhouette(bird)), round(cell / 2))
 
     def _sheet(
         self, method: str, groups: Mapping[str, list[int]], most: int, first: Sequence[str] = ()

@@ -1,14 +1,15 @@
 """FunnyBirds' protocol on birds of the field guide, with a made classifier that looks at the red crest only."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from subjects import RedNetwork, subject_of
 
-from fgvc.explanation.birds import Bird, Darkroom, Guide, open_guide, oracle_map, validation_birds
-from fgvc.explanation.explainers import explainer
+from fgvc.explanation.birds import Bird, Darkroom, Guide, Scored, open_guide, oracle_map, validation_birds
+from fgvc.explanation.explainers import explainer, versus
 from fgvc.explanation.funnybirds import (
     CHECKS,
     SHARES,
@@ -111,6 +112,38 @@ def test_contrastivity_asks_whether_the_map_moves(protocol: Protocol) -> None:
     assert protocol.contrastivity({0: wing, 1: wing + on(protocol, "beak")}) == 0.5
     protocol.pair = None
     assert np.isnan(protocol.contrastivity({}))
+
+
+def test_methods_of_pairs_are_asked_about_the_pair(
+    protocol: Protocol, darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a bird of class 2: the map of 0 against 1 and of 1 against 0, not of either against the bird's own class."""
+    monkeypatch.setattr(Protocol, "pair", Pair(0, 1, {"wing"}, {"tail"}))
+    seen: list[Any] = []
+    monkeypatch.setattr(Protocol, "asked", lambda self, maps: (seen.append(maps), (np.zeros(1), 0, 0))[1])
+    for name in ("contrast", "finercam"):
+        methods = {name: explainer(name, darkroom.subject)}
+        protocol_rows(darkroom, methods, [protocol.scored.bird], [0])
+        maps, _oracle = seen[-2:]
+        inputs = darkroom.subject.normalise(protocol.scored.image[None])
+        for label, other in ((0, 1), (1, 0)):
+            labels, others = torch.tensor([label]), torch.tensor([other])
+            expected = versus(name, darkroom.subject)(inputs, labels, others, [0])[0].numpy()
+            np.testing.assert_allclose(maps[label], expected, atol=1e-6)
+        own = methods[name](inputs, torch.tensor([2]), [0])[0].numpy()
+        np.testing.assert_allclose(maps[2], own, atol=1e-6)
+
+
+def test_the_oracle_of_telling_is_of_the_lead_over_the_runner_up() -> None:
+    """Without the wing both logits fall, without the crown the lead only."""
+    masks = {name: np.zeros((4, 4), bool) for name in ("wing", "crown")}
+    masks["wing"][0, :2], masks["crown"][3, :2] = True, True
+    without = {"wing": torch.tensor([1.0, 1.0]), "crown": torch.tensor([4.0, 5.0])}
+    scored = Scored(Bird("val", 0, 0), torch.zeros(3, 4, 4), masks, torch.tensor([6.0, 5.0]), without)
+    assert scored.falls(0) == {"wing": 5, "crown": 2}
+    assert scored.falls(0, 1) == {"wing": 1, "crown": 2}
+    assert int(oracle_map(scored, 0).argmax()) in (0, 1)
+    assert int(oracle_map(scored, 0, 1).argmax()) in (12, 13)
 
 
 def test_importances_sum_over_a_part_and_its_edge(protocol: Protocol) -> None:
