@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 
-from fgvc.explanation.config import METHODS, text_table
+from fgvc.explanation.config import METHODS, SLOW, text_table
 from fgvc.runtime.config import TrackConfig
 from jobs.config import nearest
 from jobs.headline import Headline, look_at
@@ -63,6 +63,10 @@ def check(config: Config) -> None:
         for name in filter(None, names):
             if name not in METHODS:
                 raise UserError(f"{key}={name}: no such method{nearest(name, list(METHODS))}; fgvc explain --help")
+    if config.boxes_by == "oracle":
+        raise UserError("boxes_by=oracle: it knows the answer; boxes are cut from maps of a classifier")
+    if config.sheet in SLOW and not config.slow_images:
+        raise UserError(f"sheet={config.sheet}: a slow method, which slow_images=0 leaves out")
     if config.pair and len(set(config.pair)) != 2:
         raise UserError(f"pair: two different classes are needed, these are {config.pair}")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fgvc.explanation.birds import Bird, Darkroom, Scored, oracle_map, validation_birds
 from fgvc.explanation.config import SLOW
-from fgvc.explanation.explainers import check_maps, explainer
+from fgvc.explanation.explainers import check_empty, check_finite, explainer
 from fgvc.explanation.funnybirds import protocol_rows
 from fgvc.explanation.gallery import Gallery
 from fgvc.explanation.measure import Examiner
@@ -72,6 +72,8 @@ class Examination:
         if not rows["finite"].all():
             key = gallery.entries[int(rows["entries"][~rows["finite"]][0])].key
             raise UserError(f"the classifier's outputs are not finite, first for '{key}'; look at the weights file")
+        for name in methods:
+            check_empty(name, self.subject, rows[f"{name}/empty"] > 0)
         return rows
 
     def boxes(self, gallery: Gallery, method: str) -> Arrays:
@@ -81,14 +83,16 @@ class Examination:
         def work(batch: Any) -> Arrays:
             inputs, entries = self.subject.normalise(batch.images), batch.entries.tolist()
             maps = explain(inputs, self.subject.logits(inputs).argmax(1), entries)
-            check_maps(method, self.subject, maps)
+            check_finite(method, self.subject, maps)
             boxes = [scored_box(map_, self.threshold) for map_ in maps.numpy()]
             return {"entries": np.array(entries), "box": np.stack(boxes)}
 
         numbers = list(gallery.entries)
-        return in_chunks(
+        found = in_chunks(
             self.folder / "boxes", numbers, CHUNK, gallery.load, work, seed=self.seed, title=f"boxes by {method}"
         )  # fmt: skip
+        check_empty(method, self.subject, found["box"][:, 2] <= found["box"][:, 0])
+        return found
 
     def randomised(self, numbers: Sequence[int]) -> Arrays:
         """As `sanity`, of all methods but slow ones."""

@@ -22,6 +22,7 @@ Versus = Callable[[Tensor, Tensor, Tensor, list[int]], Tensor]
 PAIRWISE = ("contrast", "finercam")  # explain why a class and not another
 NOISE = 7  # side of the grid that `random` draws
 STEPS = 16  # of the path of integrated gradients
+LEAST_EMPTY = 4  # images, of which all maps are zero, are no chance
 PATCHES = 14  # occlusion: windows are a seventh of the side, moved by half of that
 
 
@@ -142,10 +143,20 @@ def centre(size: int) -> Tensor:
     return line[:, None] * line[None]
 
 
-def check_maps(name: str, subject: Subject, maps: Tensor) -> None:
-    """Raise UserError when all of a batch's maps are zero or one is not finite: a layer that does not explain."""
-    where = f"methods: {name}" + ("" if name in BASELINES else f": the map of layer {subject.layers[0].name}")
+def check_finite(name: str, subject: Subject, maps: Tensor) -> None:
+    """Raise UserError when a map is not finite."""
     if not maps.isfinite().all():
-        raise UserError(f"{where} is not finite")
-    if len(maps) and not maps.flatten(1).amax(1).gt(0).any():
-        raise UserError(f"{where} is zero for all of {len(maps)} images; choose another method")
+        raise UserError(f"{_where(name, subject)} is not finite")
+
+
+def check_empty(name: str, subject: Subject, empty: np.ndarray) -> None:
+    """Raise UserError when the maps of all images are zero: a layer that does not explain.
+
+    empty: (N,), of all images of a run. A few maps may well be zero: of a class that nothing in the image speaks for.
+    """
+    if len(empty) >= LEAST_EMPTY and empty.all():
+        raise UserError(f"{_where(name, subject)} is zero for all of {len(empty)} images; choose another method")
+
+
+def _where(name: str, subject: Subject) -> str:
+    return f"methods: {name}" + ("" if name in BASELINES else f": the map of layer {subject.layers[0].name}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fgvc.explanation.birds import SIBLINGS, Guide
-from fgvc.explanation.explainers import Explainer, Versus, check_maps, explainer, runners_up
+from fgvc.explanation.explainers import Explainer, Versus, check_finite, explainer, runners_up
 from fgvc.explanation.geometry import Placement
 from fgvc.explanation.perturbation import insertion_deletion, road
 from fgvc.explanation.scores import THRESHOLDS, energy_in, ious_of, mask_of, points_at, scored_box, whole_image_iou
@@ -73,7 +73,7 @@ class Examiner:
             maps = method(inputs, classes, entries)
             seconds = (time.perf_counter() - began) / len(entries)
             if rows["finite"].all():
-                check_maps(name, self.subject, maps)
+                check_finite(name, self.subject, maps)
             maps = maps.nan_to_num()  # of images whose logits are not finite, which end the run when all are done
             against = maps
             if name == "oracle" and self.oracle_versus:

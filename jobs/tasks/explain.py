@@ -106,8 +106,9 @@ def _gallery(measured: Measured, numbers: Sequence[int], workers: int) -> Galler
 
 def _methods(config: Config, opened: Opened) -> list[str]:
     """Those that are named, or apply; then the baselines. Raises UserError for one that the network has nothing for."""
-    if "oracle" in config.methods and not opened.darkroom:
-        raise UserError("methods=oracle: only for whole images of the field guide, which are drawn without a part")
+    for key, names in (("methods", config.methods), ("sheet", [config.sheet])):
+        if "oracle" in names and not opened.darkroom:
+            raise UserError(f"{key}=oracle: only for whole images of the field guide, which are drawn without a part")
     named = [name for name in (*config.methods, config.boxes_by, config.sheet) if name]
     for name in named:
         if name != "oracle":

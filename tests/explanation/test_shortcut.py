@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from subjects import subject_of
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from fgvc.explanation.gallery import Gallery
 from fgvc.explanation.geometry import Placement
 from jobs.tasks.explain_tables import figures_of
 from shards.entries import Entry
+from shards.errors import UserError
 from shards.reading.loader import Batch
 
 CLASSES = ["cornered", "green", "red", "blue"]
@@ -105,3 +107,27 @@ def test_without_a_shortcut_nothing_is_said(tmp_path: Path) -> None:
     assert figures["top1"] == 1
     assert figures["off_object"] == []
     assert set(figures["excess_by_class"]) == set(CLASSES)
+
+
+def test_an_empty_map_in_a_chunk_of_its_own_is_no_error(tmp_path: Path) -> None:
+    """Of 9 images, 8 a chunk, the last one's map is zero: nothing in it speaks for its class."""
+    _, _, work = examined(True, tmp_path)
+    numbers = [at for at in range(24) if at % 4][:8]
+    black = Gallery(
+        work.gallery.entries, work.gallery.placements,
+        lambda chunks: (_blackened(batch) if len(batch.entries) == 1 else batch for batch in work.gallery.load(chunks)),
+        True,
+    )  # fmt: skip
+    again = Examination(work.subject, black, ["cam"], tmp_path / "again")
+    rows = again.maps("maps", [*numbers, 0], ["cam"], 8, False)
+    assert rows["cam/empty"].tolist() == [0] * 8 + [1]
+    dark = Gallery(
+        work.gallery.entries, work.gallery.placements, lambda chunks: map(_blackened, work.gallery.load(chunks)), True
+    )
+    with pytest.raises(UserError, match="is zero for all of 8 images"):
+        Examination(work.subject, dark, ["cam"], tmp_path / "dark").maps("maps", numbers, ["cam"], 4, False)
+
+
+def _blackened(batch: Any) -> Any:
+    batch.images.zero_()
+    return batch

@@ -122,7 +122,10 @@ def test_the_report_shows_it(explained: Path) -> None:
         tables["one: methods on 12 images, test"]
     )
     assert tables["one: methods compared image by image"] == ["score: one - other", "difference", "verdict", "images"]
-    assert tables["one: share of the maps on the object above chance, by class"] == ["predicted class", "map on the object"]
+    assert tables["one: share of the maps on the object above chance, by class"] == [
+        "predicted class",
+        "map on the object",
+    ]
 
 
 def test_killed_and_resumed_it_is_the_same(
@@ -220,11 +223,16 @@ def test_mistakes_are_one_line(weights: Path, guide: Manifest, tmp_path: Path, c
     bad = dict(state)
     bad["fc.bias"] = bad["fc.bias"] * float("nan")
     export(tmp_path / "nan.safetensors", bad, about)
+    photo = tmp_path / "bird.jpg"
+    photo.write_bytes(Reader(guide).read(0))
     quick = ["slow_images=0", "sanity_images=0", "birds=0"]
     for words, message in (
         (["methods=[gradcm]"], "methods=gradcm: no such method; did you mean 'gradcam'?"),
         (["boxes_by=layrcam"], "boxes_by=layrcam: no such method; did you mean 'layercam'?"),
         (["methods=[rollout]"], "methods: ResNet has no attention of ViT's or Swin's kind"),
+        (["boxes_by=oracle"], "boxes_by=oracle: it knows the answer"),
+        (["sheet=occlusion"], "sheet=occlusion: a slow method, which slow_images=0 leaves out"),
+        (["sheet=oracle", f"photos={photo}"], "sheet=oracle: only for whole images of the field guide"),
         (["pair=[Northern Finch]"], "two different classes are needed"),
         (["pair=[Northern Finch, Red-crested Fnch]"], "no such class; did you mean 'Red-crested Finch'?"),
         (["split=valid"], "no samples in split 'valid'"),
