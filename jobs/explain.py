@@ -88,6 +88,12 @@ def report(result: dict[str, Any], folder: Path) -> str:
             f"without a map: pointing and energy {chance['pointing']:.3f} (the boxes' share of the image), max_box_acc "
             f"{chance['max_box_acc']:.3f}, _v2 {chance['max_box_acc_v2']:.3f} (the whole image as the box)"
         )
+    if asked := figures.get("birds", {}).get("asked"):
+        area = figures["birds"].get("correctness_of_area")
+        lines.append(
+            "funnybirds rests on birds: " + ", ".join(f"{question} {count}" for question, count in asked.items())
+            + ("" if area is None else f"; correctness of a map that is the same everywhere {area:.3f}")
+        )  # fmt: skip
     if figures.get("best"):
         lines.append("best: " + ", ".join(f"{score} {name}" for score, name in figures["best"].items()))
     lines += figures.get("notes", [])

@@ -12,7 +12,7 @@ from torch import Tensor
 from fgvc.explanation.birds import Bird, Darkroom, Scored, oracle_map, validation_birds
 from fgvc.explanation.config import SLOW
 from fgvc.explanation.explainers import check_empty, check_finite, explainer
-from fgvc.explanation.funnybirds import protocol_rows
+from fgvc.explanation.funnybirds import candidate_pairs, protocol_rows
 from fgvc.explanation.gallery import Gallery
 from fgvc.explanation.measure import Examiner
 from fgvc.explanation.sanity import SHARES, randomised, sanity
@@ -30,7 +30,7 @@ ASIDE = 10**9  # their numbers begin here
 @dataclass
 class Found:
     """Rows of images: of all and the fast methods; of few and all methods; of randomised weights; boxes of all images
-    of the shards; of redrawn birds."""
+    of the shards; of redrawn birds, and of more birds that only contrastivity is asked of."""
 
     methods: list[str]
     rows: Arrays
@@ -39,6 +39,7 @@ class Found:
     boxes: Arrays = field(default_factory=dict)
     validation: Arrays = field(default_factory=dict)
     birds: Arrays = field(default_factory=dict)
+    pairs: Arrays = field(default_factory=dict)
 
     def of(self, method: str) -> Arrays:
         """The rows that a method is in: all images, or few."""
@@ -112,8 +113,9 @@ class Examination:
             self.folder / "sanity", numbers, FEW, self.gallery.load, work, seed=self.seed, title="randomised weights"
         )  # fmt: skip
 
-    def redrawn(self, numbers: Sequence[int]) -> tuple[Arrays, Arrays]:
-        """FunnyBirds' protocol: on birds that thresholds are chosen by, and on these images."""
+    def redrawn(self, numbers: Sequence[int], more: Sequence[int]) -> tuple[Arrays, Arrays, Arrays]:
+        """FunnyBirds' protocol: on birds that thresholds are chosen by, on these images, and contrastivity on those of
+        more images that have a pair of classes for it, which few have."""
         darkroom = self.darkroom
         assert darkroom is not None
         methods = {
@@ -123,13 +125,21 @@ class Examination:
         chosen = {ASIDE + place: bird for place, bird in enumerate(aside)}
         measured = {number: darkroom.guide.bird(self.gallery.entries[number]) for number in numbers}
 
-        def rows(title: str, birds: dict[int, Bird]) -> Arrays:
+        guide, others = darkroom.guide, sorted(set(more) - set(numbers))
+        birds = {number: guide.bird(self.gallery.entries[number]) for number in others}
+        paired = {
+            number: bird
+            for number, bird in birds.items()
+            if candidate_pairs(guide, bird.label, guide.part_regions(bird))
+        }
+
+        def rows(title: str, birds: dict[int, Bird], pairs: bool = False) -> Arrays:
             return in_chunks(
                 self.folder / title, list(birds), FEW, iter, seed=self.seed, title=title,
-                work=lambda part: protocol_rows(darkroom, methods, [birds[number] for number in part], part),
+                work=lambda part: protocol_rows(darkroom, methods, [birds[number] for number in part], part, pairs),
             )  # fmt: skip
 
-        return rows("validation birds", chosen), rows("birds", measured)
+        return rows("validation birds", chosen), rows("birds", measured), rows("pairs", paired, True)
 
     def _oracle(self, inputs: Tensor, classes: Tensor, numbers: list[int]) -> Tensor:
         """The oracle as a method."""

@@ -131,9 +131,19 @@ def blurred(inputs: Tensor) -> Tensor:
 
 
 def noise(seed: tuple[int, ...], size: int) -> Tensor:
-    """(size, size) smooth noise in 0 to 1, the same for the same seed."""
-    grid = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed))).random((1, NOISE, NOISE))
-    return enlarge(torch.from_numpy(grid), size)[0]
+    """(size, size) smooth noise in 0 to 1, the same for the same seed; its maximum is equally often at any pixel.
+
+    The noise has no edges: it goes on where it ends and is moved by a drawn distance. Of a grid that is enlarged to the
+    image half of the cells are at its edge, where an object is less often than elsewhere.
+    """
+    random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+    grid, (down, right) = random.random((NOISE, NOISE)), random.integers(size, size=2)
+    places = np.arange(size) * NOISE / size
+    before, share = places.astype(int), places - places.astype(int)
+    mix = np.zeros((size, NOISE))
+    mix[np.arange(size), before] = 1 - share
+    mix[np.arange(size), (before + 1) % NOISE] = share
+    return torch.from_numpy(np.roll(mix @ grid @ mix.T, (down, right), (0, 1))).float()
 
 
 def centre(size: int) -> Tensor:

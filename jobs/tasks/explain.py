@@ -132,5 +132,6 @@ def _examine(config: Config, opened: Opened, methods: list[str], folder: RunFold
     if config.boxes_by and opened.measured:
         found.boxes = work.boxes(opened.everything(config), config.boxes_by)
     if opened.darkroom and config.birds:
-        found.validation, found.birds = work.redrawn(drawn(numbers, config.birds, seed + 3))
+        chosen = drawn(numbers, config.birds, seed + 3)
+        found.validation, found.birds, found.pairs = work.redrawn(chosen, numbers)
     return found

@@ -15,11 +15,11 @@ from fgvc.runtime.run_folder import RunFolder
 from fgvc.runtime.tracking import Tracker
 from jobs.config import to_dict
 from jobs.explain import Config
-from jobs.tasks.measured import Measured
+from jobs.tasks.measured import Measured, drawn
 from shards.boxes_layer import write_layer
 from shards.files import write_bytes
 
-TRAINING = 30  # images of a class that the most alike are chosen from
+TRAINING = 100  # images of a class, drawn, that the most alike are chosen from
 PREFERRED = "layercam"
 SHOWN = 8  # pictures that the tracker gets
 
@@ -65,7 +65,8 @@ def _training(measured: Measured | None, size: int) -> Any:
         if measured is None:
             return torch.zeros(0)
         split, entries = measured.data.train_split, measured.manifest.entries
-        chosen = [i for i, entry in enumerate(entries) if entry.split == split and entry.label == label][:TRAINING]
+        chosen = [i for i, entry in enumerate(entries) if entry.split == split and entry.label == label]
+        chosen = drawn(chosen, TRAINING, 0)
         if not chosen:
             return torch.zeros(0)
         view = measured.views(chosen)[-1]

@@ -8,7 +8,7 @@ import numpy as np
 
 from fgvc.explanation.config import BASELINES
 from fgvc.explanation.examination import Found
-from fgvc.explanation.funnybirds import QUESTIONS, SHARES, best_share, completeness_of
+from fgvc.explanation.funnybirds import AREA, QUESTIONS, SHARES, best_share, completeness_of
 from fgvc.explanation.sanity import floor
 from fgvc.explanation.scores import max_box_accuracy
 from fgvc.runtime.chunks import Arrays
@@ -72,12 +72,17 @@ def sanity_figures(correlations: np.ndarray, maps: np.ndarray) -> dict[str, Any]
     return figures
 
 
-def protocol_figures(validation: Arrays, measured: Arrays, name: str) -> dict[str, Any]:
-    """FunnyBirds' figures of a method: the share of a map that makes a part important is chosen on `validation`."""
+def protocol_figures(validation: Arrays, measured: Arrays, pairs: Arrays, name: str) -> dict[str, Any]:
+    """FunnyBirds' figures of a method: the share of a map that makes a part important is chosen on `validation`.
+
+    pairs: rows of more birds, of which only contrastivity is known. asked: how many birds each question rests on.
+    """
     if not (validation["right"].any() and measured["right"].any()):
         return {}
     share = best_share(validation[f"{name}/completeness"])
-    checks, order, targets = (measured[f"{name}/{key}"] for key in QUESTIONS)
+    checks, order, targets = (
+        np.concatenate([rows[f"{name}/{key}"] for rows in (measured, pairs) if rows]) for key in QUESTIONS
+    )
 
     def three(rows: np.ndarray) -> list[float]:
         with warnings.catch_warnings():
@@ -92,6 +97,8 @@ def protocol_figures(validation: Arrays, measured: Arrays, name: str) -> dict[st
         "share": SHARES[share],
     }  # fmt: skip
     known: dict[str, Any] = {key: float(value) for key, value in figures.items() if np.isfinite(value)}
+    answers = zip(QUESTIONS, (checks[:, 0, 0], order, targets), strict=True)
+    known["asked"] = {key: int((~np.isnan(values)).sum()) for key, values in answers}
     if "funnybirds" in known:
         known["funnybirds_interval"] = bootstrapped(len(order), lambda rows: float(np.mean(three(rows))))
     return known
@@ -124,7 +131,7 @@ def figures_of(found: Found, classes: Sequence[str], sheets_by: str) -> dict[str
         if name in found.sanity:
             row |= sanity_figures(found.sanity[name], found.sanity[f"{name}/small"])
         if f"{name}/completeness" in found.birds:
-            row |= protocol_figures(found.validation, found.birds, name)
+            row |= protocol_figures(found.validation, found.birds, found.pairs, name)
         methods[name] = row
     rows = found.rows
     figures: dict[str, Any] = {"images": len(rows["entries"])}
@@ -139,8 +146,11 @@ def figures_of(found: Found, classes: Sequence[str], sheets_by: str) -> dict[str
             "measured": int(found.birds["right"].sum()), "drawn": len(found.birds["right"]),
             "thresholds_by": int(found.validation["right"].sum()),
         }  # fmt: skip
-        if known := with_interval(found.birds["background"]):
-            figures["birds"]["background_independence"] = known["mean"]
+        for key, score in (("background", "background_independence"), (AREA, "correctness_of_area")):
+            if known := with_interval(found.birds[key]):
+                figures["birds"][score] = known["mean"]
+        if asked := methods["oracle"].get("asked"):
+            figures["birds"]["asked"] = asked
     return figures | _comparisons(found, figures["best"]) | off_object(found.of(sheets_by), classes, sheets_by)
 
 
