@@ -72,6 +72,17 @@ def sanity_figures(correlations: np.ndarray, maps: np.ndarray) -> dict[str, Any]
     return figures
 
 
+def answers_of(measured: Arrays, pairs: Arrays, name: str) -> list[np.ndarray]:
+    """A method's answers to QUESTIONS, a row a bird, NaN where a bird is not asked."""
+    return [np.concatenate([rows[f"{name}/{key}"] for rows in (measured, pairs) if rows]) for key in QUESTIONS]
+
+
+def asked_of(measured: Arrays, pairs: Arrays, name: str) -> dict[str, int]:
+    """How many birds each question rests on."""
+    firsts = [values.reshape(len(values), -1)[:, 0] for values in answers_of(measured, pairs, name)]
+    return {key: int((~np.isnan(values)).sum()) for key, values in zip(QUESTIONS, firsts, strict=True)}
+
+
 def protocol_figures(validation: Arrays, measured: Arrays, pairs: Arrays, name: str) -> dict[str, Any]:
     """FunnyBirds' figures of a method: the share of a map that makes a part important is chosen on `validation`.
 
@@ -80,9 +91,7 @@ def protocol_figures(validation: Arrays, measured: Arrays, pairs: Arrays, name: 
     if not (validation["right"].any() and measured["right"].any()):
         return {}
     share = best_share(validation[f"{name}/completeness"])
-    checks, order, targets = (
-        np.concatenate([rows[f"{name}/{key}"] for rows in (measured, pairs) if rows]) for key in QUESTIONS
-    )
+    checks, order, targets = answers_of(measured, pairs, name)
 
     def three(rows: np.ndarray) -> list[float]:
         with warnings.catch_warnings():
@@ -97,8 +106,7 @@ def protocol_figures(validation: Arrays, measured: Arrays, pairs: Arrays, name: 
         "share": SHARES[share],
     }  # fmt: skip
     known: dict[str, Any] = {key: float(value) for key, value in figures.items() if np.isfinite(value)}
-    answers = zip(QUESTIONS, (checks[:, 0, 0], order, targets), strict=True)
-    known["asked"] = {key: int((~np.isnan(values)).sum()) for key, values in answers}
+    known["asked"] = asked_of(measured, pairs, name)
     if "funnybirds" in known:
         known["funnybirds_interval"] = bootstrapped(len(order), lambda rows: float(np.mean(three(rows))))
     return known
@@ -149,8 +157,7 @@ def figures_of(found: Found, classes: Sequence[str], sheets_by: str) -> dict[str
         for key, score in (("background", "background_independence"), (AREA, "correctness_of_area")):
             if known := with_interval(found.birds[key]):
                 figures["birds"][score] = known["mean"]
-        if asked := methods["oracle"].get("asked"):
-            figures["birds"]["asked"] = asked
+        figures["birds"]["asked"] = asked_of(found.birds, found.pairs, "oracle")
     return figures | _comparisons(found, figures["best"]) | off_object(found.of(sheets_by), classes, sheets_by)
 
 
