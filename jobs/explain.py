@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 
-from fgvc.explanation.config import METHODS, text_table
+from fgvc.explanation.config import METHODS, SLOW, text_table
 from fgvc.runtime.config import TrackConfig
 from jobs.config import nearest
 from jobs.headline import Headline, look_at
@@ -46,7 +46,7 @@ class Config(MeasureConfig):
     slow_images: Annotated[int, Ge(0)] = option(
         20, "images for slow methods (scorecam, ablationcam, occlusion, gradients) and insertion, deletion, ROAD"
     )
-    sanity_images: Annotated[int, Ge(0)] = option(8, "images for maps of randomised weights (0: none)")
+    sanity_images: Annotated[int, Ge(0)] = option(16, "images for maps of randomised weights (0: none)")
     birds: Annotated[int, Ge(0)] = option(60, "field guide: birds that are drawn again without each part (0: none)")
     pair: list[str] = option([], "two classes: why the first and not the second (empty: the two most probable)")
     contrasts: Annotated[int, Ge(0)] = option(6, "pictures of why A and not B, of the closest calls")
@@ -63,6 +63,10 @@ def check(config: Config) -> None:
         for name in filter(None, names):
             if name not in METHODS:
                 raise UserError(f"{key}={name}: no such method{nearest(name, list(METHODS))}; fgvc explain --help")
+    if config.boxes_by == "oracle":
+        raise UserError("boxes_by=oracle: it knows the answer; boxes are cut from maps of a classifier")
+    if config.sheet in SLOW and not config.slow_images:
+        raise UserError(f"sheet={config.sheet}: a slow method, which slow_images=0 leaves out")
     if config.pair and len(set(config.pair)) != 2:
         raise UserError(f"pair: two different classes are needed, these are {config.pair}")
 
@@ -79,6 +83,17 @@ def report(result: dict[str, Any], folder: Path) -> str:
         (key, value) for key, value in result.items() if isinstance(value, dict) and "methods" in value
     )
     lines = [f"{split}: {figures['images']} images", text_table(figures["methods"])]
+    if chance := figures.get("chance"):
+        lines.append(
+            f"without a map: pointing and energy {chance['pointing']:.3f} (the boxes' share of the image), max_box_acc "
+            f"{chance['max_box_acc']:.3f}, _v2 {chance['max_box_acc_v2']:.3f} (the whole image as the box)"
+        )
+    if asked := figures.get("birds", {}).get("asked"):
+        area = figures["birds"].get("correctness_of_area")
+        lines.append(
+            "funnybirds rests on birds: " + ", ".join(f"{question} {count}" for question, count in asked.items())
+            + ("" if area is None else f"; correctness of a map that is the same everywhere {area:.3f}")
+        )  # fmt: skip
     if figures.get("best"):
         lines.append("best: " + ", ".join(f"{score} {name}" for score, name in figures["best"].items()))
     lines += figures.get("notes", [])

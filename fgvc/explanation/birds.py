@@ -17,7 +17,7 @@ from shards.reading.decode import decode
 from shards.reading.reader import Reader
 from shards.reading.transforms import eval_transform
 from shards.sources.field_guide.draw import encode
-from shards.sources.field_guide.parts import BIRD_PARTS, paint_without, regions, sufficient_parts, things
+from shards.sources.field_guide.parts import BIRD_PARTS, paint_without, regions, silhouette, sufficient_parts, things
 from shards.sources.field_guide.scene import Scene
 from shards.sources.field_guide.source import scene_of
 from shards.sources.field_guide.species import Traits, catalogue
@@ -64,6 +64,10 @@ class Guide:
     def part_regions(self, bird: Bird) -> dict[str, np.ndarray]:
         """Visible part -> (H, W) bool."""
         return regions(self.species[bird.label], self.scene(bird))
+
+    def silhouette(self, bird: Bird) -> np.ndarray:
+        """(H, W) bool: all of the bird that is seen."""
+        return silhouette(self.species[bird.label], self.scene(bird))
 
     def regions(self, bird: Bird) -> dict[str, np.ndarray]:
         """Visible part or thing around the bird -> (H, W) bool; a thing is where the picture changes without it."""
@@ -113,9 +117,10 @@ class Scored:
     logits: Tensor
     without: dict[str, Tensor]
 
-    def falls(self, label: int) -> dict[str, float]:
-        """name -> how far the logit of a class falls when it is gone."""
-        return {name: float(self.logits[label] - logits[label]) for name, logits in self.without.items()}
+    def falls(self, label: int, against: int | None = None) -> dict[str, float]:
+        """name -> how far the logit of a class, or its lead over another's, falls when it is gone."""
+        lead = lambda logits: float(logits[label] - (0 if against is None else logits[against]))  # noqa: E731
+        return {name: lead(self.logits) - lead(logits) for name, logits in self.without.items()}
 
 
 class Darkroom:
@@ -155,10 +160,11 @@ class Darkroom:
         return Scored(bird, images[0], masks, logits[0], dict(zip(masks, logits[1:], strict=True)))
 
 
-def oracle_map(scored: Scored, label: int) -> Tensor:
-    """(S, S): on every part, evenly, how far the logit of a class falls without it. What a map can at best say."""
+def oracle_map(scored: Scored, label: int, against: int | None = None) -> Tensor:
+    """(S, S): on every part, evenly, how far the logit of a class, or its lead over another's, falls without it. What
+    a map can at best say."""
     found = torch.zeros(scored.image.shape[1:])
-    for name, fall in scored.falls(label).items():
+    for name, fall in scored.falls(label, against).items():
         mask = torch.from_numpy(scored.masks[name])
         found[mask] += max(fall, 0.0) / int(mask.sum())
     return found

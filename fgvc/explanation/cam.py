@@ -20,6 +20,7 @@ LIBRARY: dict[str, type] = {
     "hirescam": library.HiResCAM, "layercam": library.LayerCAM, "finercam": library.FinerCAM,
     "eigencam": library.EigenCAM, "scorecam": library.ScoreCAM, "ablationcam": library.AblationCAM,
 }  # fmt: skip
+SIGNED = ("cam", "gradcam", "xgradcam", "hirescam")  # whose map before the ReLU is at hand
 LIKE = 3  # classes that FinerCAM compares with
 
 
@@ -49,9 +50,29 @@ def class_maps(network: nn.Module, inputs: Tensor, prefix_tokens: int = 0) -> Te
 
 def cam(subject: Subject, inputs: Tensor, classes: Tensor) -> Tensor:
     """The origin's maps of one class an image, (N, size, size), where they are positive."""
+    return enlarge(_class_map(subject, inputs, classes).clamp_min(0), subject.size)
+
+
+def _class_map(subject: Subject, inputs: Tensor, classes: Tensor) -> Tensor:
+    prefix = subject.layers[0].layout[1]  # is found by gradients
     with torch.no_grad():
-        maps = class_maps(subject.network, inputs, subject.layers[0].layout[1])
-    return enlarge(maps[torch.arange(len(classes)), classes].clamp_min(0).cpu(), subject.size)
+        maps = class_maps(subject.network, inputs, prefix)
+    return maps[torch.arange(len(classes)), classes].cpu()
+
+
+def signed_cam(name: str, subject: Subject, inputs: Tensor, classes: Tensor) -> Tensor:
+    """The maps of one of SIGNED before their ReLU, (N, h, w) as the layer has them: of both signs."""
+    if name == "cam":
+        return _class_map(subject, inputs, classes)
+    labels = classes[:, None]
+    pairs = _gradients(subject.layers[:1], subject.network, inputs, lambda logits: logits.gather(1, labels))
+    gradient, activation = pairs[0]
+    if name == "gradcam":
+        gradient = gradient.mean((2, 3), keepdim=True)
+    if name == "xgradcam":
+        total = activation.sum((2, 3), keepdim=True) + 1e-7  # as the library has it
+        gradient = (gradient * activation / total).sum((2, 3), keepdim=True)
+    return (gradient * activation).sum(1).cpu()
 
 
 def gradient_cam(layers: Sequence[TargetLayer], network: nn.Module, inputs: Tensor, score: Callable) -> list[Tensor]:
@@ -59,6 +80,14 @@ def gradient_cam(layers: Sequence[TargetLayer], network: nn.Module, inputs: Tens
 
     score: (N, classes) logits -> (N,), of which the gradient is taken.
     """
+    found = _gradients(layers, network, inputs, score)
+    return [(gradient * activation).sum(1).cpu() for gradient, activation in found]
+
+
+def _gradients(
+    layers: Sequence[TargetLayer], network: nn.Module, inputs: Tensor, score: Callable
+) -> list[tuple[Tensor, Tensor]]:
+    """Per layer (gradient, activation), (N, C, h, w) each."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable:
@@ -73,26 +102,31 @@ def gradient_cam(layers: Sequence[TargetLayer], network: nn.Module, inputs: Tens
         for handle in handles:
             handle.remove()
     return [
-        (layer.to_map(gradient) * layer.to_map(outputs[layer.name])).sum(1).detach().cpu()
+        (layer.to_map(gradient).detach(), layer.to_map(outputs[layer.name]).detach())
         for layer, gradient in zip(layers, gradients, strict=True)
     ]
 
 
-def library_cam(name: str, subject: Subject, inputs: Tensor, classes: Tensor) -> Tensor:
-    """The maps of a method of grad-cam, (N, size, size) in 0 to 1; LayerCAM's of the last two resolutions."""
+def library_cam(name: str, subject: Subject, inputs: Tensor, classes: Tensor, others: Tensor | None = None) -> Tensor:
+    """The maps of a method of grad-cam, (N, size, size) in 0 to 1; LayerCAM's of the last two resolutions.
+
+    others: (N,), for FinerCAM the one class to compare with; None: those that are most like it.
+    """
     layers = subject.layers[: 2 if name == "layercam" else 1]
     if name == "layercam" and len(layers) == 2:  # each layer has a reshape of its own; the library takes one for all
         return torch.stack([_run(name, subject, layer, inputs, classes) for layer in layers]).mean(0)
-    return _run(name, subject, layers[0], inputs, classes)
+    return _run(name, subject, layers[0], inputs, classes, others)
 
 
-def _run(name: str, subject: Subject, layer: TargetLayer, inputs: Tensor, classes: Tensor) -> Tensor:
+def _run(
+    name: str, subject: Subject, layer: TargetLayer, inputs: Tensor, classes: Tensor, others: Tensor | None = None
+) -> Tensor:
     settings: dict[str, Any] = {}
     if name == "ablationcam":
         settings["ablation_layer"] = _Ablation(layer.layout[2])
     targets: list[Any] = [ClassifierOutputTarget(int(label)) for label in classes]
     if name == "finercam":
-        targets = _finer_targets(subject, inputs, classes)
+        targets = _finer_targets(subject, inputs, classes, others)
     # The library draws bars of its own for slow methods.
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), torch.enable_grad():
         method = LIBRARY[name](subject.network, [layer.module], reshape_transform=layer.to_map, **settings)
@@ -100,8 +134,13 @@ def _run(name: str, subject: Subject, layer: TargetLayer, inputs: Tensor, classe
             return torch.from_numpy(method(input_tensor=inputs, targets=targets))
 
 
-def _finer_targets(subject: Subject, inputs: Tensor, classes: Tensor) -> list[Any]:
-    """Each class against those whose logits are nearest to its own, as the library chooses them for the top class."""
+def _finer_targets(subject: Subject, inputs: Tensor, classes: Tensor, others: Tensor | None) -> list[Any]:
+    """Each class against those whose logits are nearest to its own, as the library chooses them for the top class; or
+    against the one that is given."""
+    if others is not None:
+        return [
+            FinerWeightedTarget(int(label), [int(other)], 1.0) for label, other in zip(classes, others, strict=True)
+        ]
     logits = subject.logits(inputs)
     own = logits.gather(1, classes[:, None].cpu())
     distance = (logits - own).abs().scatter(1, classes[:, None].cpu(), np.inf)

@@ -17,7 +17,7 @@ ATTENTION = {
 }
 OTHERS = {
     "cam": "CAM: the head applied at every position of the last map (Zhou et al. 2016)",
-    "contrast": "what speaks for the class and against the runner-up: signed LayerCAM of the two logits' difference",
+    "contrast": "what speaks for the class and against the runner-up: signed HiResCAM of the two logits' difference",
     "gradients": "integrated gradients from a blurred image (Sundararajan et al. 2017); slow",
     "occlusion": "the fall of the score when a patch is grey, patch by patch (Zeiler and Fergus 2014); slow",
 }
@@ -31,7 +31,7 @@ SLOW = ("scorecam", "ablationcam", "occlusion", "gradients")
 ALWAYS = ("random", "centre")  # in every table; `oracle` joins them where the data set can re-render its images
 SHOWN = (  # columns of a table, in order
     "pointing", "energy", "max_box_acc", "max_box_acc_v2", "telling", "insertion", "deletion", "road", "sanity",
-    "funnybirds", "completeness", "correctness", "contrastivity", "seconds",
+    "sanity_floor", "sanity_flat", "funnybirds", "completeness", "correctness", "contrastivity", "seconds",
 )  # fmt: skip
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fgvc.explanation.birds import Bird, Darkroom, oracle_map, validation_birds
+from fgvc.explanation.birds import Bird, Darkroom, Scored, oracle_map, validation_birds
 from fgvc.explanation.config import SLOW
-from fgvc.explanation.explainers import check_maps, explainer
-from fgvc.explanation.funnybirds import protocol_rows
+from fgvc.explanation.explainers import check_empty, check_finite, explainer
+from fgvc.explanation.funnybirds import candidate_pairs, protocol_rows
 from fgvc.explanation.gallery import Gallery
 from fgvc.explanation.measure import Examiner
 from fgvc.explanation.sanity import SHARES, randomised, sanity
@@ -22,6 +22,7 @@ from fgvc.runtime.chunks import Arrays, in_chunks
 from shards.errors import UserError
 
 CHUNK, FEW = 8, 4  # images of a chunk, and of one of slow work: what a kill costs, and whose graph is in memory
+SETTLED = 32  # images at most that randomised networks take their statistics from: they go through in one batch
 EACH = 3  # birds of a species that thresholds are chosen by
 ASIDE = 10**9  # their numbers begin here
 
@@ -29,7 +30,7 @@ ASIDE = 10**9  # their numbers begin here
 @dataclass
 class Found:
     """Rows of images: of all and the fast methods; of few and all methods; of randomised weights; boxes of all images
-    of the shards; of redrawn birds."""
+    of the shards; of redrawn birds, and of more birds that only contrastivity is asked of."""
 
     methods: list[str]
     rows: Arrays
@@ -38,6 +39,7 @@ class Found:
     boxes: Arrays = field(default_factory=dict)
     validation: Arrays = field(default_factory=dict)
     birds: Arrays = field(default_factory=dict)
+    pairs: Arrays = field(default_factory=dict)
 
     def of(self, method: str) -> Arrays:
         """The rows that a method is in: all images, or few."""
@@ -63,6 +65,7 @@ class Examination:
         examiner = Examiner(
             self.subject, methods, gallery.entries, gallery.placements, self.seed, self.threshold, perturbs,
             self.darkroom.guide if self.darkroom else None, self._oracle if self.darkroom else None,
+            self._oracle_versus if self.darkroom else None,
         )  # fmt: skip
         rows = in_chunks(
             self.folder / title, numbers, size, gallery.load, examiner, seed=self.seed, title=f"{title} of images"
@@ -70,6 +73,8 @@ class Examination:
         if not rows["finite"].all():
             key = gallery.entries[int(rows["entries"][~rows["finite"]][0])].key
             raise UserError(f"the classifier's outputs are not finite, first for '{key}'; look at the weights file")
+        for name in methods:
+            check_empty(name, self.subject, rows[f"{name}/empty"] > 0)
         return rows
 
     def boxes(self, gallery: Gallery, method: str) -> Arrays:
@@ -79,31 +84,38 @@ class Examination:
         def work(batch: Any) -> Arrays:
             inputs, entries = self.subject.normalise(batch.images), batch.entries.tolist()
             maps = explain(inputs, self.subject.logits(inputs).argmax(1), entries)
-            check_maps(method, self.subject, maps)
+            check_finite(method, self.subject, maps)
             boxes = [scored_box(map_, self.threshold) for map_ in maps.numpy()]
             return {"entries": np.array(entries), "box": np.stack(boxes)}
 
         numbers = list(gallery.entries)
-        return in_chunks(
+        found = in_chunks(
             self.folder / "boxes", numbers, CHUNK, gallery.load, work, seed=self.seed, title=f"boxes by {method}"
         )  # fmt: skip
+        check_empty(method, self.subject, found["box"][:, 2] <= found["box"][:, 0])
+        return found
 
     def randomised(self, numbers: Sequence[int]) -> Arrays:
-        """Method -> (N, stages) rank correlations with the maps of randomised weights; slow methods left out."""
-        subjects = [self.subject, *(randomised(self.subject, share, self.seed) for share in SHARES)]
+        """As `sanity`, of all methods but slow ones."""
+        images = self.gallery.images(numbers[:SETTLED])
+        subjects = [self.subject, *(randomised(self.subject, share, self.seed, images) for share in SHARES)]
         names = [name for name in self.methods if name not in (*SLOW, "oracle")]
 
         def work(batch: Any) -> Arrays:
             inputs = self.subject.normalise(batch.images)
             classes, entries = self.subject.logits(inputs).argmax(1), batch.entries.tolist()
-            return {name: sanity(name, subjects, inputs, classes, entries) for name in names}
+            found: Arrays = {}
+            for name in names:
+                found |= sanity(name, subjects, inputs, classes, entries)
+            return found
 
         return in_chunks(
             self.folder / "sanity", numbers, FEW, self.gallery.load, work, seed=self.seed, title="randomised weights"
         )  # fmt: skip
 
-    def redrawn(self, numbers: Sequence[int]) -> tuple[Arrays, Arrays]:
-        """FunnyBirds' protocol: on birds that thresholds are chosen by, and on these images."""
+    def redrawn(self, numbers: Sequence[int], more: Sequence[int]) -> tuple[Arrays, Arrays, Arrays]:
+        """FunnyBirds' protocol: on birds that thresholds are chosen by, on these images, and contrastivity on those of
+        more images that have a pair of classes for it, which few have."""
         darkroom = self.darkroom
         assert darkroom is not None
         methods = {
@@ -113,17 +125,32 @@ class Examination:
         chosen = {ASIDE + place: bird for place, bird in enumerate(aside)}
         measured = {number: darkroom.guide.bird(self.gallery.entries[number]) for number in numbers}
 
-        def rows(title: str, birds: dict[int, Bird]) -> Arrays:
+        guide, others = darkroom.guide, sorted(set(more) - set(numbers))
+        birds = {number: guide.bird(self.gallery.entries[number]) for number in others}
+        paired = {
+            number: bird
+            for number, bird in birds.items()
+            if candidate_pairs(guide, bird.label, guide.part_regions(bird))
+        }
+
+        def rows(title: str, birds: dict[int, Bird], pairs: bool = False) -> Arrays:
             return in_chunks(
                 self.folder / title, list(birds), FEW, iter, seed=self.seed, title=title,
-                work=lambda part: protocol_rows(darkroom, methods, [birds[number] for number in part], part),
+                work=lambda part: protocol_rows(darkroom, methods, [birds[number] for number in part], part, pairs),
             )  # fmt: skip
 
-        return rows("validation birds", chosen), rows("birds", measured)
+        return rows("validation birds", chosen), rows("birds", measured), rows("pairs", paired, True)
 
     def _oracle(self, inputs: Tensor, classes: Tensor, numbers: list[int]) -> Tensor:
         """The oracle as a method."""
+        labels = classes.tolist()
+        return torch.stack([oracle_map(self._shot(at), label) for at, label in zip(numbers, labels, strict=True)])
+
+    def _oracle_versus(self, inputs: Tensor, classes: Tensor, others: Tensor, numbers: list[int]) -> Tensor:
+        """The oracle of a class against another."""
+        pairs = zip(numbers, classes.tolist(), others.tolist(), strict=True)
+        return torch.stack([oracle_map(self._shot(at), label, other) for at, label, other in pairs])
+
+    def _shot(self, number: int) -> Scored:
         assert self.darkroom is not None
-        birds = [self.darkroom.guide.bird(self.gallery.entries[number]) for number in numbers]
-        pairs = zip(birds, classes.tolist(), strict=True)
-        return torch.stack([oracle_map(self.darkroom.score(bird), label) for bird, label in pairs])
+        return self.darkroom.score(self.darkroom.guide.bird(self.gallery.entries[number]))

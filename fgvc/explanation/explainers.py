@@ -17,8 +17,12 @@ from shards.errors import UserError
 # inputs (N, 3, size, size) normalised, classes (N,), entries (N,): the images' places in the manifest
 # -> (N, size, size) maps on the CPU, 0 or larger, larger where the class's evidence is
 Explainer = Callable[[Tensor, Tensor, list[int]], Tensor]
+# the same of these classes and not the others: inputs, classes, others (N,), entries
+Versus = Callable[[Tensor, Tensor, Tensor, list[int]], Tensor]
+PAIRWISE = ("contrast", "finercam")  # explain why a class and not another
 NOISE = 7  # side of the grid that `random` draws
 STEPS = 16  # of the path of integrated gradients
+LEAST_EMPTY = 4  # images, of which all maps are zero, are no chance
 PATCHES = 14  # occlusion: windows are a seventh of the side, moved by half of that
 
 
@@ -65,6 +69,15 @@ def _maps(name: str, subject: Subject, inputs: Tensor, classes: Tensor, entries:
         return occlusion(subject, inputs, classes)
     assert name in LIBRARY, name
     return library_cam(name, subject, inputs, classes)
+
+
+def versus(name: str, subject: Subject) -> Versus:
+    """One of PAIRWISE, of a class against one other that is given rather than found."""
+    if name == "finercam":
+        return lambda inputs, classes, others, entries: library_cam(
+            name, subject, inputs.to(subject.device), classes.to(subject.device), others
+        )
+    return lambda inputs, classes, others, entries: contrast(subject, inputs, classes, others).clamp_min(0).cpu()
 
 
 def contrast(subject: Subject, inputs: Tensor, classes: Tensor, others: Tensor) -> Tensor:
@@ -118,9 +131,19 @@ def blurred(inputs: Tensor) -> Tensor:
 
 
 def noise(seed: tuple[int, ...], size: int) -> Tensor:
-    """(size, size) smooth noise in 0 to 1, the same for the same seed."""
-    grid = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed))).random((1, NOISE, NOISE))
-    return enlarge(torch.from_numpy(grid), size)[0]
+    """(size, size) smooth noise in 0 to 1, the same for the same seed; its maximum is equally often at any pixel.
+
+    The noise has no edges: it goes on where it ends and is moved by a drawn distance. Of a grid that is enlarged to the
+    image half of the cells are at its edge, where an object is less often than elsewhere.
+    """
+    random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+    grid, (down, right) = random.random((NOISE, NOISE)), random.integers(size, size=2)
+    places = np.arange(size) * NOISE / size
+    before, share = places.astype(int), places - places.astype(int)
+    mix = np.zeros((size, NOISE))
+    mix[np.arange(size), before] = 1 - share
+    mix[np.arange(size), (before + 1) % NOISE] = share
+    return torch.from_numpy(np.roll(mix @ grid @ mix.T, (down, right), (0, 1))).float()
 
 
 def centre(size: int) -> Tensor:
@@ -130,10 +153,20 @@ def centre(size: int) -> Tensor:
     return line[:, None] * line[None]
 
 
-def check_maps(name: str, subject: Subject, maps: Tensor) -> None:
-    """Raise UserError when all of a batch's maps are zero or one is not finite: a layer that does not explain."""
-    where = f"methods: {name}" + ("" if name in BASELINES else f": the map of layer {subject.layers[0].name}")
+def check_finite(name: str, subject: Subject, maps: Tensor) -> None:
+    """Raise UserError when a map is not finite."""
     if not maps.isfinite().all():
-        raise UserError(f"{where} is not finite")
-    if len(maps) and not maps.flatten(1).amax(1).gt(0).any():
-        raise UserError(f"{where} is zero for all of {len(maps)} images; choose another method")
+        raise UserError(f"{_where(name, subject)} is not finite")
+
+
+def check_empty(name: str, subject: Subject, empty: np.ndarray) -> None:
+    """Raise UserError when the maps of all images are zero: a layer that does not explain.
+
+    empty: (N,), of all images of a run. A few maps may well be zero: of a class that nothing in the image speaks for.
+    """
+    if len(empty) >= LEAST_EMPTY and empty.all():
+        raise UserError(f"{_where(name, subject)} is zero for all of {len(empty)} images; choose another method")
+
+
+def _where(name: str, subject: Subject) -> str:
+    return f"methods: {name}" + ("" if name in BASELINES else f": the map of layer {subject.layers[0].name}")

@@ -5,12 +5,17 @@ them. Completeness asks whether the parts it calls important (those with more th
 needed, and not what makes no difference; correctness whether their order is that of the score's fall without each;
 contrastivity whether another class's explanation moves to the parts that the bird shares with it.
 
-Two things differ from the original. The share is chosen on birds drawn for that, not on those that are measured. And
-`random` and the `oracle`, which knows how far the score falls without each part, are in every table: an oracle is not
-perfect where two parts are each enough.
+What differs from the original:
+- its classifier is trained on birds with missing parts too; this one may never have seen one;
+- the share is chosen on birds drawn for that, not on those that are measured, and of 25, not 80;
+- maps are 0 or larger: what speaks against a class is not seen;
+- contrastivity's two classes are siblings of the bird's own, and shares of maps are compared, not sums;
+- only rightly named birds are asked anything (there preservation and deletion are asked of all);
+- `random`, the `oracle`, which knows how far the score falls without each part, and what a part's area alone gives are
+  beside the rest: an oracle is not perfect where two parts are each enough.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -19,9 +24,11 @@ import cv2
 import numpy as np
 import torch
 from scipy.stats import spearmanr
+from torch import Tensor
 
-from fgvc.explanation.birds import SIBLINGS, Bird, Darkroom, Scored, oracle_map
-from fgvc.explanation.explainers import Explainer
+from fgvc.explanation.birds import SIBLINGS, Bird, Darkroom, Guide, Scored, oracle_map
+from fgvc.explanation.explainers import PAIRWISE, Explainer, versus
+from fgvc.explanation.subject import Subject
 from fgvc.runtime.chunks import Arrays
 from shards.sources.field_guide.parts import BIRD_PARTS
 
@@ -30,6 +37,9 @@ IRRELEVANT = 0.05  # a part without which the logit falls by less than this shar
 CHECKS = ("csdc", "pc", "dc", "distractors")
 QUESTIONS = ("completeness", "correctness", "contrastivity")
 Maps = dict[int, np.ndarray]  # class -> (S, S) map
+Answers = tuple[np.ndarray, float, float]  # to QUESTIONS
+NOTHING = np.full((len(CHECKS), len(SHARES)), np.nan)
+AREA = "area/correctness"  # of a map that is the same everywhere
 
 
 def importances(map_: np.ndarray, masks: dict[str, np.ndarray]) -> dict[str, float]:
@@ -47,6 +57,14 @@ class Pair(NamedTuple):
     of_b: set[str]
 
 
+def candidate_pairs(guide: Guide, label: int, parts: Collection[str]) -> list[Pair]:
+    """Siblings of a species that share different of these parts with it."""
+    siblings = [other for other in range(len(guide.species)) if 0 < len(guide.tells(label, other)) <= SIBLINGS]
+    shared = {other: set(parts) - set(guide.tells(label, other)) for other in siblings}
+    pairs = [Pair(a, b, shared[a] - shared[b], shared[b] - shared[a]) for a, b in combinations(siblings, 2)]
+    return [pair for pair in pairs if pair.of_a and pair.of_b]
+
+
 class Protocol:
     """The questions of one bird; what it looks like without a set of parts is drawn once for all methods."""
 
@@ -62,15 +80,11 @@ class Protocol:
         """Two classes that share different parts with the bird, and by which the classifier tells them: without the
         parts of the first, the first's logit falls more than without those of the second, and the other way about. Of
         several the first; None where there are none."""
-        guide, before = self._darkroom.guide, self.scored.logits
-        siblings = [other for other in range(len(guide.species)) if 0 < len(guide.tells(self.label, other)) <= SIBLINGS]
-        shared = {other: set(self.parts) - set(guide.tells(self.label, other)) for other in siblings}
-        for a, b in combinations(siblings, 2):
-            of_a, of_b = shared[a] - shared[b], shared[b] - shared[a]
-            if of_a and of_b:
-                gone_a, gone_b = self._darkroom.logits(self.scored.bird, [sorted(of_a), sorted(of_b)]) - before
-                if gone_a[a] < gone_b[a] and gone_b[b] < gone_a[b]:
-                    return Pair(a, b, of_a, of_b)
+        for found in candidate_pairs(self._darkroom.guide, self.label, self.parts):
+            edits = [sorted(found.of_a), sorted(found.of_b)]
+            gone_a, gone_b = self._darkroom.logits(self.scored.bird, edits) - self.scored.logits
+            if gone_a[found.a] < gone_b[found.a] and gone_b[found.b] < gone_a[found.b]:
+                return found
         return None
 
     def answer(self, without: frozenset[str]) -> int:
@@ -84,8 +98,10 @@ class Protocol:
         least = abs(float(self.scored.logits[self.label])) * IRRELEVANT
         return {name for name, fall in self.scored.falls(self.label).items() if fall < least}
 
-    def asked(self, maps: Maps) -> tuple[np.ndarray, float, float]:
-        """Completeness, correctness and contrastivity of a method's maps, by class."""
+    def asked(self, maps: Maps, pairs_only: bool = False) -> Answers:
+        """Completeness, correctness and contrastivity of a method's maps, by class; or the last alone."""
+        if pairs_only:
+            return NOTHING, np.nan, self.contrastivity(maps)
         own = maps[self.label]
         return self.completeness(own), self.correctness(own), self.contrastivity(maps)
 
@@ -153,32 +169,49 @@ def completeness_of(checks: np.ndarray) -> np.ndarray:
 
 
 def protocol_rows(
-    darkroom: Darkroom, methods: dict[str, Explainer], birds: Sequence[Bird], numbers: Sequence[int]
+    darkroom: Darkroom, methods: dict[str, Explainer], birds: Sequence[Bird], numbers: Sequence[int],
+    pairs_only: bool = False,
 ) -> Arrays:  # fmt: skip
     """The protocol on some birds, a row a bird: completeness (checks, shares), correctness and contrastivity of every
     method and of the oracle, background independence of the classifier. NaN for birds that it does not recognise.
 
-    numbers: the birds' own, from which `random` draws.
+    numbers: the birds' own, from which `random` draws. pairs_only: contrastivity alone.
     """
     rows: dict[str, list[Any]] = {}
     for bird, number in zip(birds, numbers, strict=True):
         protocol = Protocol(darkroom, darkroom.score(bird))
         right = protocol.predicted == protocol.label
-        pair = protocol.pair if right else None
-        classes = [protocol.label, *((pair.a, pair.b) if pair else ())]
-        row: dict[str, Any] = {"right": float(right), "background": np.nan}
-        if right:
+        row: dict[str, Any] = {"right": float(right), "background": np.nan, AREA: np.nan}
+        if right and not pairs_only:
             row["background"] = background_independence(protocol.scored, protocol.label)
-        inputs = darkroom.subject.normalise(protocol.scored.image[None]).expand(len(classes), -1, -1, -1)
+            row[AREA] = protocol.correctness(np.ones(protocol.scored.image.shape[1:], np.float32))
         for name in [*methods, "oracle"]:
-            found = np.full((len(CHECKS), len(SHARES)), np.nan), np.nan, np.nan
-            if right and name == "oracle":
-                maps = [oracle_map(protocol.scored, label) for label in classes]
-                found = protocol.asked({label: map_.numpy() for label, map_ in zip(classes, maps, strict=True)})
-            elif right:
-                made = methods[name](inputs, torch.tensor(classes), [number] * len(classes))
-                found = protocol.asked({label: map_.numpy() for label, map_ in zip(classes, made, strict=True)})
+            found: Answers = NOTHING, np.nan, np.nan
+            if right and (protocol.pair or not pairs_only):
+                found = protocol.asked(_maps_of(name, methods, darkroom.subject, protocol, number), pairs_only)
             row |= {f"{name}/{key}": value for key, value in zip(QUESTIONS, found, strict=True)}
         for key, value in row.items():
             rows.setdefault(key, []).append(value)
     return {key: np.array(values) for key, values in rows.items()}
+
+
+def _maps_of(
+    name: str, methods: dict[str, Explainer], subject: Subject, protocol: Protocol, number: int
+) -> Maps:  # fmt: skip
+    """A method's maps of a bird's own class and of its pair's."""
+    pair, scored = protocol.pair, protocol.scored
+    classes = [protocol.label, *((pair.a, pair.b) if pair else ())]
+    if name == "oracle":
+        return {label: oracle_map(scored, label).numpy() for label in classes}
+    inputs = subject.normalise(scored.image[None]).expand(len(classes), -1, -1, -1)
+    made = methods[name](inputs, torch.tensor(classes), [number] * len(classes))
+    maps = {label: map_.numpy() for label, map_ in zip(classes, made, strict=True)}
+    return maps | (_of_pair(name, subject, inputs[1:], pair) if pair and name in PAIRWISE else {})
+
+
+def _of_pair(name: str, subject: Subject, inputs: Tensor, pair: Pair) -> Maps:
+    """A method that sets a class against another, asked about a pair: each against the other. Left to itself it would
+    choose the bird's own class, and leave out the parts that are shared with it, which are those asked for."""
+    labels = torch.tensor([pair.a, pair.b])
+    made = versus(name, subject)(inputs, labels, labels.flip(0), [0, 0])
+    return {label: map_.numpy() for label, map_ in zip(labels.tolist(), made, strict=True)}

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from fgvc.explanation.birds import SIBLINGS, Guide
-from fgvc.explanation.explainers import Explainer, check_maps, explainer, runners_up
+from fgvc.explanation.explainers import Explainer, Versus, check_finite, explainer, runners_up
 from fgvc.explanation.geometry import Placement
 from fgvc.explanation.perturbation import insertion_deletion, road
-from fgvc.explanation.scores import THRESHOLDS, energy_in, ious_of, mask_of, points_at, scored_box
+from fgvc.explanation.scores import THRESHOLDS, energy_in, ious_of, mask_of, points_at, scored_box, whole_image_iou
 from fgvc.explanation.subject import Subject
 from fgvc.runtime.chunks import Arrays
 from shards.entries import Entry
@@ -31,6 +31,7 @@ class Examiner:
 
     entries, placements: of every image that may come, by its place in the manifest. guide: where parts are known.
     threshold: of a map's range, for the box that is cut from it. perturbs: insertion, deletion and ROAD too.
+    oracle: of a class. oracle_versus: of a class against the runner-up, which is what `telling` asks of it.
     """
 
     subject: Subject
@@ -42,6 +43,7 @@ class Examiner:
     perturbs: bool = False
     guide: Guide | None = None
     oracle: Explainer | None = None
+    oracle_versus: Versus | None = None
     _explainers: dict[str, Explainer] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,14 +64,21 @@ class Examiner:
             "finite": logits.isfinite().all(1).numpy(),
         }  # fmt: skip
         truths = [self._truth(entry, int(a), int(b)) for entry, a, b in zip(entries, classes, others, strict=True)]
+        rows["area"] = np.array([truth.mask.mean() if truth.boxes else np.nan for truth in truths])
+        rows["whole"] = np.array([
+            whole_image_iou(truth.boxes, self.subject.size) if truth.boxes else np.nan for truth in truths
+        ])  # fmt: skip
         for name, method in self._explainers.items():
             began = time.perf_counter()
             maps = method(inputs, classes, entries)
             seconds = (time.perf_counter() - began) / len(entries)
             if rows["finite"].all():
-                check_maps(name, self.subject, maps)
+                check_finite(name, self.subject, maps)
             maps = maps.nan_to_num()  # of images whose logits are not finite, which end the run when all are done
-            scored = [self._scored(map_, truth) for map_, truth in zip(maps.numpy(), truths, strict=True)]
+            against = maps
+            if name == "oracle" and self.oracle_versus:
+                against = self.oracle_versus(inputs, classes, others, entries)
+            scored = [self._scored(*row) for row in zip(maps.numpy(), against.numpy(), truths, strict=True)]
             found = {key: np.array([row[key] for row in scored]) for key in scored[0]}
             found |= {"seconds": np.full(len(entries), seconds), "map": _kept(maps)}
             if self.perturbs:
@@ -89,13 +98,14 @@ class Examiner:
                 telling = _around(np.any(masks, axis=0))
         return _Truth(boxes, mask_of(boxes, placed.size), telling)
 
-    def _scored(self, map_: np.ndarray, truth: "_Truth") -> dict[str, Any]:
+    def _scored(self, map_: np.ndarray, against: np.ndarray, truth: "_Truth") -> dict[str, Any]:
+        """against: the map that is asked for the part which tells the class from the runner-up."""
         known, telling = bool(truth.boxes), truth.telling
         return {
             "pointing": float(points_at(map_, truth.mask)) if known else np.nan,
             "energy": energy_in(map_, truth.mask) if known else np.nan,
-            "ious": ious_of(map_, truth.boxes) if known else np.full(len(THRESHOLDS), np.nan),
-            "telling": np.nan if telling is None else float(points_at(map_, telling)),
+            "ious": ious_of(map_, truth.boxes) if known else np.full((2, len(THRESHOLDS)), np.nan),
+            "telling": np.nan if telling is None else float(points_at(against, telling)),
             "box": scored_box(map_, self.threshold),
             "empty": float(map_.max() <= 0),
         }

@@ -44,9 +44,13 @@ def removal_order(map_: Tensor) -> Tensor:
 def road(subject: Subject, image: Tensor, map_: Tensor, label: int) -> float:
     """ROAD (Rong et al. 2022, https://arxiv.org/abs/2202.00449), combined: half of how much more the probability falls
     without the most than without the least important pixels, filled in linearly; larger is better. Draws from torch's
-    generator."""
-    scaled = map_ / map_.max().clamp_min(1e-12)
+    generator.
+
+    The library removes what lies above a percentile, which of a map with ties (zeros) can be all of it: it is given
+    ranks, so that exactly the share that is asked for goes.
+    """
+    ranks = 1 - removal_order(map_).float() / map_.numel()
     measure: Callable = ROADCombined(percentiles=PERCENTILES)
     targets = [ClassifierOutputSoftmaxTarget(label)]
-    found = measure(image[None], scaled[None].numpy(), targets, subject.network)
+    found = measure(image[None], ranks[None].numpy(), targets, subject.network)
     return float(np.asarray(found).reshape(-1)[0])

@@ -48,7 +48,7 @@ def save_overlays(path: Path, title: str, image: Picture, maps: Mapping[str, np.
     save_figure(figure, path)
 
 
-def contact_sheet(path: Path, rows: Mapping[str, Sequence[tuple[str, Picture]]], columns: int = 6) -> None:
+def contact_sheet(path: Path, title: str, rows: Mapping[str, Sequence[tuple[str, Picture]]], columns: int = 6) -> None:
     """A row of captioned pictures a name."""
     if not rows:
         return
@@ -62,6 +62,7 @@ def contact_sheet(path: Path, rows: Mapping[str, Sequence[tuple[str, Picture]]],
             axis.set_xlabel(caption)
             axis.text(0.5, -0.03, caption, transform=axis.transAxes, ha="center", va="top", fontsize=6)
         line[0].set_title(name, loc="left", fontsize=8)
+    figure.suptitle(title, fontsize=9)
     save_figure(figure, path)
 
 
@@ -75,11 +76,26 @@ class Side:
     parts: Sequence[str]
 
 
-def contrast_picture(path: Path, title: str, image: Picture, signed: np.ndarray, a: Side, b: Side) -> None:
-    """Why a and not b: the image, what speaks for either, and beside them what each class looked like in training."""
+def contrast_lines(a: Side, b: Side, differ: Sequence[str]) -> list[str]:
+    """The words under a contrast."""
+    lines = [
+        f"{letter}  {side.name}  {side.probability:.0%}"
+        + (f"; speaks most on: {', '.join(side.parts)}" if side.parts else "")
+        for letter, side in (("A", a), ("B", b))
+    ]
+    return lines + ([f"these two differ in: {', '.join(differ)}"] if differ else [])
+
+
+def contrast_picture(
+    path: Path, title: str, image: Picture, signed: np.ndarray, a: Side, b: Side, differ: Sequence[str] = ()
+) -> None:
+    """Why a and not b: the image, what speaks for either, and beside them what each class looked like in training.
+
+    differ: the parts that are known to tell the two apart.
+    """
     columns = max(len(a.alike), len(b.alike), 1)
     figure = pyplot.figure(figsize=(6.4 + columns * 1.7, 4.2))
-    widths, edges = [3.1, 3.1, *[1.7] * columns], {"left": 0.01, "right": 0.99, "top": 0.86, "bottom": 0.02}
+    widths, edges = [3.1, 3.1, *[1.7] * columns], {"left": 0.01, "right": 0.99, "top": 0.86, "bottom": 0.06}
     grid = GridSpec(2, 2 + columns, figure, width_ratios=widths, **edges, wspace=0.06, hspace=0.16)
     shown = {"the image": image, "red speaks for A, blue for B": signed_overlay(image, signed)}
     for place, (name, picture) in enumerate(shown.items()):
@@ -91,12 +107,7 @@ def contrast_picture(path: Path, title: str, image: Picture, signed: np.ndarray,
             axis = panel(figure, grid[row, 2 + place], picture)
             if place == 0:
                 axis.set_title(f"{letter} in training, most alike first", fontsize=8, loc="left")
-    lines = [
-        f"{letter}  {side.name}  {side.probability:.0%}"
-        + (f"; evidence: {', '.join(side.parts)}" if side.parts else "")
-        for letter, side in (("A", a), ("B", b))
-    ]
-    figure.text(0.01, 0.03, "\n".join(lines), fontsize=9, va="bottom", linespacing=1.5)
+    figure.text(0.01, 0.03, "\n".join(contrast_lines(a, b, differ)), fontsize=9, va="bottom", linespacing=1.5)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

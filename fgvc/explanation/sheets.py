@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fgvc.explanation.birds import Darkroom
-from fgvc.explanation.contrast import closest_calls, features, most_alike, named_parts, part_shares
+from fgvc.explanation.contrast import closest_calls, features, most_alike, named_parts, part_strengths
 from fgvc.explanation.examination import Found
 from fgvc.explanation.explainers import contrast
 from fgvc.explanation.gallery import Gallery
@@ -46,8 +46,9 @@ class Sheets:
             save_overlays(written[f"overlays/{key}"], title, image, maps)
         return written
 
-    def sheets(self, method: str) -> dict[str, Path]:
-        """classes.png: images that are said to be of a class; confused.png: those of one class taken for another."""
+    def sheets(self, method: str, first: Sequence[str] = ()) -> dict[str, Path]:
+        """classes.png: images that are said to be of a class, these classes first and then the most frequent;
+        confused.png: those of one class taken for another."""
         rows = self.found.of(method)
         said: dict[str, list[int]] = {}
         confused: dict[str, list[int]] = {}
@@ -55,10 +56,13 @@ class Sheets:
             said.setdefault(self._name(predicted), []).append(place)
             if label not in (-1, predicted):
                 confused.setdefault(f"{self._name(label)} taken for {self._name(predicted)}", []).append(place)
-        named = {"classes": self._sheet(method, said, CLASSES), "confused": self._sheet(method, confused, PAIRS)}
+        ahead = [self._name(list(self.classes).index(name)) for name in first]
+        named = {
+            "classes": self._sheet(method, said, CLASSES, ahead), "confused": self._sheet(method, confused, PAIRS)
+        }  # fmt: skip
         written = {name: self.folder / f"{name}.png" for name, lines in named.items() if lines}
         for name, path in written.items():
-            contact_sheet(path, named[name], A_ROW)
+            contact_sheet(path, f"warm: what speaks for the class, by {method}", named[name], A_ROW)
         return written
 
     def contrasts(self, count: int, pair: Sequence[str] = ()) -> dict[str, Path]:
@@ -82,14 +86,15 @@ class Sheets:
         inputs = self.subject.normalise(image)
         signed = contrast(self.subject, inputs, torch.tensor([a]), torch.tensor([b]))[0].numpy()
         chances = torch.softmax(self.subject.logits(inputs), 1)[0]
-        parts = part_shares(signed, self._masks(number)) if self.darkroom else {}
+        parts = self._strengths(number, signed) if self.darkroom else {}
         sides = [
             Side(self._name(label), float(chances[label]), self._alike(image, label), named_parts(parts, side))
             for side, label in enumerate((a, b))
         ]
         truth = f" (is {self._name(entry.label)})" if entry.label >= 0 else ""
         title = f"{entry.key}{truth}: why {sides[0].name} and not {sides[1].name}?"
-        contrast_picture(path, title, image[0].permute(1, 2, 0).numpy(), signed, *sides)
+        differ = self.darkroom.guide.tells(a, b) if self.darkroom else []
+        contrast_picture(path, title, image[0].permute(1, 2, 0).numpy(), signed, sides[0], sides[1], differ)
 
     def _alike(self, image: Tensor, label: int) -> list[np.ndarray]:
         """Training images of a class that look most like this one to the classifier, itself left out."""
@@ -103,19 +108,23 @@ class Sheets:
         others = [place for place in chosen if not torch.equal(images[place], image[0])]
         return [images[place].permute(1, 2, 0).numpy() for place in others[:ALIKE]]
 
-    def _masks(self, number: int) -> dict[str, np.ndarray]:
+    def _strengths(self, number: int, signed: np.ndarray) -> dict[str, tuple[float, float]]:
+        """As `part_strengths`, with half a cell of the finest layer that the map is made from about each part."""
         assert self.darkroom is not None
-        regions = self.darkroom.guide.part_regions(self.darkroom.guide.bird(self.gallery.entries[number]))
-        return {name: self.gallery.placements[number].mask(mask) for name, mask in regions.items()}
+        guide, placed = self.darkroom.guide, self.gallery.placements[number]
+        bird = guide.bird(self.gallery.entries[number])
+        masks = {name: placed.mask(mask) for name, mask in guide.part_regions(bird).items()}
+        cell = self.subject.size / max(layer.layout[0] for layer in self.subject.layers[:2])
+        return part_strengths(signed, masks, placed.mask(guide.silhouette(bird)), round(cell / 2))
 
     def _sheet(
-        self, method: str, groups: Mapping[str, list[int]], most: int
+        self, method: str, groups: Mapping[str, list[int]], most: int, first: Sequence[str] = ()
     ) -> dict[str, list[tuple[str, np.ndarray]]]:
-        """Title -> (caption, overlay) of the largest groups."""
-        rows = self.found.of(method)
-        largest = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))[:most]
+        """Title -> (caption, overlay) of groups: those named first, then the largest."""
+        rows, ahead = self.found.of(method), {title: place for place, title in enumerate(first)}
+        order = sorted(groups.items(), key=lambda item: (ahead.get(item[0], len(ahead)), -len(item[1]), item[0]))
         lines = {}
-        for title, group in largest:
+        for title, group in order[:most]:
             places = group[:A_ROW]
             images = self._images(rows["entries"][places])
             captions = [f"{self._key(rows['entries'][at])[-18:]} {rows['probability'][at]:.0%}" for at in places]

@@ -22,7 +22,7 @@ from fgvc.training.strategies.create import create_accelerator
 from jobs.config import nearest
 from jobs.explain import Config, check
 from jobs.inputs import file_hash, loader_workers, open_job
-from jobs.tasks.explain_outputs import write_outputs
+from jobs.tasks.explain_outputs import shown_method, write_outputs
 from jobs.tasks.explain_tables import figures_of
 from jobs.tasks.measured import Measured, drawn, open_measured
 from shards.errors import UserError
@@ -66,7 +66,9 @@ def run(config: Config) -> dict[str, Any]:
         figures: dict[str, Any] = {}
         if rank() == 0:
             split = "photos" if config.photos else config.split
-            figures = {split: figures_of(found, classes)} | (opened.measured.marks if opened.measured else {})
+            figures = {split: figures_of(found, classes, shown_method(config, methods))} | (
+                opened.measured.marks if opened.measured else {}
+            )
             write_outputs(config, opened, found, figures[split], folder)
             figures = finish(folder, figures, opened.inputs, time.monotonic() - began)
             shutil.rmtree(folder.path / "chunks", ignore_errors=True)
@@ -104,8 +106,9 @@ def _gallery(measured: Measured, numbers: Sequence[int], workers: int) -> Galler
 
 def _methods(config: Config, opened: Opened) -> list[str]:
     """Those that are named, or apply; then the baselines. Raises UserError for one that the network has nothing for."""
-    if "oracle" in config.methods and not opened.darkroom:
-        raise UserError("methods=oracle: only for whole images of the field guide, which are drawn without a part")
+    for key, names in (("methods", config.methods), ("sheet", [config.sheet])):
+        if "oracle" in names and not opened.darkroom:
+            raise UserError(f"{key}=oracle: only for whole images of the field guide, which are drawn without a part")
     named = [name for name in (*config.methods, config.boxes_by, config.sheet) if name]
     for name in named:
         if name != "oracle":
@@ -129,5 +132,6 @@ def _examine(config: Config, opened: Opened, methods: list[str], folder: RunFold
     if config.boxes_by and opened.measured:
         found.boxes = work.boxes(opened.everything(config), config.boxes_by)
     if opened.darkroom and config.birds:
-        found.validation, found.birds = work.redrawn(drawn(numbers, config.birds, seed + 3))
+        chosen = drawn(numbers, config.birds, seed + 3)
+        found.validation, found.birds, found.pairs = work.redrawn(chosen, numbers)
     return found

@@ -1,6 +1,7 @@
 """What `fgvc explain` leaves to be looked at and used: a line an image, pictures, a boxes layer."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ from fgvc.runtime.run_folder import RunFolder
 from fgvc.runtime.tracking import Tracker
 from jobs.config import to_dict
 from jobs.explain import Config
-from jobs.tasks.measured import Measured
+from jobs.tasks.measured import Measured, drawn
 from shards.boxes_layer import write_layer
 from shards.files import write_bytes
 
-TRAINING = 30  # images of a class that the most alike are chosen from
+TRAINING = 100  # images of a class, drawn, that the most alike are chosen from
 PREFERRED = "layercam"
 SHOWN = 8  # pictures that the tracker gets
 
@@ -38,16 +39,23 @@ def write_outputs(config: Config, opened: Any, found: Found, figures: dict[str, 
         boxes = layer_of(found.boxes, opened.everything(config))
         write_layer(path, opened.measured.manifest, boxes, made_by)
         notes.append(f"boxes of {len(boxes)} images: data.boxes={path}")
-    if by_class := figures.get("energy_by_class"):
-        name, energy = next(iter(by_class.items()))
-        notes.append(f"least on the object: {name} ({energy:.0%} of {found.methods[0]}'s maps); look at classes.png")
+    method, excess = figures["sheets_by"], figures.get("excess_by_class", {})
+    for name in figures.get("off_object", []):
+        notes.append(
+            f"off the object: {name} ({method}'s maps {excess[name]:+.0%} over the boxes' share of the image, other "
+            f"classes up to {max(excess.values()):+.0%}); perhaps a shortcut: the first rows of classes.png"
+        )
     sheets = Sheets(
         folder.path, found, opened.gallery, opened.subject, classes, _training(opened.measured, opened.subject.size),
         opened.darkroom,
     )  # fmt: skip
-    method = config.sheet or (PREFERRED if PREFERRED in found.methods else found.methods[0])
-    pictures = sheets.sheets(method) | sheets.contrasts(config.contrasts, config.pair) | sheets.overlays()
+    pictures = sheets.sheets(method, list(excess)) | sheets.contrasts(config.contrasts, config.pair) | sheets.overlays()
     _track(config, figures, dict(list(pictures.items())[:SHOWN]), folder)
+
+
+def shown_method(config: Config, methods: Sequence[str]) -> str:
+    """The method of the sheets and of the note on classes whose maps are off the object."""
+    return config.sheet or (PREFERRED if PREFERRED in methods else methods[0])
 
 
 def _training(measured: Measured | None, size: int) -> Any:
@@ -57,7 +65,8 @@ def _training(measured: Measured | None, size: int) -> Any:
         if measured is None:
             return torch.zeros(0)
         split, entries = measured.data.train_split, measured.manifest.entries
-        chosen = [i for i, entry in enumerate(entries) if entry.split == split and entry.label == label][:TRAINING]
+        chosen = [i for i, entry in enumerate(entries) if entry.split == split and entry.label == label]
+        chosen = drawn(chosen, TRAINING, 0)
         if not chosen:
             return torch.zeros(0)
         view = measured.views(chosen)[-1]

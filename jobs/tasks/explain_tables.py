@@ -8,7 +8,8 @@ import numpy as np
 
 from fgvc.explanation.config import BASELINES
 from fgvc.explanation.examination import Found
-from fgvc.explanation.funnybirds import QUESTIONS, SHARES, best_share, completeness_of
+from fgvc.explanation.funnybirds import AREA, QUESTIONS, SHARES, best_share, completeness_of
+from fgvc.explanation.sanity import floor
 from fgvc.explanation.scores import max_box_accuracy
 from fgvc.runtime.chunks import Arrays
 from fgvc.study.statistics import interval_over_images
@@ -16,6 +17,8 @@ from fgvc.study.statistics import interval_over_images
 MEANS = ("pointing", "energy", "telling", "insertion", "deletion", "road", "empty", "seconds")
 PERTURBED = ("insertion", "deletion", "road")  # are measured on few images, of all methods
 DRAWS = 2000
+LEAST_IMAGES = 5  # of a class, to say where its maps lie
+CLEARLY = 0.3  # of a map; real classes without a shortcut, seen by layercam, came to 0.28 below the rest of them
 LARGER = ("pointing", "energy", "max_box_acc", "telling", "insertion", "road", "funnybirds")  # is better
 
 
@@ -44,10 +47,10 @@ def method_figures(rows: Arrays, name: str) -> dict[str, Any]:
             if score not in ("seconds", "empty"):
                 figures[f"{score}_interval"] = found["interval"]
     ious = rows[f"{name}/ious"]
-    known = ious[~np.isnan(ious).any(1)]
+    known = ious[~np.isnan(ious).any((1, 2))]
     if len(known):
         figures |= max_box_accuracy(known)
-        right = lambda picked: float((known[picked] >= 0.5).mean(0).max())  # noqa: E731
+        right = lambda picked: float((known[picked, 0] >= 0.5).mean(0).max())  # noqa: E731
         figures["max_box_acc_interval"] = bootstrapped(len(known), right)
     return figures
 
@@ -57,12 +60,38 @@ def difference(rows: Arrays, ours: str, theirs: str, score: str) -> dict[str, An
     return with_interval(rows[f"{ours}/{score}"].astype(float) - rows[f"{theirs}/{score}"].astype(float))
 
 
-def protocol_figures(validation: Arrays, measured: Arrays, name: str) -> dict[str, Any]:
-    """FunnyBirds' figures of a method: the share of a map that makes a part important is chosen on `validation`."""
+def sanity_figures(correlations: np.ndarray, maps: np.ndarray) -> dict[str, Any]:
+    """From (N, stages) correlations, NaN where a map was flat, and the trained maps (N, D): the mean |rho| at the end
+    and by stage, the share of flat maps at the end, and the mean |rho| of two images' trained maps."""
+    sizes = np.abs(correlations)
+    figures: dict[str, Any] = {"sanity_flat": float(np.isnan(sizes[:, -1]).mean())}
+    figures |= _named("sanity", with_interval(sizes[:, -1]))
+    figures["sanity_cascade"] = [with_interval(stage).get("mean") for stage in sizes.T]
+    if found := with_interval(floor(maps)):
+        figures["sanity_floor"] = found["mean"]
+    return figures
+
+
+def answers_of(measured: Arrays, pairs: Arrays, name: str) -> list[np.ndarray]:
+    """A method's answers to QUESTIONS, a row a bird, NaN where a bird is not asked."""
+    return [np.concatenate([rows[f"{name}/{key}"] for rows in (measured, pairs) if rows]) for key in QUESTIONS]
+
+
+def asked_of(measured: Arrays, pairs: Arrays, name: str) -> dict[str, int]:
+    """How many birds each question rests on."""
+    firsts = [values.reshape(len(values), -1)[:, 0] for values in answers_of(measured, pairs, name)]
+    return {key: int((~np.isnan(values)).sum()) for key, values in zip(QUESTIONS, firsts, strict=True)}
+
+
+def protocol_figures(validation: Arrays, measured: Arrays, pairs: Arrays, name: str) -> dict[str, Any]:
+    """FunnyBirds' figures of a method: the share of a map that makes a part important is chosen on `validation`.
+
+    pairs: rows of more birds, of which only contrastivity is known. asked: how many birds each question rests on.
+    """
     if not (validation["right"].any() and measured["right"].any()):
         return {}
     share = best_share(validation[f"{name}/completeness"])
-    checks, order, targets = (measured[f"{name}/{key}"] for key in QUESTIONS)
+    checks, order, targets = answers_of(measured, pairs, name)
 
     def three(rows: np.ndarray) -> list[float]:
         with warnings.catch_warnings():
@@ -77,6 +106,7 @@ def protocol_figures(validation: Arrays, measured: Arrays, name: str) -> dict[st
         "share": SHARES[share],
     }  # fmt: skip
     known: dict[str, Any] = {key: float(value) for key, value in figures.items() if np.isfinite(value)}
+    known["asked"] = asked_of(measured, pairs, name)
     if "funnybirds" in known:
         known["funnybirds_interval"] = bootstrapped(len(order), lambda rows: float(np.mean(three(rows))))
     return known
@@ -98,8 +128,8 @@ def best_of(figures: dict[str, dict[str, Any]], scores: Sequence[str] = LARGER) 
     return best
 
 
-def figures_of(found: Found, classes: Sequence[str]) -> dict[str, Any]:
-    """What result.json holds of a split."""
+def figures_of(found: Found, classes: Sequence[str], sheets_by: str) -> dict[str, Any]:
+    """What result.json holds of a split. sheets_by: the method that the sheets show and classes are compared by."""
     methods: dict[str, dict[str, Any]] = {}
     for name in found.methods:
         row = method_figures(found.of(name), name)
@@ -107,10 +137,9 @@ def figures_of(found: Found, classes: Sequence[str]) -> dict[str, Any]:
             if f"{name}/{score}" in found.few:
                 row |= _named(score, with_interval(found.few[f"{name}/{score}"]))
         if name in found.sanity:
-            correlations = np.abs(found.sanity[name])
-            row |= {"sanity": float(correlations[:, -1].mean()), "sanity_cascade": correlations.mean(0).tolist()}
+            row |= sanity_figures(found.sanity[name], found.sanity[f"{name}/small"])
         if f"{name}/completeness" in found.birds:
-            row |= protocol_figures(found.validation, found.birds, name)
+            row |= protocol_figures(found.validation, found.birds, found.pairs, name)
         methods[name] = row
     rows = found.rows
     figures: dict[str, Any] = {"images": len(rows["entries"])}
@@ -119,19 +148,36 @@ def figures_of(found: Found, classes: Sequence[str]) -> dict[str, Any]:
         figures |= {"pointing": methods[first]["pointing"], "pointing_by": first}
     if (rows["labels"] >= 0).all():
         figures["top1"] = float((rows["labels"] == rows["predicted"]).mean())
-    figures |= {"methods": methods, "best": best_of(methods)}
+    figures |= {"sheets_by": sheets_by, "methods": methods, "best": best_of(methods)} | _chance(rows)
     if found.birds:
         figures["birds"] = {
             "measured": int(found.birds["right"].sum()), "drawn": len(found.birds["right"]),
             "thresholds_by": int(found.validation["right"].sum()),
         }  # fmt: skip
-        if known := with_interval(found.birds["background"]):
-            figures["birds"]["background_independence"] = known["mean"]
-    return figures | _comparisons(found, figures["best"]) | _by_class(found, classes)
+        for key, score in (("background", "background_independence"), (AREA, "correctness_of_area")):
+            if known := with_interval(found.birds[key]):
+                figures["birds"][score] = known["mean"]
+        figures["birds"]["asked"] = asked_of(found.birds, found.pairs, "oracle")
+    return figures | _comparisons(found, figures["best"]) | off_object(found.of(sheets_by), classes, sheets_by)
 
 
 def _named(score: str, found: dict[str, Any]) -> dict[str, Any]:
     return {score: found["mean"], f"{score}_interval": found["interval"]} if found else {}
+
+
+def _chance(rows: Arrays) -> dict[str, Any]:
+    """What boxes alone give: the mean share of the image in them, which is the pointing of a pixel drawn anywhere and
+    the energy of an even map; and the box accuracies of the whole image as its box."""
+    known = ~np.isnan(rows["area"])
+    if not known.any():
+        return {}
+    whole = max_box_accuracy(np.repeat(rows["whole"][known][:, None, None], 2, axis=1))
+    return {
+        "chance": {
+            "pointing": float(rows["area"][known].mean()), "energy": float(rows["area"][known].mean()),
+            "max_box_acc": whole["max_box_acc"], "max_box_acc_v2": whole["max_box_acc_v2"],
+        }
+    }  # fmt: skip
 
 
 def _comparisons(found: Found, best: dict[str, str]) -> dict[str, Any]:
@@ -145,16 +191,24 @@ def _comparisons(found: Found, best: dict[str, str]) -> dict[str, Any]:
     return {"differences": {name: row for name, row in rows.items() if row}}
 
 
-def _by_class(found: Found, classes: Sequence[str]) -> dict[str, Any]:
-    """Predicted class -> share of the first method's maps on the object: a class that is told by something else is
-    the lowest."""
-    rows, first = found.rows, found.methods[0]
-    energy = rows.get(f"{first}/energy")
-    if energy is None or np.isnan(energy).all():
-        return {}
-    means = {}
-    for label in np.unique(rows["predicted"]):
-        values = energy[(rows["predicted"] == label) & ~np.isnan(energy)]
-        if len(values):
-            means[classes[label]] = round(float(values.mean()), 5)
-    return {"energy_by_class": dict(sorted(means.items(), key=lambda item: item[1]))}
+def off_object(rows: Arrays, classes: Sequence[str], method: str) -> dict[str, Any]:
+    """Which predicted classes a method's maps leave the object for: what a class that is told by something else does.
+
+    excess_by_class: share of the maps in the boxes less the boxes' share of the image (small objects hold less of any
+    map), of classes of LEAST_IMAGES or more, the lowest first. off_object: those whose interval, corrected for the
+    number of classes, lies wholly below the mean of all other images by CLEARLY.
+    """
+    excess = rows[f"{method}/energy"] - rows["area"]
+    known, random = ~np.isnan(excess), np.random.default_rng(0)
+    groups = {int(label): known & (rows["predicted"] == label) for label in np.unique(rows["predicted"][known])}
+    groups = {label: picked for label, picked in groups.items() if picked.sum() >= LEAST_IMAGES}
+    means = {label: float(excess[picked].mean()) for label, picked in groups.items()}
+    order = sorted(groups, key=lambda label: means[label])
+    low = []
+    for label in order:
+        values, others = excess[groups[label]], excess[known & ~groups[label]]
+        drawn = values[random.integers(len(values), size=(DRAWS, len(values)))].mean(1)
+        if len(others) and np.quantile(drawn, 1 - 0.025 / len(groups)) < others.mean() - CLEARLY:
+            low.append(classes[label])
+    named = {classes[label]: round(means[label], 5) for label in order}
+    return {"excess_by_class": named, "off_object": low} if named else {}

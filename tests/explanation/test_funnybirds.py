@@ -1,27 +1,32 @@
 """FunnyBirds' protocol on birds of the field guide, with a made classifier that looks at the red crest only."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from subjects import RedNetwork, subject_of
 
-from fgvc.explanation.birds import Bird, Darkroom, Guide, open_guide, oracle_map, validation_birds
-from fgvc.explanation.explainers import explainer
+from fgvc.explanation.birds import Bird, Darkroom, Guide, Scored, open_guide, oracle_map, validation_birds
+from fgvc.explanation.explainers import explainer, versus
 from fgvc.explanation.funnybirds import (
+    AREA,
     CHECKS,
     SHARES,
     Pair,
     Protocol,
     background_independence,
     best_share,
+    candidate_pairs,
     completeness_of,
     importances,
     protocol_rows,
 )
 from fgvc.explanation.measure import Examiner
 from jobs.shards import build_from
+from jobs.tasks.explain_tables import protocol_figures
 from shards.manifest import Manifest, read_manifest
 from shards.reading.config import ImageConfig
 from shards.reading.decode import decode
@@ -113,6 +118,50 @@ def test_contrastivity_asks_whether_the_map_moves(protocol: Protocol) -> None:
     assert np.isnan(protocol.contrastivity({}))
 
 
+def test_methods_of_pairs_are_asked_about_the_pair(
+    protocol: Protocol, darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a bird of class 2: the map of 0 against 1 and of 1 against 0, not of either against the bird's own class."""
+    monkeypatch.setattr(Protocol, "pair", Pair(0, 1, {"wing"}, {"tail"}))
+    seen: list[Any] = []
+    monkeypatch.setattr(Protocol, "asked", lambda self, maps, only: (seen.append(maps), (np.zeros(1), 0, 0))[1])
+    for name in ("contrast", "finercam"):
+        methods = {name: explainer(name, darkroom.subject)}
+        protocol_rows(darkroom, methods, [protocol.scored.bird], [0])
+        maps, _oracle = seen[-2:]
+        inputs = darkroom.subject.normalise(protocol.scored.image[None])
+        for label, other in ((0, 1), (1, 0)):
+            labels, others = torch.tensor([label]), torch.tensor([other])
+            expected = versus(name, darkroom.subject)(inputs, labels, others, [0])[0].numpy()
+            np.testing.assert_allclose(maps[label], expected, atol=1e-6)
+        own = methods[name](inputs, torch.tensor([2]), [0])[0].numpy()
+        np.testing.assert_allclose(maps[2], own, atol=1e-6)
+
+
+def test_the_oracle_of_telling_is_of_the_lead_over_the_runner_up() -> None:
+    """Without the wing both logits fall, without the crown the lead only."""
+    masks = {name: np.zeros((4, 4), bool) for name in ("wing", "crown")}
+    masks["wing"][0, :2], masks["crown"][3, :2] = True, True
+    without = {"wing": torch.tensor([1.0, 1.0]), "crown": torch.tensor([4.0, 5.0])}
+    scored = Scored(Bird("val", 0, 0), torch.zeros(3, 4, 4), masks, torch.tensor([6.0, 5.0]), without)
+    assert scored.falls(0) == {"wing": 5, "crown": 2}
+    assert scored.falls(0, 1) == {"wing": 1, "crown": 2}
+    assert int(oracle_map(scored, 0).argmax()) in (0, 1)
+    assert int(oracle_map(scored, 0, 1).argmax()) in (12, 13)
+
+
+def test_pairs_share_different_parts_with_the_bird(darkroom: Darkroom) -> None:
+    """Of siblings that differ from class 0 in the wing, the tail, and wing and beak."""
+    telling = {"0-1": ["wing"], "0-2": ["tail"], "0-3": ["wing", "beak"], "1-2": [], "1-3": [], "2-3": []}
+    guide = replace(darkroom.guide, telling=telling)
+    parts = ["wing", "tail", "beak"]
+    assert candidate_pairs(guide, 0, parts) == [
+        Pair(1, 2, {"tail"}, {"wing"}), Pair(2, 3, {"wing", "beak"}, {"tail"}),
+    ]  # fmt: skip
+    assert candidate_pairs(guide, 0, ["wing", "beak"]) == []  # no tail is seen
+    assert candidate_pairs(guide, 1, parts) == []
+
+
 def test_importances_sum_over_a_part_and_its_edge(protocol: Protocol) -> None:
     found = importances(np.ones((64, 64), np.float32), protocol.scored.masks)
     assert found["wing"] == protocol.scored.masks["wing"].sum()  # at 64 pixels nothing is added around
@@ -141,6 +190,16 @@ def test_rows_of_birds_and_the_threshold_from_others(darkroom: Darkroom) -> None
     for name in (*names, "oracle"):
         assert rows[f"{name}/completeness"].shape == (18, 4, len(SHARES))
         assert np.isnan(rows[f"{name}/completeness"][~right]).all()
+    assert 0 < np.nanmin(rows[AREA][right]) < np.nanmax(rows[AREA][right]) < 1
+    assert np.isnan(rows[AREA][~right]).all()
+    few = protocol_rows(darkroom, methods, birds[:6], range(6), pairs_only=True)
+    np.testing.assert_array_equal(few["oracle/contrastivity"], rows["oracle/contrastivity"][:6])
+    assert np.isnan(few["cam/correctness"]).all()
+    figures = protocol_figures(rows, rows, few, "cam")
+    assert figures["asked"]["correctness"] == (~np.isnan(rows["cam/correctness"])).sum()
+    assert figures["asked"]["contrastivity"] == sum(
+        (~np.isnan(part["cam/contrastivity"])).sum() for part in (rows, few)
+    )
     crested = right & (np.arange(18) % 3 == 1)
     means = {name: completeness_of(rows[f"{name}/completeness"][crested]) for name in (*names, "oracle")}
     chosen = {name: best_share(rows[f"{name}/completeness"][crested]) for name in means}

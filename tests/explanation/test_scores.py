@@ -1,15 +1,28 @@
 """Scores of maps against hand-made cases and a made classifier that looks at red only."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from subjects import RedNetwork, noise_images, subject_of, timm_subject
 
-from fgvc.explanation.explainers import explainer
+from fgvc.explanation.cam import signed_cam
+from fgvc.explanation.explainers import explainer, noise
 from fgvc.explanation.perturbation import STEPS, insertion_deletion, removal_order, road
 from fgvc.explanation.sanity import randomised, rank_correlations, sanity
-from fgvc.explanation.scores import THRESHOLDS, box_of, energy_in, iou, ious_of, mask_of, max_box_accuracy, points_at
+from fgvc.explanation.scores import (
+    THRESHOLDS,
+    box_of,
+    energy_in,
+    iou,
+    ious_of,
+    mask_of,
+    max_box_accuracy,
+    points_at,
+    whole_image_iou,
+)
 from fgvc.explanation.subject import Subject
+from jobs.tasks.explain_tables import sanity_figures
 
 
 def test_pointing_and_energy_by_hand() -> None:
@@ -27,6 +40,18 @@ def test_pointing_and_energy_by_hand() -> None:
     assert energy_in(np.zeros((8, 8)), mask) == 0
 
 
+def test_noise_points_at_any_pixel_alike() -> None:
+    """The pointing of `random` is the box's share of the image: with a grid that ends at the edge it was 0.09 less."""
+    mask = np.zeros((96, 96), bool)
+    mask[12:84, 12:84] = True  # 0.5625
+    hits = [points_at(noise((0, seed), 96).numpy(), mask) for seed in range(1000)]
+    assert np.mean(hits) == pytest.approx(mask.mean(), abs=0.04)
+    assert torch.equal(noise((0, 1), 96), noise((0, 1), 96))
+    smooth = noise((0, 1), 96)
+    assert 0 <= float(smooth.min()) < float(smooth.max()) <= 1
+    assert float((smooth[1:] - smooth[:-1]).abs().max()) < 0.1 < float(smooth.max() - smooth.min())
+
+
 def test_boxes_by_hand() -> None:
     map_ = np.zeros((10, 10))
     map_[1:3, 1:3] = 1.0  # the strongest
@@ -37,21 +62,28 @@ def test_boxes_by_hand() -> None:
     assert box_of(np.ones((4, 4)), 0.5) is None
     assert iou((0, 0, 4, 4), (2, 2, 6, 6)) == pytest.approx(4 / 28)
     assert iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0
-    ious = ious_of(map_, [(4, 5, 8, 9), (0, 0, 1, 1)])
-    assert ious[THRESHOLDS == 0.5] == 1
-    assert ious[THRESHOLDS == 0.6] == 0
-    assert ious[0] == pytest.approx(16 / 100)
+    largest, any_part = ious_of(map_, [(4, 5, 8, 9), (0, 0, 1, 1)])
+    assert largest[THRESHOLDS == 0.3] == 1
+    assert largest[THRESHOLDS == 0.5] == 0  # strictly above
+    assert largest[0] == 1  # nor is the whole image among the boxes at threshold 0
+    # The smaller part is right: it counts in the second version only.
+    largest, any_part = ious_of(map_, [(1, 1, 3, 3)])
+    assert (largest[0], any_part[0]) == (0, 1)
+    assert whole_image_iou([(0, 0, 5, 10), (1, 1, 3, 3)], 10) == 0.5
 
 
 def test_max_box_accuracy_by_hand() -> None:
-    ious = np.zeros((2, 20))
-    ious[0, 3], ious[1, 3] = 0.55, 0.35
-    ious[0, 9], ious[1, 9] = 0.75, 0.2
+    ious = np.zeros((2, 2, 20))
+    ious[0, :, 3], ious[1, :, 3] = 0.55, 0.35
+    ious[0, :, 9], ious[1, :, 9] = 0.75, 0.2
     found = max_box_accuracy(ious)
     # IoU 0.3: both at the fourth threshold; 0.5 and 0.7: one of two.
     assert found["max_box_acc"] == 0.5
     assert found["max_box_acc_v2"] == pytest.approx((1 + 0.5 + 0.5) / 3)
     assert found["box_threshold"] == pytest.approx(0.15)
+    ious[1, 1] = 0.9  # another part's box is right
+    assert max_box_accuracy(ious)["max_box_acc"] == 0.5
+    assert max_box_accuracy(ious)["max_box_acc_v2"] == 1
 
 
 def red_square() -> tuple[Subject, torch.Tensor, torch.Tensor]:
@@ -75,6 +107,22 @@ def test_insertion_and_deletion_of_a_classifier_that_looks_at_red() -> None:
     assert wrong[1] > 0.75
     torch.manual_seed(0)
     assert road(subject, inputs[0], where, 2) > 0.2 > 0 > road(subject, inputs[0], 1 - where, 2)
+
+
+def test_road_removes_the_share_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a map that is zero but for a corner: by its values everything would go."""
+    from pytorch_grad_cam.metrics.road import NoisyLinearImputer
+
+    removed, impute = list[float](), NoisyLinearImputer.__call__
+
+    def spy(self: NoisyLinearImputer, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        removed.append(float((mask == 0).float().mean()))
+        return impute(self, image, mask)
+
+    monkeypatch.setattr(NoisyLinearImputer, "__call__", spy)
+    subject, inputs, where = red_square()
+    road(subject, inputs[0], where * (torch.arange(48) < 30), 2)
+    assert sorted(removed) == pytest.approx([0.2, 0.2, 0.5, 0.5, 0.8, 0.8], abs=0.01)
 
 
 def test_order_of_removal() -> None:
@@ -114,11 +162,63 @@ def test_randomised_weights_destroy_maps_of_what_was_learnt() -> None:
     inputs = subject.normalise(noise_images(4, 64))
     classes = subject.logits(inputs).argmax(1)
     numbers = [0, 1, 2, 3]
-    found = {name: np.abs(sanity(name, subjects, inputs, classes, numbers)).mean(0) for name in ("gradcam", "random")}
+    found = {
+        name: np.abs(sanity(name, subjects, inputs, classes, numbers)[name]).mean(0) for name in ("gradcam", "random")
+    }
     assert found["random"].tolist() == [1, 1]  # it never looked
     assert found["gradcam"][1] < 0.7
-    flat = torch.ones(1, 64, 64)
-    ramp = torch.arange(64.0).expand(1, 64, 64)
+
+
+def test_flat_maps_say_nothing_of_sanity() -> None:
+    flat, ramp = np.ones((1, 9)), np.arange(9.0)[None]
     assert rank_correlations(ramp, 3 * ramp + 1).tolist() == pytest.approx([1])
     assert rank_correlations(ramp, -ramp).tolist() == pytest.approx([-1])
-    assert rank_correlations(ramp, flat).tolist() == [0]
+    assert np.isnan(rank_correlations(ramp, flat)).all()
+    figures = sanity_figures(np.array([[0.5, np.nan], [-0.5, -0.8]]), np.stack([ramp[0], -ramp[0]]))
+    assert (figures["sanity"], figures["sanity_flat"], figures["sanity_floor"]) == pytest.approx((0.8, 0.5, 1))
+    assert figures["sanity_cascade"] == pytest.approx([0.5, 0.8])
+    assert figures["sanity_interval"] == pytest.approx([0.8, 0.8])
+    dead = sanity_figures(np.full((2, 1), np.nan), np.ones((2, 9)))
+    assert dead == {"sanity_flat": 1, "sanity_cascade": [None]}  # not the 0 of a perfect method
+
+
+def test_sanity_compares_maps_before_their_relu() -> None:
+    """A head whose weights change their sign leaves no positive map: the order of its places is the opposite."""
+    subject, inputs, _ = red_square()
+    other = randomised(subject, 0)
+    with torch.no_grad():
+        for part, sign in ((subject, 1), (other, -1)):
+            part.network.fc.weight[2], part.network.fc.weight[0] = sign * 400.0, 0.0
+    assert float(explainer("cam", other)(inputs, torch.tensor([2]), [0]).max()) == 0
+    for name in ("cam", "gradcam", "hirescam", "xgradcam", "contrast"):
+        assert sanity(name, [subject, other], inputs, torch.tensor([2]), [0])[name] == pytest.approx(-1), name
+
+
+@pytest.mark.parametrize("name", ["gradcam", "xgradcam", "hirescam"])
+def test_signed_maps_are_the_librarys_before_the_relu(name: str) -> None:
+    subject = timm_subject("test_resnet", 96)
+    inputs, classes = subject.normalise(noise_images(3, 96)), torch.tensor([1, 2, 3])
+    signed = signed_cam(name, subject, inputs, classes)
+    assert float(signed.min()) < 0
+    for ours, theirs in zip(signed.clamp_min(0), explainer(name, subject)(inputs, classes, [0, 1, 2]), strict=True):
+        scaled = cv2.resize((ours - ours.min()).numpy(), (96, 96))
+        scaled = (scaled - scaled.min()) / (1e-7 + np.ptp(scaled))
+        np.testing.assert_allclose(scaled, theirs, atol=1e-3)
+
+
+def test_randomised_batch_normalisation_is_normal_again() -> None:
+    subject, images = timm_subject("test_resnet", 96), noise_images(8, 96)
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in subject.network.modules())
+
+    def spread(other: Subject) -> float:
+        """How far from 1 the last normalisation's output is before its weight, in powers of e."""
+        norm = [module for module in other.network.modules() if isinstance(module, torch.nn.BatchNorm2d)][-1]
+        seen: list[torch.Tensor] = []
+        handle = norm.register_forward_hook(lambda module, given, output: seen.append(given[0]))
+        other.logits(other.normalise(images))
+        handle.remove()
+        scaled = (seen[0] - norm.running_mean[:, None, None]) / (norm.running_var[:, None, None] + norm.eps) ** 0.5
+        return abs(float(scaled.std().log()))
+
+    assert spread(randomised(subject, 1.0, images=images)) < 0.1 < spread(randomised(subject, 1.0))
+    assert not randomised(subject, 1.0, images=images).model.training

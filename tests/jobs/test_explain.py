@@ -102,7 +102,13 @@ def test_what_a_run_leaves(explained: Path, guide: Manifest) -> None:
     assert not (explained / "chunks").exists()
     report = command_module("explain").report(result, explained)
     assert "layercam" in report
-    assert "least on the object" in report
+    assert "off the object" not in report  # no class has a shortcut
+    assert test["sheets_by"] == "layercam"
+    assert set(test["birds"]["asked"]) == {"completeness", "correctness", "contrastivity"}
+    assert "funnybirds rests on birds: completeness " in report
+    assert test["methods"]["centre"]["sanity_floor"] == pytest.approx(1)  # the same map for every image
+    assert {"pointing", "energy", "max_box_acc", "max_box_acc_v2"} == set(test["chance"])
+    assert "(the whole image as the box)" in report
 
 
 class Killed(BaseException):
@@ -119,7 +125,10 @@ def test_the_report_shows_it(explained: Path) -> None:
         tables["one: methods on 12 images, test"]
     )
     assert tables["one: methods compared image by image"] == ["score: one - other", "difference", "verdict", "images"]
-    assert tables["one: share of the maps on the object, by class"] == ["predicted class", "map on the object"]
+    assert tables["one: share of the maps on the object above chance, by class"] == [
+        "predicted class",
+        "map on the object",
+    ]
 
 
 def test_killed_and_resumed_it_is_the_same(
@@ -217,11 +226,16 @@ def test_mistakes_are_one_line(weights: Path, guide: Manifest, tmp_path: Path, c
     bad = dict(state)
     bad["fc.bias"] = bad["fc.bias"] * float("nan")
     export(tmp_path / "nan.safetensors", bad, about)
+    photo = tmp_path / "bird.jpg"
+    photo.write_bytes(Reader(guide).read(0))
     quick = ["slow_images=0", "sanity_images=0", "birds=0"]
     for words, message in (
         (["methods=[gradcm]"], "methods=gradcm: no such method; did you mean 'gradcam'?"),
         (["boxes_by=layrcam"], "boxes_by=layrcam: no such method; did you mean 'layercam'?"),
         (["methods=[rollout]"], "methods: ResNet has no attention of ViT's or Swin's kind"),
+        (["boxes_by=oracle"], "boxes_by=oracle: it knows the answer"),
+        (["sheet=occlusion"], "sheet=occlusion: a slow method, which slow_images=0 leaves out"),
+        (["sheet=oracle", f"photos={photo}"], "sheet=oracle: only for whole images of the field guide"),
         (["pair=[Northern Finch]"], "two different classes are needed"),
         (["pair=[Northern Finch, Red-crested Fnch]"], "no such class; did you mean 'Red-crested Finch'?"),
         (["split=valid"], "no samples in split 'valid'"),

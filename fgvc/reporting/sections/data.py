@@ -49,5 +49,5 @@ def classes_of(run: Run) -> list[str]:
     found: dict[str, None] = {}
     for split in run.result:
         found |= dict.fromkeys(run.table(split, "per_class"))
-        found |= dict.fromkeys(run.table(split, "energy_by_class"))
+        found |= dict.fromkeys(run.table(split, "excess_by_class"))
     return list(found)

@@ -34,6 +34,8 @@ MEANINGS = {
     "deletion": "probability while the image is removed: smaller is better",
     "road": "the same with what is removed filled in",
     "sanity": "likeness to maps of randomised weights: smaller is better",
+    "sanity_floor": "likeness of two images' maps: what sanity would be of a method whose maps are all alike in part",
+    "sanity_flat": "share of the maps of randomised weights that are flat, which sanity leaves out",
     "funnybirds": "mean of the three that follow",
     "seconds": "of one map",
 }
@@ -66,7 +68,7 @@ def _of_split(run: Run, split: str) -> list[Block]:
         made.append(Points(notes))
     if run.table(split, "differences"):
         made.append(_differences(run, split))
-    if run.table(split, "energy_by_class"):
+    if run.table(split, "excess_by_class"):
         made.append(_by_class(run, split))
     return made
 
@@ -106,11 +108,12 @@ def _differences(run: Run, split: str) -> Table:
 
 def _by_class(run: Run, split: str) -> Table:
     rows = [
-        Row((cell(name), cell(run.number("percent", split, "energy_by_class", name))), (name,))
-        for name in run.table(split, "energy_by_class")
+        Row((cell(name), cell(run.number("percent", split, "excess_by_class", name))), (name,))
+        for name in run.table(split, "excess_by_class")
     ]
-    headings = ("predicted class", ("map on the object", "lowest: a class that is told by something else"))
-    caption = f"{run.name}: share of the maps on the object, by class"
+    meaning = "less the boxes' share of the image; far below the others: a class that is told by something else"
+    headings = ("predicted class", ("map on the object", meaning))
+    caption = f"{run.name}: share of the maps on the object above chance, by class"
     return table(caption, headings, rows, [run], folded=len(rows) > MANY)
 
 

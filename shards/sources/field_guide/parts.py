@@ -36,19 +36,24 @@ LAID_ON = ("wing", "eye")  # there is plumage under them
 def regions(species: Traits, scene: Scene) -> dict[str, Array]:
     """Part -> (H, W bool), the pixels of it that no leaf hides; parts of which nothing is seen are left out."""
     drawn = draw_bird(species, scene)
-    (x, y), (height, width) = drawn.corner, drawn.size
     seen = draw_leaves(scene, drawn.room) < 128
-    found = {}
-    for part in BIRD_PARTS:
-        share = cv2.resize(
-            _mask(species, scene, drawn, part).astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_AREA
-        )
-        whole = np.zeros((scene.height, scene.width), bool)
-        whole[y : y + height, x : x + width] = share >= 128
-        whole &= seen
-        if whole.any():
-            found[part] = whole
-    return found
+    found = {part: _framed(scene, drawn, _mask(species, scene, drawn, part)) & seen for part in BIRD_PARTS}
+    return {part: mask for part, mask in found.items() if mask.any()}
+
+
+def silhouette(species: Traits, scene: Scene) -> Array:
+    """(H, W) bool: the whole bird, that which no leaf hides."""
+    drawn = draw_bird(species, scene)
+    return _framed(scene, drawn, drawn.inks != Ink.NONE) & (draw_leaves(scene, drawn.room) < 128)
+
+
+def _framed(scene: Scene, drawn: Drawn, mask: Array) -> Array:
+    """A mask of the large plumage map in the picture (H, W): pixels of which half is covered."""
+    (x, y), (height, width) = drawn.corner, drawn.size
+    whole = np.zeros((scene.height, scene.width), bool)
+    share = cv2.resize(mask.astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_AREA)
+    whole[y : y + height, x : x + width] = share >= 128
+    return whole
 
 
 def things(species: Traits, scene: Scene) -> list[str]:
