@@ -58,7 +58,8 @@ def perturb(
     parts = ("square",) if name == "square" else ()
     seed = int(torch.randint(2**31, ()))  # the generator is seeded by chunk
     found, by = autoattack(
-        model, x, labels, epsilon, norm, classes=victim.classes, seed=seed, config=budget, parts=parts
+        victim.adaptive, x, labels, epsilon, norm, classes=victim.classes, seed=seed, config=budget, parts=parts,
+        judge=lambda pixels, rows: model(pixels),
     )  # fmt: skip
     return found, {"broken_by": by}
 

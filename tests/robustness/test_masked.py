@@ -84,7 +84,16 @@ def test_quantised_input_is_caught_and_broken_past_the_rounding() -> None:
     assert right_under("pgd", victim, images) > 0.7
     assert checked(victim, images) == (False, False)
     assert right_under("adaptive", victim, images) < 0.3
-    assert right_under("autoattack", victim, images) < right_under("pgd", victim, images) - 0.2
+
+
+@pytest.mark.parametrize("preprocess", ["quantize", "jpeg"])
+def test_autoattack_goes_through_what_has_no_gradient(preprocess: str) -> None:
+    """APGD and FAB see past it, not Square alone: no more survives than under the adaptive attack."""
+    victim, images = attacked(preprocess=preprocess)
+    assert right_under("autoattack", victim, images) <= right_under("adaptive", victim, images)
+    torch.manual_seed(0)
+    _, more = perturb("autoattack", victim, images, EPSILON, CONFIG, AutoAttackConfig(20, 3, 300))
+    assert (more["broken_by"] == 0).float().mean() > 0.5  # APGD on the cross-entropy, blind without a way through
 
 
 def test_saturated_logits_as_of_distillation_at_a_high_temperature_are_caught_and_broken() -> None:
