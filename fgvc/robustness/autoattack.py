@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from pyautoattack import AutoAttack
 from pyautoattack.autopgd_base import APGDAttack
+from torch import nn
 
 from fgvc.robustness.attack_config import AutoAttackConfig
 from fgvc.robustness.attacked import Attacked
@@ -27,22 +28,25 @@ def parts_of(classes: int, random: bool) -> tuple[str, ...]:
 
 def autoattack(
     model: Attacked, images: torch.Tensor, labels: torch.Tensor, epsilon: float, norm: Norm, *, classes: int, seed: int,
-    config: AutoAttackConfig, parts: tuple[str, ...] = (), judge: Judge | None = None,
+    config: AutoAttackConfig, parts: tuple[str, ...] = (), judge: Judge | None = None, draws: int = 8,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """(N, 3, H, W) perturbed images, and (N,) which of `parts` (default: `parts_of`) broke each, -1 for none.
 
     model: with gradients through whatever has none (`Victim.adaptive`): APGD and FAB stand still before a transform
     that gives zeros. judge: the deployed model, (M, 3, H, W) and their rows (M,) -> scores (default: `model`).
-    images: float32 in [0, 1]. Images that are misclassified as they are stay so. seed: of its random draws; the same
-    batch and seed give the same result.
+    draws: passes that a random model is judged by. images: float32 in [0, 1]. Images that are misclassified as they
+    are stay so. seed: of its random draws; the same batch and seed give the same result.
     """
+    attacked: nn.Module = _OverDraws(model, draws) if model.random else model
     parts = parts or parts_of(classes, model.random)
     found, broken_by = images.clone(), torch.full_like(labels, -1)
     for number, part in enumerate(parts):
         left = (broken_by < 0).nonzero()[:, 0]
         if len(left) == 0:
             break
-        attack = _adversary(model, epsilon, norm, classes, seed, config, part, images.device)
+        attack = _adversary(attacked, epsilon, norm, classes, seed, config, part, images.device)
+        if model.random:
+            attack.version, attack.apgd.eot_iter = "rand", 20  # its check for random models is for the other versions
         perturbed, _ = attack.run_standard_evaluation(images[left], labels[left], batch_size=len(left))
         perturbed = project(perturbed, images[left], epsilon, norm)  # where the library rounds outwards
         with torch.no_grad():
@@ -52,8 +56,23 @@ def autoattack(
     return found, broken_by
 
 
+class _OverDraws(nn.Module):
+    """A random model as AutoAttack is to see it: every gradient is of one draw (APGD averages over 20), every decision
+    by the mean softmax over `draws` new ones, much as the attack is judged. By a single draw it would take an image for
+    broken that is not, and stop, or leave alone one that it had been unlucky with."""
+
+    def __init__(self, model: Attacked, draws: int) -> None:
+        super().__init__()
+        self.model, self.draws = model, draws
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            return self.model(images)
+        return torch.stack([self.model(images).softmax(1) for _ in range(self.draws)]).mean(0)
+
+
 def _adversary(
-    model: Attacked, epsilon: float, norm: Norm, classes: int, seed: int, config: AutoAttackConfig, part: str,
+    model: nn.Module, epsilon: float, norm: Norm, classes: int, seed: int, config: AutoAttackConfig, part: str,
     device: torch.device,
 ) -> AutoAttack:  # fmt: skip
     """One part, set as AutoAttack's standard (or rand) version sets it, but for the budget."""
@@ -69,8 +88,6 @@ def _adversary(
     for component in (attack.apgd_targeted, attack.fab):
         component.n_target_classes = min(config.targets, classes - 1)
     attack.square.n_queries = config.queries
-    if model.random:
-        attack.version, attack.apgd.eot_iter = "rand", 20  # its check for random models is for the other versions
     return attack
 
 

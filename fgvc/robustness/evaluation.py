@@ -96,7 +96,7 @@ def evaluate(bench: Bench, entries: Sequence[int]) -> Findings:
     config, victim = bench.config, bench.victim
 
     def as_they_are(images: Images) -> dict[str, torch.Tensor]:
-        return outcome(victim.model, images, images.pixels, config.norm) | {"labels": images.labels}
+        return outcome(victim.model, images, images.pixels, config) | {"labels": images.labels}
 
     clean = bench.stage("clean", entries, as_they_are)
     found = Findings(clean["entries"], clean["labels"], clean["predicted"])
@@ -130,14 +130,14 @@ def _attacked(bench: Bench, found: Findings, name: str, epsilon: float, entries:
 
     def work(images: Images) -> dict[str, torch.Tensor]:
         changed, more = perturb(name, victim, images, epsilon, config, bench.budget, bench.target)
-        told = outcome(victim.model, images, changed, config.norm) | more
+        told = outcome(victim.model, images, changed, config) | more
         if name == "pgd":
             new = [entry not in before for entry in images.entries.tolist()]
             told |= {"smallest": torch.full(told["size"].shape, float("inf")), "taken_for": told["predicted"].cpu()}
             if any(new):
                 rows = torch.tensor(new, device=changed.device)
                 few = Images(images.pixels[rows], images.labels[rows], images.entries[rows])
-                for key, value in smallest(victim.model, few, changed[rows], config.norm).items():
+                for key, value in smallest(victim.model, few, changed[rows], config).items():
                     told[key][rows.cpu()] = value.cpu()
         return told
 
@@ -152,7 +152,7 @@ def _corrupted(bench: Bench, name: str, entries: Sequence[int]) -> np.ndarray:
         told = []
         for strength in range(1, STRENGTHS + 1):
             changed = corrupted(name, images.pixels, strength, seeds)
-            told.append(outcome(bench.victim.model, images, changed, bench.config.norm))
+            told.append(outcome(bench.victim.model, images, changed, bench.config))
         return {
             "entries": images.entries, "predicted": torch.stack([row["predicted"] for row in told], 1),
             "finite": torch.stack([row["finite"] for row in told], 1).all(1),
@@ -170,7 +170,7 @@ def _checks(bench: Bench, found: Findings, few: list[int]) -> dict[str, Check]:
     pgd = found.survives("pgd", epsilon)
 
     def still_right(name: str, attack: Callable[[Images], torch.Tensor]) -> np.ndarray:
-        arrays = bench.stage(name, few, lambda images: outcome(model, images, attack(images), norm))
+        arrays = bench.stage(name, few, lambda images: outcome(model, images, attack(images), config))
         return arrays["predicted"] == found.labels[rows]
 
     shape = next(iter(bench.load([few[:1]]))).images.shape[1:]

@@ -11,7 +11,7 @@ from pyautoattack.examples.resnet import ResNet18
 from torch import nn
 from torch.nn import functional
 
-from fgvc.robustness.attack_config import AutoAttackConfig
+from fgvc.robustness.attack_config import AttackConfig, AutoAttackConfig
 from fgvc.robustness.attacked import Attacked
 from fgvc.robustness.attacks import away_from, margin, pgd
 from fgvc.robustness.autoattack import STANDARD, _adversary, autoattack, parts_of
@@ -64,12 +64,12 @@ def test_the_smallest_perturbation_is_found_within_a_few_percent(linear: tuple, 
     model, images, labels, least = linear
     epsilon = least[norm].max().item() * 1.5
     found = pgd(model, images, lambda logits: margin(logits, labels), epsilon, norm=norm, steps=40)
-    told = smallest(model, Images(images, labels, torch.arange(24)), found, norm)
+    told = smallest(model, Images(images, labels, torch.arange(24)), found, AttackConfig(norm=norm))
     ratio = told["smallest"] / least[norm]
     assert ratio.min() >= 0.999
     assert ratio.median() < 1.05
     assert (told["taken_for"] != labels).all()
-    none = smallest(model, Images(images, labels, torch.arange(24)), images, norm)
+    none = smallest(model, Images(images, labels, torch.arange(24)), images, AttackConfig(norm=norm))
     assert none["smallest"].isinf().all()
 
 
