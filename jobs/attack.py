@@ -10,8 +10,8 @@
     fgvc compare job=attack a.yaml b.yaml folds=0 evaluate_test=true           rows of models, one attack set
 
 Perturbations are made in fp32 on pixels in [0, 1] of the classifier's input, resized and cropped as it was measured.
-The headline counts an image as robust if it is classified rightly under every attack that was run at epsilon. A killed
-run resumes chunk by chunk; ranks and workers change no figure. The run folder <runs_dir>/attack/<name>/ holds
+The headline counts an image as robust if it is classified rightly under everything that was run on it at epsilon. A
+killed run resumes chunk by chunk; ranks and workers change no figure. The run folder <runs_dir>/attack/<name>/ holds
 result.json (accuracies with Wilson intervals, by attack, class and pair of species; checks), card.html, pictures.
 """
 
@@ -72,6 +72,11 @@ def default_name(config: Config) -> str:
     return name_after_weights(config, "attack")
 
 
+def all_run(figures: dict[str, Any]) -> list[str]:
+    """What was run at epsilon, on all images or on some: the headline is the worst of it, image by image."""
+    return [*figures["robust_under"], *figures.get("robust_besides", {})]
+
+
 def report(result: dict[str, Any], folder: Path) -> str:
     """The lines a run ends with."""
     split, figures = next(
@@ -80,7 +85,7 @@ def report(result: dict[str, Any], folder: Path) -> str:
     low, high = figures["robust_interval"]
     lines = [
         f"{split}: clean {figures['clean']:.2%}, robust {figures['robust']:.2%} [{low:.2%}, {high:.2%}] at "
-        f"{figures['norm']} {figures['epsilon_shown']}, the worst of {', '.join(figures['robust_under'])}; "
+        f"{figures['norm']} {figures['epsilon_shown']}, the worst of {', '.join(all_run(figures))}; "
         f"{figures['count']} images"
     ]
     checks = figures["checks"]

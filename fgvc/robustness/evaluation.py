@@ -20,6 +20,7 @@ from shards.errors import UserError
 
 CURVE = ("fgsm", "pgd")  # run at every epsilon
 NEEDED = ("fgsm", "pgd", "adaptive")  # by the checks
+ERASING = "check-erasing"
 LONGER, MORE = 4, 2  # times the steps, and so many restarts more
 
 
@@ -65,13 +66,15 @@ class Bench:
 @dataclass
 class Findings:
     """What was found. entries, labels, predicted: (N,) of all images that were drawn. attacks: (name, epsilon) ->
-    arrays of the images that were classified rightly, `right` of them. corruptions: name -> (N, 5) predicted classes.
+    arrays of the images that were classified rightly, `right` of them. besides: of whatever else was run at the
+    headline's epsilon, on some of these images only: name -> arrays. corruptions: name -> (N, 5) predicted classes.
     """
 
     entries: np.ndarray
     labels: np.ndarray
     predicted: np.ndarray
     attacks: dict[tuple[str, float], Arrays] = field(default_factory=dict)
+    besides: dict[str, Arrays] = field(default_factory=dict)
     corruptions: dict[str, np.ndarray] = field(default_factory=dict)
     checks: dict[str, Check] = field(default_factory=dict)
 
@@ -85,6 +88,14 @@ class Findings:
         kept = self.right.copy()
         kept[self.right] = self.attacks[name, epsilon]["predicted"] == self.labels[self.right]
         return kept
+
+    def broken_besides(self, name: str) -> np.ndarray:
+        """(N,) bool: misled by what was run besides, `name` of it."""
+        broken, arrays = np.zeros(len(self.entries), bool), self.besides[name]
+        place = {entry: row for row, entry in enumerate(self.entries.tolist())}
+        rows = [place[entry] for entry in arrays["entries"].tolist()]
+        broken[rows] = arrays["predicted"] != self.labels[rows]
+        return broken
 
 
 def evaluate(bench: Bench, entries: Sequence[int]) -> Findings:
@@ -107,7 +118,7 @@ def evaluate(bench: Bench, entries: Sequence[int]) -> Findings:
     if bench.target is not None:
         others = found.entries[found.right & (found.labels != bench.target)].tolist()
         if others:
-            found.attacks["targeted", bench.epsilon] = _attacked(bench, found, "targeted", bench.epsilon, others)
+            found.besides["targeted"] = _attacked(bench, found, "targeted", bench.epsilon, others)
     if config.checks:
         found.checks = _checks(bench, found, right[: config.check_images])
     if config.corruptions:
@@ -159,7 +170,7 @@ def _corrupted(bench: Bench, name: str, entries: Sequence[int]) -> np.ndarray:
 
 
 def _checks(bench: Bench, found: Findings, few: list[int]) -> dict[str, Check]:
-    """Every check by name; those that need many passes on `few` images."""
+    """Every check by name; those that need many passes on `few` images. What they run at epsilon is kept besides."""
     config, victim, epsilon = bench.config, bench.victim, bench.epsilon
     model, norm = victim.model, config.norm
     place = {entry: row for row, entry in enumerate(found.entries.tolist())}
@@ -168,11 +179,13 @@ def _checks(bench: Bench, found: Findings, few: list[int]) -> dict[str, Check]:
 
     def still_right(name: str, attack: Callable[[Images], torch.Tensor]) -> np.ndarray:
         arrays = bench.stage(name, few, lambda images: outcome(model, images, attack(images), config))
+        if name != ERASING:  # at a larger epsilon
+            found.besides[name] = arrays
         return arrays["predicted"] == found.labels[rows]
 
     shape = next(iter(bench.load([few[:1]]))).images.shape[1:]
     erasing = checks.UNBOUNDED[norm] * (float(np.prod(shape)) ** 0.5 if norm == "l2" else 1.0)
-    erased = still_right("check-erasing", lambda images: _pgd(bench, images, erasing))
+    erased = still_right(ERASING, lambda images: _pgd(bench, images, erasing))
     longer = still_right(
         "check-longer",
         lambda images: _pgd(bench, images, epsilon, LONGER * config.steps, config.restarts + MORE),
