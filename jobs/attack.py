@@ -10,8 +10,8 @@
     fgvc compare job=attack a.yaml b.yaml folds=0 evaluate_test=true           rows of models, one attack set
 
 Perturbations are made in fp32 on pixels in [0, 1] of the classifier's input, resized and cropped as it was measured.
-The headline counts an image as robust if it is classified rightly under every attack that was run at epsilon. A killed
-run resumes chunk by chunk; ranks and workers change no figure. The run folder <runs_dir>/attack/<name>/ holds
+The headline counts an image as robust if it is classified rightly under everything that was run on it at epsilon. A
+killed run resumes chunk by chunk; ranks and workers change no figure. The run folder <runs_dir>/attack/<name>/ holds
 result.json (accuracies with Wilson intervals, by attack, class and pair of species; checks), card.html, pictures.
 """
 
@@ -35,7 +35,6 @@ DEBUG = [
     "check_queries=10", "autoattack.steps=3", "autoattack.targets=2", "autoattack.queries=10", "track.wandb=disabled",
 ]  # fmt: skip
 LIMITS = {"none": (0, 0), "quantize": (2, 256), "jpeg": (1, 100), "noise": (0, 1)}  # of preprocess_strength
-HEADLINE = Headline("robust", "robust accuracy")
 
 
 @dataclass
@@ -45,6 +44,33 @@ class Config(AttackConfig, MeasureConfig):
     batch: Annotated[int, Gt(0)] = option(50, "images of a chunk; AutoAttack's random draws are a chunk's")
     autoattack: AutoAttackConfig = field(default_factory=AutoAttackConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
+
+
+def all_run(figures: dict[str, Any]) -> list[str]:
+    """What was run at epsilon, on all images or on some: the headline is the worst of it, image by image."""
+    return [*figures["robust_under"], *figures.get("robust_besides", {})]
+
+
+def columns(figures: dict[str, Any]) -> dict[str, float]:
+    """Clean accuracy and that under every attack at epsilon, for a comparison's table."""
+    shown = figures["epsilon_shown"]
+    return {"clean": figures["clean"]} | {
+        name: figures["attacks"][name][shown]["accuracy"] for name in figures["robust_under"]
+    }
+
+
+def conditions(figures: dict[str, Any]) -> str:
+    """What a comparison's rows were attacked with."""
+    return f"under {figures['norm']} {figures['epsilon_shown']}, the worst of {', '.join(all_run(figures))}"
+
+
+HEADLINE = Headline(
+    "robust", "robust accuracy", columns=columns, conditions=conditions,
+    same=(
+        "norm", "epsilon", "attacks", "steps", "step_size", "restarts", "draws", "autoattack.", "transfer", "target",
+        "batch", "checks", "check_images", "check_queries",
+    ),
+)  # fmt: skip
 
 
 def check(config: Config) -> None:
@@ -80,7 +106,7 @@ def report(result: dict[str, Any], folder: Path) -> str:
     low, high = figures["robust_interval"]
     lines = [
         f"{split}: clean {figures['clean']:.2%}, robust {figures['robust']:.2%} [{low:.2%}, {high:.2%}] at "
-        f"{figures['norm']} {figures['epsilon_shown']}, the worst of {', '.join(figures['robust_under'])}; "
+        f"{figures['norm']} {figures['epsilon_shown']}, the worst of {', '.join(all_run(figures))}; "
         f"{figures['count']} images"
     ]
     checks = figures["checks"]

@@ -1,5 +1,6 @@
 """What a finished run shows: its one figure for `fgvc status`, `compare` and `sweep`, and the files it left."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,9 @@ class Headline:
 
     within: the key of result.json that holds the splits (empty: they are at its top). goal: whether larger or
     smaller is better. form: how a value is written. per_image: whether it is the mean of a figure of every image,
-    a fraction of 1, which comparisons pair.
+    a fraction of 1, which comparisons pair. same: settings that every row of a comparison must share, besides those
+    that choose the images; a name with a dot at its end stands for all below it. columns: figures of a split -> more
+    columns of a comparison's table, fractions of 1. conditions: figures of a split -> what its heading says of them.
     """
 
     key: str
@@ -20,6 +23,9 @@ class Headline:
     goal: Literal["maximize", "minimize"] = "maximize"
     form: str = "{:.2%}"
     per_image: bool = True
+    same: tuple[str, ...] = ()
+    columns: Callable[[dict[str, Any]], dict[str, float]] | None = None
+    conditions: Callable[[dict[str, Any]], str] | None = None
 
     def figures(self, result: dict[str, Any]) -> dict[str, float]:
         """Split -> figure, of every split that was measured."""

@@ -1,7 +1,9 @@
 """The model as an attacker sees it: pixels in [0, 1] in, logits out, with everything that is deployed inside."""
 
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -37,8 +39,9 @@ class Attacked(nn.Module):
         """Whether two passes over the same image differ."""
         return self.preprocess == "noise"
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        images = self._pixels(images)
+    def forward(self, images: torch.Tensor, drawn: torch.Tensor | None = None) -> torch.Tensor:
+        """drawn: standard normal numbers of the images' shape for the noise (default: new ones)."""
+        images = self._pixels(images, drawn)
         logits = self.classifier(images)
         return (logits + self.classifier(images.flip(3))) / 2 if self.flip else logits
 
@@ -48,10 +51,10 @@ class Attacked(nn.Module):
         found = _features(self.classifier, images)
         return (found + _features(self.classifier, images.flip(3))) / 2 if self.flip else found
 
-    def _pixels(self, images: torch.Tensor) -> torch.Tensor:
+    def _pixels(self, images: torch.Tensor, drawn: torch.Tensor | None = None) -> torch.Tensor:
         """The classifier's input, 0 to 255."""
         if self.preprocess == "noise":
-            images = images + self.strength * torch.randn_like(images)
+            images = images + self.strength * (torch.randn_like(images) if drawn is None else drawn)
         elif self.preprocess != "none":
             with torch.no_grad():
                 defended = (quantize if self.preprocess == "quantize" else jpeg)(images, self.strength)
@@ -59,6 +62,26 @@ class Attacked(nn.Module):
         if self.size:
             images = functional.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         return images * 255
+
+
+@torch.no_grad()
+def answers(model: Attacked, images: torch.Tensor, entries: Sequence[int], seed: int, draws: int) -> torch.Tensor:
+    """(N, classes): what counts as the model's answer to images (N, 3, H, W) of these entries.
+
+    The logits; of a random model the mean softmax over `draws` passes whose noise is a function of (seed, entry, pass).
+    So an image meets the same noise after every attack: with new noise each time, the worst of several attacks would
+    lose images to chance alone.
+    """
+    if not model.random:
+        return model(images)
+    total = torch.zeros(())
+    for number in range(draws):
+        drawn = np.stack([
+            np.random.default_rng([seed, entry, 6000 + number]).standard_normal(images.shape[1:], dtype=np.float32)
+            for entry in entries
+        ])  # fmt: skip
+        total = total + model(images, torch.from_numpy(drawn).to(images)).softmax(1)
+    return total / draws
 
 
 def quantize(images: torch.Tensor, levels: float) -> torch.Tensor:

@@ -19,6 +19,7 @@ from fgvc.robustness.suite import Images
 UNBOUNDED = {"linf": 0.5, "l2": 0.5}  # linf: every image can become plain grey; l2: as much a pixel, in the mean
 NOISE = 0.01  # of the images: what chance may do
 LITTLE = 0.05  # of the images: a change that a stronger attack may make
+FEW = 3  # images: no tolerance is finer
 VANISHED = 1e-7  # of the margin's gradient: the cross-entropy has nothing left in float32
 
 
@@ -34,57 +35,57 @@ class Check:
         return asdict(self)
 
 
-def monotone(accuracies: Mapping[float, float]) -> Check:
-    """accuracies: epsilon -> accuracy under PGD."""
-    values = [accuracies[epsilon] for epsilon in sorted(accuracies)]
-    rise = max((later - before for before, later in pairwise(values)), default=0.0)
-    shown = " > ".join(f"{value:.1%}" for value in values)
+def monotone(right: Mapping[float, int], images: int) -> Check:
+    """right: epsilon -> how many of all `images` are classified rightly under PGD."""
+    values = [right[epsilon] for epsilon in sorted(right)]
+    rise = max((later - before for before, later in pairwise(values)), default=0)
     return Check(
-        rise <= NOISE, f"accuracy with growing epsilon: {shown}",
+        _within(rise, images, NOISE) if len(values) > 1 else None,
+        f"right with growing epsilon: {' > '.join(map(str, values))} of {images}",
         "A larger ball holds the smaller one: accuracy that rises with epsilon means that the attack gets stuck.",
     )  # fmt: skip
 
 
-def reaches_zero(accuracy: float) -> Check:
-    """accuracy: under PGD with a perturbation that can turn any image into plain grey."""
+def reaches_zero(right: int, images: int) -> Check:
+    """right: of so many images, under PGD with a perturbation that can turn any image into plain grey."""
     return Check(
-        accuracy == 0, f"accuracy under a perturbation that can erase the image: {accuracy:.1%}",
+        right == 0, f"right under a perturbation that can erase the image: {right} of {images}",
         "An attack that may erase the image has to reach zero; if it does not, gradients lead nowhere.",
     )  # fmt: skip
 
 
-def not_weaker_than_fgsm(pgd: Mapping[float, float], fgsm: Mapping[float, float]) -> Check:
-    """Both: epsilon -> accuracy."""
+def not_weaker_than_fgsm(pgd: Mapping[float, int], fgsm: Mapping[float, int], images: int) -> Check:
+    """Both: epsilon -> how many of all `images` are classified rightly."""
     worst = max(pgd[epsilon] - fgsm[epsilon] for epsilon in fgsm)
     return Check(
-        worst <= NOISE, f"accuracy under PGD minus that under FGSM, at most: {worst:+.1%}",
+        _within(worst, images, NOISE), f"right under PGD less right under FGSM, at most: {worst:+d} of {images}",
         "Many small steps that do worse than one large step mean that gradients change direction at random.",
     )  # fmt: skip
 
 
 def black_box_not_stronger(square: np.ndarray, pgd: np.ndarray, what: str = "Square, which sees only answers") -> Check:
     """square, pgd: (N,) whether each image was still classified rightly."""
-    difference = float(pgd.mean() - square.mean()) if len(pgd) else 0.0
     return Check(
-        difference <= LITTLE, f"{what}: {square.mean():.1%} right, PGD: {pgd.mean():.1%} ({len(pgd)} images)",
+        _within(pgd.sum() - square.sum(), len(pgd), LITTLE),
+        f"{what}: {square.sum()} right, PGD: {pgd.sum()}, of {len(pgd)} images",
         "An attack without gradients that does better than one with them means that the gradients are hidden.",
     )  # fmt: skip
 
 
 def budget_suffices(plain: np.ndarray, longer: np.ndarray, more: str) -> Check:
     """plain, longer: (N,) whether each image was still classified rightly. more: what the longer attack had."""
-    change = float(plain.mean() - longer.mean()) if len(plain) else 0.0
     return Check(
-        change <= LITTLE, f"{more}: {longer.mean():.1%} right instead of {plain.mean():.1%} ({len(plain)} images)",
+        _within(plain.sum() - longer.sum(), len(plain), LITTLE),
+        f"{more}: {longer.sum()} right instead of {plain.sum()}, of {len(plain)} images",
         "If more steps and starts break many more images, the attack had not converged: give it more.",
     )  # fmt: skip
 
 
 def adaptive_not_stronger(adaptive: np.ndarray, pgd: np.ndarray) -> Check:
     """adaptive, pgd: (N,) whether each image was still classified rightly."""
-    difference = float(pgd.mean() - adaptive.mean()) if len(pgd) else 0.0
     return Check(
-        difference <= LITTLE, f"adaptive attack: {adaptive.mean():.1%} right, PGD: {pgd.mean():.1%}",
+        _within(pgd.sum() - adaptive.sum(), len(pgd), LITTLE),
+        f"adaptive attack: {adaptive.sum()} right, PGD: {pgd.sum()}, of {len(pgd)} images",
         "An attack on the logits' margin, past steps without gradient, that does much better than PGD on the "
         "cross-entropy means that the model hides its gradients without being robust.",
     )  # fmt: skip
@@ -92,9 +93,9 @@ def adaptive_not_stronger(adaptive: np.ndarray, pgd: np.ndarray) -> Check:
 
 def gradients_alive(vanished: np.ndarray) -> Check:
     """vanished: (N,) bool, as `vanishing` finds."""
-    share = float(vanished.mean()) if len(vanished) else 0.0
     return Check(
-        share <= LITTLE, f"images whose gradient vanishes: {share:.1%} of {len(vanished)}",
+        _within(vanished.sum(), len(vanished), LITTLE),
+        f"images whose gradient vanishes: {vanished.sum()} of {len(vanished)}",
         "Where the loss's gradient is zero, or lost in rounding, gradient attacks stand still: the model looks robust "
         "and is not.",
     )  # fmt: skip
@@ -105,10 +106,10 @@ def finds_planted(found: Mapping[str, np.ndarray]) -> Check:
     possible = found["possible"].astype(bool)
     if not possible.any():
         return Check(None, "no perturbation could be planted", "The model's features do not change within epsilon.")
-    share, chance = float(found["found"][possible].mean()), float(found["random"][possible].mean())
-    passed = None if chance > 0.5 else share >= 1 - LITTLE
+    count, hits, chance = (int(of.sum()) for of in (possible, found["found"][possible], found["random"][possible]))
+    passed = None if chance > count / 2 else _within(count - hits, count, LITTLE)
     return Check(
-        passed, f"planted perturbations found: {share:.1%} of {int(possible.sum())}; by chance {chance:.1%}",
+        passed, f"planted perturbations found: {hits} of {count}; by chance {chance}",
         "For every image a readout of the model's own features was made that a known perturbation misleads. An attack "
         "that misses it would miss real ones too.",
     )  # fmt: skip
@@ -131,3 +132,9 @@ def summary(checks: Mapping[str, Check]) -> str:
 def failed(checks: Mapping[str, Check]) -> Sequence[str]:
     """The names of the red checks."""
     return [name for name, check in checks.items() if check.passed is False]
+
+
+def _within(excess: float, images: int, share: float) -> bool | None:
+    """Whether so many of `images` are no more than chance may do: red needs more than the share and more than FEW of
+    them. None: there are so few images that no number of them would tell."""
+    return None if images <= FEW else bool(excess <= max(share * images, FEW))

@@ -1,6 +1,5 @@
 """Common corruptions in five strengths, after ImageNet-C (Hendrycks and Dietterich 2019, arXiv:1903.12261): own code,
-the same for an image whatever batch it is in. Blur is that of 224 px images, scaled by the root of the image's side:
-at 32 px it is close to CIFAR-10-C's.
+the same for an image whatever batch it is in. Blur is that of 224 px images, scaled by the root of the image's side.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,8 +57,8 @@ def _fog(image: torch.Tensor, level: int, draw: np.random.Generator) -> torch.Te
 
 
 def plasma(side: int, decay: float, draw: np.random.Generator) -> np.ndarray:
-    """(side, side) float32 in [0, 1]: a cloud by the diamond-square method on a torus. side: a power of two; decay: by
-    how much the detail shrinks at each halving."""
+    """(side, side) float32 in [0, 1]: a cloud by the diamond-square method on a torus. side: a power of two; decay:
+    ImageNet-C's wibbledecay. There, a draw's amplitude is wibble ** 2, so detail shrinks by decay ** 2 a halving."""
     cloud = np.zeros((side, side))
     step, rough = side, 1.0
     while step > 1:
@@ -73,7 +72,7 @@ def plasma(side: int, decay: float, draw: np.random.Generator) -> np.ndarray:
         down = (corners + below + centres + np.roll(centres, 1, 1)) / 4
         cloud[::step, half::step] = across + rough * draw.uniform(-1, 1, across.shape)
         cloud[half::step, ::step] = down + rough * draw.uniform(-1, 1, down.shape)
-        step, rough = half, rough / decay
+        step, rough = half, rough / decay**2
     cloud -= cloud.min()
     return (cloud / max(cloud.max(), 1e-12)).astype(np.float32)
 

@@ -27,7 +27,7 @@ def examples(bench: Bench, found: Findings, classes: Sequence[str]) -> list[Exam
     batch = next(iter(bench.load([entries[chosen].tolist()])))
     images = Images(batch.images.to(bench.device).float() / 255, batch.labels.to(bench.device), batch.entries)
     changed, _ = perturb("pgd", bench.victim, images, bench.epsilon, bench.config, bench.budget)
-    told = outcome(bench.victim.model, images, changed, bench.config.norm)
+    told = outcome(bench.victim.model, images, changed, bench.config)
     before, after = (pixels.permute(0, 2, 3, 1).cpu().numpy() for pixels in (images.pixels, changed))
     return [
         Example(image, perturbed, classes[truth], classes[guess], size)

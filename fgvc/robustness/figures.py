@@ -20,16 +20,19 @@ def share(right: np.ndarray) -> dict[str, Any]:
 
 
 def survivors(found: Findings, epsilon: float, attacks: Sequence[str]) -> np.ndarray:
-    """(N,) bool: classified rightly, and under every one of these attacks at epsilon too."""
+    """(N,) bool: classified rightly, under every one of these attacks at epsilon too, and under whatever else was run
+    at that epsilon on the image: a check or the targeted attack."""
     kept = found.right
     for name in attacks:
         kept = kept & found.survives(name, epsilon)
+    for name in found.besides:
+        kept = kept & ~found.broken_besides(name)
     return kept
 
 
 def robust_under(found: Findings, epsilon: float) -> list[str]:
-    """The attacks whose worst, image by image, is the headline: all untargeted ones at epsilon."""
-    return [name for name, size in found.attacks if size == epsilon and name != "targeted"]
+    """The attacks that were run at epsilon on every image: with what was run besides, the headline is their worst."""
+    return [name for name, size in found.attacks if size == epsilon]
 
 
 def figures(found: Findings, bench: Bench, classes: Sequence[str]) -> dict[str, Any]:
@@ -41,6 +44,7 @@ def figures(found: Findings, bench: Bench, classes: Sequence[str]) -> dict[str, 
     told: dict[str, Any] = {
         "count": len(found.entries), "clean": clean["accuracy"], "clean_interval": clean["interval"],
         "robust": worst["accuracy"], "robust_interval": worst["interval"], "robust_under": under,
+        "robust_besides": {name: _besides(found, epsilon, under, name) for name in found.besides},
         "norm": norm, "epsilon": epsilon, "epsilon_shown": shown_epsilon(epsilon, norm),
         "attacks": _by_attack(found, norm),
         "per_class": _by_class(found, robust, under, epsilon, classes),
@@ -53,8 +57,8 @@ def figures(found: Findings, bench: Bench, classes: Sequence[str]) -> dict[str, 
         parts = parts_of(len(classes), bench.victim.model.random)
         by = found.attacks["autoattack", epsilon]["broken_by"]
         told["autoattack_broke"] = {part: int((by == number).sum()) for number, part in enumerate(parts)}
-    if bench.target is not None and ("targeted", epsilon) in found.attacks:
-        reached = found.attacks["targeted", epsilon]["predicted"] == bench.target
+    if bench.target is not None and "targeted" in found.besides:
+        reached = found.besides["targeted"]["predicted"] == bench.target
         told["targeted"] = {"class": classes[bench.target], "taken_for_it": share(reached)}
     return told
 
@@ -102,11 +106,18 @@ def _by_attack(found: Findings, norm: Any) -> dict[str, Any]:
     """Attack -> epsilon, as people read it -> figures."""
     told: dict[str, Any] = {}
     for name, epsilon in sorted(found.attacks):
-        if name != "targeted":
-            told.setdefault(name, {})[shown_epsilon(epsilon, norm)] = {"epsilon": epsilon} | share(
-                found.survives(name, epsilon)
-            )
+        told.setdefault(name, {})[shown_epsilon(epsilon, norm)] = {"epsilon": epsilon} | share(
+            found.survives(name, epsilon)
+        )
     return told
+
+
+def _besides(found: Findings, epsilon: float, under: Sequence[str], name: str) -> dict[str, int]:
+    """Of what was run on some images only: how many, how many it misled, and those that no attack on all images did."""
+    broken, left = found.broken_besides(name), found.right
+    for attack in under:
+        left = left & found.survives(attack, epsilon)
+    return {"of": len(found.besides[name]["entries"]), "broke": int(broken.sum()), "alone": int((broken & left).sum())}
 
 
 def _by_class(

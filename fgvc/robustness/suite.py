@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fgvc.robustness.attack_config import AttackConfig, AutoAttackConfig
-from fgvc.robustness.attacked import Attacked
+from fgvc.robustness.attacked import Attacked, answers
 from fgvc.robustness.attacks import Loss, away_from, fgsm, margin, pgd, random_start, strongest, towards
 from fgvc.robustness.autoattack import autoattack
 from fgvc.runtime.chunks import Arrays
@@ -58,7 +58,8 @@ def perturb(
     parts = ("square",) if name == "square" else ()
     seed = int(torch.randint(2**31, ()))  # the generator is seeded by chunk
     found, by = autoattack(
-        model, x, labels, epsilon, norm, classes=victim.classes, seed=seed, config=budget, parts=parts
+        victim.adaptive, x, labels, epsilon, norm, classes=victim.classes, seed=seed, config=budget, parts=parts,
+        judge=lambda pixels, rows: says(model, pixels, images.entries[rows], config), draws=config.draws,
     )  # fmt: skip
     return found, {"broken_by": by}
 
@@ -80,41 +81,49 @@ def projected(
             model, images.pixels, loss, epsilon, norm=config.norm, steps=steps, step_size=size, start=start, draws=draws
         )  # fmt: skip
 
+    def judged(pixels: torch.Tensor) -> torch.Tensor:
+        return says(model, pixels, images.entries, config)
+
     count = restarts or config.restarts
     if count == 1:
         return runs(0)
     if labels is not None:
-        return strongest(model, map(runs, range(count)), lambda logits: -margin(logits, labels))
-    return strongest(model, map(runs, range(count)), lambda logits: margin(logits, images.labels))
+        return strongest(judged, map(runs, range(count)), lambda logits: -margin(logits, labels))
+    return strongest(judged, map(runs, range(count)), lambda logits: margin(logits, images.labels))
 
 
-@torch.no_grad()
-def outcome(model: Attacked, images: Images, found: torch.Tensor, norm: str) -> dict[str, torch.Tensor]:
-    """What became of every image: predicted class, whether the logits are finite, size of the perturbation."""
-    logits = model(found)
+def says(model: Attacked, pixels: torch.Tensor, entries: torch.Tensor, config: AttackConfig) -> torch.Tensor:
+    """(N, classes): the model's answer by which every attack is judged (`attacked.answers`)."""
+    return answers(model, pixels, entries.tolist(), config.seed, config.draws)
+
+
+def outcome(model: Attacked, images: Images, found: torch.Tensor, config: AttackConfig) -> dict[str, torch.Tensor]:
+    """What became of every image: predicted class, whether the outputs are finite, size of the perturbation."""
+    scores = says(model, found, images.entries, config)
     return {
-        "entries": images.entries, "predicted": logits.argmax(1), "finite": logits.isfinite().all(1),
-        "size": _size(found - images.pixels, norm),
+        "entries": images.entries, "predicted": scores.argmax(1), "finite": scores.isfinite().all(1),
+        "size": _size(found - images.pixels, config.norm),
     }  # fmt: skip
 
 
 @torch.no_grad()
-def smallest(model: Attacked, images: Images, found: torch.Tensor, norm: str) -> dict[str, torch.Tensor]:
+def smallest(model: Attacked, images: Images, found: torch.Tensor, config: AttackConfig) -> dict[str, torch.Tensor]:
     """The smallest perturbation that misleads on the way to a perturbed image, by halving, and the class it leads to.
 
     An upper bound of the least there is; infinite where the perturbed image is classified rightly. (N,) each.
     """
     low, high = torch.zeros_like(found[:, 0, 0, 0]), torch.ones_like(found[:, 0, 0, 0])
     change = found - images.pixels
-    answer = model(found).argmax(1)
+    answer = says(model, found, images.entries, config).argmax(1)
     broken = answer != images.labels
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        predicted = model(images.pixels + middle.view(-1, 1, 1, 1) * change).argmax(1)
+        between = images.pixels + middle.view(-1, 1, 1, 1) * change
+        predicted = says(model, between, images.entries, config).argmax(1)
         fooled = predicted != images.labels
         answer = torch.where(fooled & broken, predicted, answer)
         high, low = torch.where(fooled, middle, high), torch.where(fooled, low, middle)
-    size = _size(change * high.view(-1, 1, 1, 1), norm)
+    size = _size(change * high.view(-1, 1, 1, 1), config.norm)
     return {"smallest": torch.where(broken, size, float("inf")), "taken_for": answer}
 
 

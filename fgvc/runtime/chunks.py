@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fgvc.runtime.device import seed_generators
-from fgvc.runtime.distributed import barrier, broadcast_object, rank, world_size
+from fgvc.runtime.distributed import broadcast_object, patiently, rank, world_size
 from fgvc.runtime.progress import with_progress
 from shards.files import full_disk_is_named, write_bytes
 
@@ -33,7 +33,10 @@ def in_chunks(
     Raises UserError when the disk is full.
     """
     chunks = [entries[at : at + size] for at in range(0, len(entries), size)]
-    paths = [folder / f"{number:06d}.npz" for number in range(len(chunks))]
+    # The bounds are in the name: a chunk of another size that an earlier start left is not this one.
+    paths = [
+        folder / f"{number:06d}-{number * size}-{number * size + len(chunk)}.npz" for number, chunk in enumerate(chunks)
+    ]
     missing = []
     if rank() == 0:
         with full_disk_is_named(folder):
@@ -41,13 +44,12 @@ def in_chunks(
         missing = [number for number, path in enumerate(paths) if _read(path) is None]
     missing = broadcast_object(missing)
     mine = missing[rank() :: world_size()]
-    if mine:
-        batches = load([chunks[number] for number in mine])
+    with patiently():  # a chunk may take longer than a collective's time-out
+        batches = load([chunks[number] for number in mine]) if mine else ()
         shown = with_progress(batches, len(mine), title, "batches", show=rank() == 0)
         for number, batch in zip(mine, shown, strict=True):
             seed_generators(seed * 1_000_003 + number)
             _write(paths[number], work(batch))
-    barrier()
     found = [_read(path) for path in paths]
     return {name: np.concatenate([part[name] for part in found if part is not None]) for name in found[0] or ()}
 

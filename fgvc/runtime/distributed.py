@@ -4,7 +4,8 @@ import datetime
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -57,7 +58,7 @@ def do_first(work: Callable[[], None]) -> None:
     if not dist.is_initialized():
         work()
         return
-    patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
+    patient = _patient_group()
     problem: list[str | None] = [None]
     if rank() == 0:
         try:
@@ -68,6 +69,23 @@ def do_first(work: Callable[[], None]) -> None:
     end_group(patient)
     if problem[0] is not None:
         raise UserError(problem[0])
+
+
+@contextmanager
+def patiently() -> Iterator[None]:
+    """Every rank does some work, for hours if it must; at the end all wait for the last one, as in `do_first`."""
+    if not dist.is_initialized():
+        yield
+        return
+    patient = _patient_group()
+    yield
+    dist.barrier(group=patient)
+    end_group(patient)
+
+
+def _patient_group() -> Any:
+    """A group for waiting, whose time-out is out of reach."""
+    return dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
 
 
 def gather_objects(value: T) -> list[T]:

@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class RowFigures:
     p: float | None = None
     p_holm: float | None = None
     gflops: float | None = None  # of a forward pass of one image, in 10^9 operations
+    columns: dict[str, float] = field(default_factory=dict)  # more figures, fractions of 1, of jobs that have some
 
 
 def read_run(folder: Path, seed: int, fold: int) -> Measured | None:
@@ -146,7 +147,11 @@ def cells_of(rows: Sequence[RowFigures], title: str) -> list[list[str]]:
     header[4:4] = ["p (Holm)"] * corrected
     header += [f"test {title} %"] * touched + ["runs"] * unfinished
     flops = _has_flops(rows)
-    return [header, *([*_cells(row, corrected, flops), *_more_cells(row, touched, unfinished)] for row in rows)]
+    names = list(dict.fromkeys(name for row in rows for name in row.columns))
+    header[2:2] = [f"{name} %" for name in names]
+    return [
+        header, *([*_cells(row, corrected, flops, names), *_more_cells(row, touched, unfinished)] for row in rows)
+    ]  # fmt: skip
 
 
 def table(rows: Sequence[RowFigures], title: str) -> str:
@@ -164,8 +169,10 @@ def table(rows: Sequence[RowFigures], title: str) -> str:
 
 def as_record(row: RowFigures, key: str) -> dict[str, Any]:
     """A row as result.json holds it. key: the headline figure's name there."""
-    names = {"value": key, "test_value": f"test_{key}"}
-    return {names.get(name, name): value for name, value in asdict(row).items()}
+    names, record = {"value": key, "test_value": f"test_{key}"}, asdict(row)
+    if not row.columns:
+        del record["columns"]
+    return {names.get(name, name): value for name, value in record.items()}
 
 
 def _row(
@@ -205,13 +212,14 @@ def _has_flops(rows: Sequence[RowFigures]) -> bool:
     return any(row.gflops is not None for row in rows)
 
 
-def _cells(row: RowFigures, corrected: bool, flops: bool) -> list[str]:
+def _cells(row: RowFigures, corrected: bool, flops: bool, columns: Sequence[str]) -> list[str]:
     difference = "-"
     if row.difference is not None:
         difference = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in row.difference))
     return [
         row.label,
         _shown(row.value, "{:.2f}", 100),
+        *(_shown(row.columns.get(name), "{:.2f}", 100) for name in columns),
         _shown(row.std, "{:.2f}", 100),
         difference,
         *[_p_text(row.p_holm)] * corrected,

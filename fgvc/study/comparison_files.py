@@ -15,11 +15,13 @@ SPECIAL = str.maketrans(
 
 def as_csv(rows: Sequence[RowFigures], key: str) -> str:
     """A line per row, figures as fractions of 1 and seconds. key: the headline figure's name."""
-    records = []
+    records, names = [], dict.fromkeys(name for row in rows for name in row.columns)
     for row in rows:
         record = as_record(row, key)
         difference = record.pop("difference") or (None, None, None)
         record |= dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True))
+        record.pop("columns", None)
+        record |= {name: row.columns.get(name) for name in names}
         record["per_seed"] = " ".join(str(value) for value in record["per_seed"])
         records.append(record)
     stream = io.StringIO()

@@ -1,6 +1,7 @@
 """What a comparison found: tables, comparison.png and result.json from the runs' folders."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -29,8 +30,12 @@ def write_results(config: Config, runs: list[Run], folder: Path, failed: dict[st
             measured[planned.label].append(found)
     split = "val" if config.folds else "test"
     rows = figures(measured, split, config.seeds, fold_count(config) if config.folds else 0)
+    rows = [replace(row, columns=_columns(title, measured[row.label], split)) for row in rows]
     touched = {row.label: row.test_runs for row in rows if row.test_runs}
     heading = _heading(config, title.title, max(row.images for row in rows))
+    done = next((group[0].result[split] for group in measured.values() if group), None)
+    if title.conditions is not None and done is not None:
+        heading = f"{heading[:-1]}, {title.conditions(done)}."
     text = "\n\n".join([heading, table(rows, title.title), notes(touched, failed, rows)])
     # A comparison file like any other: it makes this comparison again.
     write_bytes(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False).encode())
@@ -49,6 +54,11 @@ def write_results(config: Config, runs: list[Run], folder: Path, failed: dict[st
     inputs = {run.result["inputs"]["shards"] for group in measured.values() for run in group}
     finish(RunFolder(folder, None), record, {"shards": sorted(inputs)}, seconds)
     return look
+
+
+def _columns(title: Headline, runs: Sequence[Measured], split: str) -> dict[str, float]:
+    """More figures of a row, of jobs that have some; those measure a row once."""
+    return title.columns(runs[0].result[split]) if title.columns is not None and runs else {}
 
 
 def _heading(config: Config, title: str, images: int) -> str:

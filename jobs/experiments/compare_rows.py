@@ -131,17 +131,22 @@ def check(config: Config, runs: list[Run]) -> None:
             f"job={config.job}: a weights file has one fold that it has not seen; set folds=5 use_folds=1 for files "
             "trained with data.folds=5 data.fold=0, or folds=0 evaluate_test=true for the test split"
         )
+    if config.seeds > 1 and not trains(_module(config.job).Config):
+        raise UserError(
+            f"seeds={config.seeds}: job={config.job} trains nothing: a seed only draws other images; leave it"
+        )
     first: dict[str, Any] = {}
+    same = _module(config.job).HEADLINE.same
     for planned in runs:
         loaded = load_job(config.job, planned.command.words[1], list(planned.command.words[2:]))
         refuse_another_config(planned.command.folder, hashed(loaded), hashed(type(loaded)()), partial=True)
         flat = flatten(to_dict(loaded), type(loaded))
         first = first or flat
-        for key in SAME:
+        for key in [*SAME, *(key for key in flat if key in same or key.partition(".")[0] + "." in same)]:
             if flat.get(key) != first.get(key):
                 raise UserError(
                     f"row '{planned.label}': {key}={flat[key]!r}, but {first[key]!r} in the first row; "
-                    "rows are compared on the same images"
+                    f"rows are compared on the same images{'' if key in SAME else ', measured in the same way'}"
                 )
 
 

@@ -1,8 +1,10 @@
 """What `fgvc attack` shows: pictures, card.html, the tracker."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from fgvc.robustness.autoattack import parts_of
 from fgvc.robustness.card import write_card
 from fgvc.robustness.evaluation import Bench, Findings
 from fgvc.robustness.examples import examples
@@ -37,10 +39,9 @@ def show(
 
 def _facts(config: Config, measured: Measured, told: dict[str, Any]) -> dict[str, str]:
     """How the figures were made, as the card's last table says it."""
-    about, budget = measured.about, config.autoattack
-    size = f"{config.step_size:g} epsilon" if config.step_size else "2.5 epsilon / steps"
+    about = measured.about
     drawn = "all" if told["count"] == len(measured.indices) else f"{told['count']} drawn by seed {config.seed}"
-    facts = {
+    facts: dict[str, str] = {
         "model": f"{about['model']['name']}, {about['size']} px, {len(about['classes'])} classes",
         "weights": f"{config.weights} ({measured.inputs['weights']})",
         "images": f"{drawn} of {len(measured.indices)} of the split {config.split}, {measured.manifest.folder.name}",
@@ -51,9 +52,28 @@ def _facts(config: Config, measured: Measured, told: dict[str, Any]) -> dict[str
         }[measured.marks["seen"]],
         "pixels": "float32 in [0, 1], resized and cropped as the model is measured; normalisation is part of the model",
         "in front of the model": config.preprocess if config.preprocess != "none" else "nothing",
-        "PGD": f"{config.steps} steps of {size}, {config.restarts} random start(s) keyed by image",
-        "AutoAttack": f"{budget.steps} steps, {budget.targets} target classes, {budget.queries} queries",
     }
-    if config.transfer:
-        facts["transfer from"] = config.transfer
-    return facts
+    return facts | budgets(config, told["attacks"], len(about["classes"]))
+
+
+def budgets(config: Config, run: Collection[str], classes: int) -> dict[str, str]:
+    """Attack -> its budget as the card says it, of those that were run."""
+    budget, random = config.autoattack, config.preprocess == "noise"
+    size = f"{config.step_size:g} epsilon" if config.step_size else "2.5 epsilon / steps"
+    iterated = f"{config.steps} steps of {size}, {config.restarts} random start(s) keyed by image"
+    targets, parts = min(budget.targets, classes - 1), parts_of(classes, random)
+    auto = f"{', '.join(parts)}: {budget.steps} steps"
+    if random:
+        auto += ", 20 draws a gradient (its version for random models)"
+    else:
+        auto += f", {targets} target classes, {budget.queries} queries"
+    told = {
+        "pgd": iterated,
+        "mi_fgsm": f"{config.steps} steps of epsilon / steps, momentum 1, no random start",
+        "adaptive": iterated + (f", {config.draws} draws a gradient" if random else ""),
+        "autoattack": auto,
+        "square": f"{budget.queries} queries",
+        "transfer": f"mi_fgsm's, made on {config.transfer}",
+    }
+    answer = {"the model's answer": f"mean softmax over {config.draws} passes, noise by image"} if random else {}
+    return answer | {name: text for name, text in told.items() if name in run}

@@ -132,15 +132,31 @@ def test_models_are_compared_under_one_attack(
     common = ["compare", "job=attack", f"runs_dir={tmp_path}", "name=both", *rows]
     assert main(common) == 2
     assert "job=attack: a weights file has one fold that it has not seen" in capsys.readouterr().err
+    assert main([*common, "folds=4", "use_folds=1", "seeds=2"]) == 2
+    assert "seeds=2: job=attack trains nothing: a seed only draws other images" in capsys.readouterr().err
+    for key, value in (("epsilon", "4/255"), ("steps", 5), ("batch", 5), ("autoattack", {"queries": 30})):
+        other = yaml.safe_load(Path(rows[1]).read_text())
+        other[key] = other[key] | value if isinstance(value, dict) else value
+        (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+        words = [*common[:-1], str(tmp_path / "other.yaml"), "folds=4", "use_folds=1"]
+        assert main(words) == 2
+        (said,) = capsys.readouterr().err.strip().splitlines()
+        assert f"row 'other': {'autoattack.queries' if key == 'autoattack' else key}=" in said
+        assert "in the first row; rows are compared on the same images, measured in the same way" in said
     assert main([*common, "folds=4", "use_folds=1"]) == 0
     table = (tmp_path / "compare/both/table.md").read_text()
     assert "robust accuracy %" in table
+    assert "under linf 8/255, the worst of pgd." in table
+    header = next(line for line in table.splitlines() if line.startswith("| row"))
+    assert [cell.strip() for cell in header.split("|")[2:5]] == ["robust accuracy %", "clean %", "pgd %"]
+    assert ",clean,pgd" in (tmp_path / "compare/both/table.csv").read_text().splitlines()[0]
     assert "No row touched the test split" in table
     told = json.loads((tmp_path / "compare/both/result.json").read_text())["rows"]
     plain, masked = (row["robust"] for row in told)
     assert masked > plain  # PGD alone does not see past the rounding
     assert told[1]["difference"][0] == pytest.approx(masked - plain)
     assert told[0]["images"] == 20
+    assert told[1]["columns"]["pgd"] == masked <= told[1]["columns"]["clean"]
     sweep = {
         "program": "fgvc", "method": "grid", "metric": {"name": "val_robust", "goal": "maximize"},
         "command": ["fgvc", "attack", rows[0], "split=held_out", "data.folds=4", "data.fold=0", "${args_no_hyphens}"],

@@ -6,14 +6,15 @@ from pathlib import Path
 import pyautoattack
 import pytest
 import torch
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.examples.resnet import ResNet18
 from torch import nn
 from torch.nn import functional
 
-from fgvc.robustness.attack_config import AutoAttackConfig
+from fgvc.robustness.attack_config import AttackConfig, AutoAttackConfig
 from fgvc.robustness.attacked import Attacked
 from fgvc.robustness.attacks import away_from, margin, pgd
-from fgvc.robustness.autoattack import STANDARD, autoattack, parts_of
+from fgvc.robustness.autoattack import STANDARD, _adversary, autoattack, parts_of
 from fgvc.robustness.suite import Images, smallest
 
 CLASSES, SIDE = 6, 8
@@ -63,12 +64,12 @@ def test_the_smallest_perturbation_is_found_within_a_few_percent(linear: tuple, 
     model, images, labels, least = linear
     epsilon = least[norm].max().item() * 1.5
     found = pgd(model, images, lambda logits: margin(logits, labels), epsilon, norm=norm, steps=40)
-    told = smallest(model, Images(images, labels, torch.arange(24)), found, norm)
+    told = smallest(model, Images(images, labels, torch.arange(24)), found, AttackConfig(norm=norm))
     ratio = told["smallest"] / least[norm]
     assert ratio.min() >= 0.999
     assert ratio.median() < 1.05
     assert (told["taken_for"] != labels).all()
-    none = smallest(model, Images(images, labels, torch.arange(24)), images, norm)
+    none = smallest(model, Images(images, labels, torch.arange(24)), images, AttackConfig(norm=norm))
     assert none["smallest"].isinf().all()
 
 
@@ -100,6 +101,17 @@ def test_few_classes_and_random_models_have_parts_of_their_own() -> None:
         assert (by >= 0).all()
 
 
+@pytest.mark.parametrize(("steps", "schedule"), [(100, (22, 6, 3)), (50, (11, 3, 1)), (20, (4, 1, 1))])
+def test_a_reduced_budget_has_the_schedule_that_the_library_gives_it(steps: int, schedule: tuple) -> None:
+    model, budget, device = Attacked(nn.Flatten()), AutoAttackConfig(steps), torch.device("cpu")
+    ours = _adversary(model, 0.1, "linf", 10, 0, budget, "apgd-ce", device)
+    for part, kind in ((ours.apgd, APGDAttack), (ours.apgd_targeted, APGDAttack_targeted)):
+        theirs = kind(model, n_iter=steps, norm="Linf", eps=0.1, device=device)
+        for name in ("n_iter", "n_iter_orig", "n_iter_2", "n_iter_min", "size_decr"):
+            assert getattr(part, name) == getattr(theirs, name), name
+        assert (part.n_iter_2, part.n_iter_min, part.size_decr) == schedule
+
+
 @pytest.mark.slow
 def test_agrees_with_the_library_on_its_own_network() -> None:
     """On real birds, shrunk to the 32 px of CIFAR-10, which that ResNet-18 takes for birds."""
@@ -126,7 +138,10 @@ def test_agrees_with_the_library_on_its_own_network() -> None:
     _, by = autoattack(model, images, labels, epsilon, "linf", classes=10, seed=3, config=budget)
     theirs = pyautoattack.AutoAttack(model, norm="Linf", eps=epsilon, seed=3, device="cpu")
     theirs.verbose = False
-    theirs.apgd.n_iter = theirs.apgd_targeted.n_iter = theirs.fab.n_iter = 4
+    about = {"n_restarts": 1, "n_iter": 4, "verbose": False, "eps": epsilon, "seed": 3, "device": "cpu"}
+    theirs.apgd = APGDAttack(model, logger=theirs.logger, norm="Linf", **about)
+    theirs.apgd_targeted = APGDAttack_targeted(model, logger=theirs.logger, norm="Linf", **about)
+    theirs.fab.n_iter = 4
     theirs.apgd_targeted.n_target_classes = theirs.fab.n_target_classes = 2
     theirs.square.n_queries = 10
     broken, _ = theirs.run_standard_evaluation(images, labels, batch_size=6)

@@ -54,3 +54,15 @@ def test_clouds_fill_their_range_and_are_smooth() -> None:
     assert np.abs(np.diff(cloud, axis=0)).mean() < 0.3 * cloud.std()
     rough = plasma(64, 1.4, np.random.default_rng(0))
     assert np.abs(np.diff(rough, axis=0)).mean() / rough.std() > 2 * np.abs(np.diff(cloud, axis=0)).mean() / cloud.std()
+
+
+@pytest.mark.parametrize(("strength", "reference"), [(1, 0.019), (3, 0.021), (4, 0.028), (5, 0.045)])
+def test_fog_is_as_fine_as_the_references(strength: int, reference: float) -> None:
+    """The mean step between neighbouring pixels over the standard deviation, at 256 px: ImageNet-C's plasma_fractal."""
+    decay = {1: 2.0, 3: 1.7, 4: 1.5, 5: 1.4}[strength]
+    clouds = [plasma(256, decay, np.random.default_rng(seed)) for seed in range(12)]
+    steps = [
+        (np.abs(np.diff(cloud, axis=0)).mean() + np.abs(np.diff(cloud, axis=1)).mean()) / 2 / cloud.std()
+        for cloud in clouds
+    ]
+    assert np.mean(steps) == pytest.approx(reference, rel=0.4)

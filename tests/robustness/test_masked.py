@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from fgvc.robustness.attack_config import AttackConfig, AutoAttackConfig
-from fgvc.robustness.attacked import Attacked, jpeg, quantize
+from fgvc.robustness.attacked import Attacked, answers, jpeg, quantize
 from fgvc.robustness.attacks import away_from, fgsm, gradient
 from fgvc.robustness.checks import finds_planted, gradients_alive, vanishing
 from fgvc.robustness.planted import planted
-from fgvc.robustness.suite import Images, Victim, as_arrays, outcome, perturb
+from fgvc.robustness.suite import Images, Victim, as_arrays, outcome, perturb, smallest
 
 EPSILON = 16 / 255
 CONFIG = AttackConfig(steps=10)
@@ -62,7 +62,7 @@ def attacked(**settings: object) -> tuple[Victim, Images]:
 def right_under(name: str, victim: Victim, images: Images) -> float:
     torch.manual_seed(0)
     found, _ = perturb(name, victim, images, EPSILON, CONFIG, AutoAttackConfig(20, 3, 300))
-    told = outcome(victim.model, images, found, "linf")
+    told = outcome(victim.model, images, found, CONFIG)
     return (told["predicted"] == images.labels).float().mean().item()
 
 
@@ -84,7 +84,16 @@ def test_quantised_input_is_caught_and_broken_past_the_rounding() -> None:
     assert right_under("pgd", victim, images) > 0.7
     assert checked(victim, images) == (False, False)
     assert right_under("adaptive", victim, images) < 0.3
-    assert right_under("autoattack", victim, images) < right_under("pgd", victim, images) - 0.2
+
+
+@pytest.mark.parametrize("preprocess", ["quantize", "jpeg"])
+def test_autoattack_goes_through_what_has_no_gradient(preprocess: str) -> None:
+    """APGD and FAB see past it, not Square alone: no more survives than under the adaptive attack."""
+    victim, images = attacked(preprocess=preprocess)
+    assert right_under("autoattack", victim, images) <= right_under("adaptive", victim, images)
+    torch.manual_seed(0)
+    _, more = perturb("autoattack", victim, images, EPSILON, CONFIG, AutoAttackConfig(20, 3, 300))
+    assert (more["broken_by"] == 0).float().mean() > 0.5  # APGD on the cross-entropy, blind without a way through
 
 
 def test_saturated_logits_as_of_distillation_at_a_high_temperature_are_caught_and_broken() -> None:
@@ -101,6 +110,35 @@ def test_a_random_model_is_attacked_over_its_randomness() -> None:
     assert not torch.equal(victim.model(images.pixels), victim.model(images.pixels))
     assert right_under("adaptive", victim, images) < 0.2
     assert right_under("autoattack", victim, images) < 0.2
+
+
+def test_noise_is_drawn_once_an_image_so_that_the_worst_of_many_tries_is_not_chance() -> None:
+    """Twenty attacks that change nothing break no image that is right as it is, and 8 draws know it better than one."""
+    victim, images = attacked(preprocess="noise", strength=0.25)
+    before = outcome(victim.model, images, images.pixels, CONFIG)["predicted"]
+    single = [victim.model(images.pixels).argmax(1) for _ in range(20)]
+    assert (torch.stack(single) == before).all(0).float().mean() < 0.9  # by new noise some are lost to chance
+    for size in (24, 5):  # in any chunk
+        few = Images(images.pixels[:size], images.labels[:size], images.entries[:size])
+        again = [outcome(victim.model, few, few.pixels, CONFIG)["predicted"] for _ in range(20)]
+        assert (torch.stack(again) == before[:size]).all()
+    assert not torch.equal(
+        answers(victim.model, images.pixels, [0] * 24, 1, 8), answers(victim.model, images.pixels, [0] * 24, 2, 8)
+    )
+    still = smallest(victim.model, images, images.pixels, CONFIG)
+    assert torch.equal(still["smallest"].isfinite(), before != images.labels)
+
+
+def test_what_autoattack_says_it_broke_is_broken_under_the_noise_it_is_judged_by() -> None:
+    victim, images = attacked(preprocess="noise", strength=0.1)
+    torch.manual_seed(0)
+    found, more = perturb("autoattack", victim, images, 6 / 255, CONFIG, AutoAttackConfig(10, 3, 30))
+    right = outcome(victim.model, images, images.pixels, CONFIG)["predicted"] == images.labels
+    lost = outcome(victim.model, images, found, CONFIG)["predicted"] != images.labels
+    assert 0 < lost.sum() < len(lost)
+    unbroken = more["broken_by"] < 0
+    assert not lost[unbroken & right].any()
+    assert lost[~unbroken].all()
 
 
 def test_a_transfer_attack_is_made_on_the_other_model() -> None:

@@ -1,5 +1,7 @@
 """Work in chunks: the same bits for any ranks and after any kill, nothing computed twice."""
 
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -42,11 +44,57 @@ def test_what_was_computed_is_kept_and_the_damaged_is_done_again(tmp_path: Path)
     with pytest.raises(KeyboardInterrupt):
         in_chunks(tmp_path / "a", entries, 2, load, work)
     assert calls == [0, 2, 4, 6]
-    (tmp_path / "a" / "000001.npz").write_bytes((tmp_path / "a" / "000001.npz").read_bytes()[:100])
+    damaged = tmp_path / "a" / "000001-2-4.npz"
+    damaged.write_bytes(damaged.read_bytes()[:100])
     found = in_chunks(tmp_path / "a", entries, 2, load, work)
     assert calls == [0, 2, 4, 6, 2, 6, 8]
     whole = in_chunks(tmp_path / "b", entries, 2, load, draw)
     assert all(np.array_equal(found[name], whole[name]) for name in whole)
+
+
+def test_chunks_of_another_size_are_not_mixed_in(tmp_path: Path) -> None:
+    """Killed after two chunks of 32, resumed with 16, once gave 132 rows for 100 entries."""
+    entries = list(range(100))
+
+    def work(batch: np.ndarray) -> dict[str, np.ndarray]:
+        if 64 in batch:
+            raise KeyboardInterrupt
+        return draw(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_chunks(tmp_path / "a", entries, 32, load, work)
+    found = in_chunks(tmp_path / "a", entries, 16, load, draw)
+    whole = in_chunks(tmp_path / "b", entries, 16, load, draw)
+    assert found["entry"].tolist() == entries
+    assert np.array_equal(found["drawn"], whole["drawn"])
+
+
+WAITS = """
+import sys, time
+from datetime import timedelta
+from pathlib import Path
+import numpy as np, torch.distributed as dist
+from fgvc.runtime.chunks import in_chunks
+
+number, folder = int(sys.argv[1]), Path(sys.argv[2])
+store = dist.FileStore(str(folder / "store"), 2)
+dist.init_process_group("gloo", store=store, rank=number, world_size=2, timeout=timedelta(seconds=3))
+def work(batch):
+    time.sleep(8 * (batch[0] == 1))
+    return {"entry": batch}
+found = in_chunks(folder / "chunks", [0, 1], 1, lambda parts: map(np.array, parts), work)
+assert found["entry"].tolist() == [0, 1]
+"""
+
+
+def test_a_chunk_may_take_longer_than_a_collectives_time_out(tmp_path: Path) -> None:
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", WAITS, str(number), str(tmp_path)], stderr=subprocess.PIPE, text=True)
+        for number in range(2)
+    ]
+    for process in ranks:
+        _, errors = process.communicate(timeout=90)
+        assert process.returncode == 0, errors
 
 
 def test_every_rank_takes_every_second_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

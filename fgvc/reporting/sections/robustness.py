@@ -29,8 +29,8 @@ PICTURES = {
 }
 MOST = 200  # pairs of species in the table
 LEAD = (
-    "Robust: classified rightly as it is, and under every attack at this epsilon; an image that any of them misleads "
-    "counts as lost."
+    "Robust: classified rightly as it is, and under everything that was run on the image at this epsilon, checks "
+    "and the targeted attack included; an image that any of it misleads counts as lost."
 )
 
 
