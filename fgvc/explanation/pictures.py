@@ -94,7 +94,7 @@ def contrast_picture(
     differ: the parts that are known to tell the two apart.
     """
     columns = max(len(a.alike), len(b.alike), 1)
-    figure = pyplot.figure(figsize=(6.4 + columns * 1.7, 4.2))
+    figure = pyplot.figure(figsize=(6.4 + columns * 1.7, 4.5))
     widths, edges = [3.1, 3.1, *[1.7] * columns], {"left": 0.01, "right": 0.99, "top": 0.86, "bottom": 0.06}
     grid = GridSpec(2, 2 + columns, figure, width_ratios=widths, **edges, wspace=0.06, hspace=0.16)
     shown = {"the image": image, "red speaks for A, blue for B": signed_overlay(image, signed)}
