@@ -43,7 +43,9 @@ class AttackConfig:
     preprocess_strength: Annotated[float, Ge(0)] = option(
         0.0, "quantize: levels a channel; jpeg: quality; noise: standard deviation (0: 8, 50, 16/255)"
     )
-    draws: Annotated[int, Gt(0)] = option(8, "passes that adaptive averages gradients over, where the model is random")
+    draws: Annotated[int, Gt(0)] = option(
+        8, "passes that a random model's answer is the mean of, and adaptive's gradients"
+    )
     images: Annotated[int, Ge(0)] = option(200, "images drawn from the split by seed (0: all)")
     seed: Annotated[int, Ge(0)] = option(0, "of the drawn images and of all random starts")
     corruptions: bool = option(True, "measure noise, blur, JPEG, brightness and fog in five strengths too")
