@@ -10,6 +10,7 @@ from torch import nn
 
 from fgvc.classification.seen import training_record
 from fgvc.generation.collapse import collapsed
+from fgvc.generation.features import create_features
 from fgvc.generation.game import Game
 from fgvc.generation.measure import training_image
 from fgvc.generation.metrics import check_count
@@ -70,11 +71,13 @@ class _Gan:
         (self.view,) = open_views(train_policy(config.data), self.manifest, everything)
         self.workers = loader_workers(config.data)
         self.game = Game(self.model, config.train, config.seed, self.device)
+        features = create_features(config.measure).to(self.device)
         self.compared = Compared(
-            config, self.model, self.manifest, self.sets, self.view, self.folder, self.device, self.workers
+            config, self.model, self.manifest, self.sets, features, self.view, self.folder, self.device, self.workers
         )
 
     def learner(self, schedule: Schedule, found: Path | None) -> AdversarialLearner:
+        self.steps = schedule.steps
         config, networks = self.config, create_networks(self.model, self.classes, self.config.seed)
         setups = {
             "generator": PlayerSetup(networks.generator, networks.generator, config.generator, config.train.ema),
@@ -105,7 +108,10 @@ class _Gan:
         every = self.config.measure.every
         if not every or epoch % every:
             return {}
-        found, _ = self.compared.measure(learner.eval_network("generator"), learner.step)
+        # The test split is looked at once, at the end. What is made here in the last step is measured there too.
+        found, _ = self.compared.measure(
+            learner.eval_network("generator"), learner.step, ("train", "val"), keep=learner.step == self.steps
+        )
         return {f"{split}_{key}": values[key] for split, values in found.items() for key in ("frechet", "recall")}
 
     def measure(self, learner: AdversarialLearner) -> tuple[dict[str, Any], dict[str, Path]]:
@@ -119,7 +125,7 @@ class _Gan:
                 "image": asdict(self.config.image),
             }  # fmt: skip
             write_generator(self.folder.weights, network, self.model, facts)
-        figures, more = self.compared.measure(network, learner.step, whole=True)
+        figures, more = self.compared.measure(network, learner.step, ("train", "val", "test"), whole=True)
         parameters = {name: _parameters(player.network) for name, player in learner.players.items()}
         return figures | {"parameters": parameters["generator"], "parameters_of": parameters}, pictures | more
 

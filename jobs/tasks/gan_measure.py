@@ -1,6 +1,7 @@
 """What a GAN makes, compared with the real images of every split."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from fgvc.generation.config import GanModelConfig
-from fgvc.generation.features import create_features, feature_title
+from fgvc.generation.features import feature_title
 from fgvc.generation.measure import eval_image, generated_features, real_features, real_key
 from fgvc.generation.metrics import Described, compare, floor, memorised, nearest
 from fgvc.generation.pictures import draw_pairs
@@ -28,31 +29,33 @@ PAIRS = 16  # generated images beside their nearest training images
 
 @dataclass(frozen=True)
 class Compared:
-    """The real images of a run. sets: split -> positions in the manifest."""
+    """The real images of a run. sets: split -> positions in the manifest. features: the network that images are
+    compared by, opened where a mistake in it costs no training."""
 
     config: Config
     model: GanModelConfig
     manifest: Manifest
     sets: dict[str, list[int]]
+    features: nn.Module
     view: View
     folder: RunFolder
     device: torch.device
     workers: int
 
     def measure(
-        self, network: nn.Module, step: int, *, whole: bool = False
-    ) -> tuple[dict[str, Any], dict[str, Path]]:  # fmt: skip
-        """Figures of every split. whole: the floor, copies of training images and pictures of them too."""
+        self, network: nn.Module, step: int, splits: Sequence[str], *, whole: bool = False, keep: bool = False
+    ) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Figures of these splits, of those that there are. whole: the floor, copies of training images and pictures
+        of them too. keep: what is made at this step is asked for once more."""
         config, pictures, figures = self.config, dict[str, Path](), dict[str, Any]()
-        features = create_features(config.measure).to(self.device)
-        for split, indices in self.sets.items():
-            chosen = limited(indices, config.measure.images)
-            real = self._real(features, chosen, split)
+        for split in (name for name in splits if name in self.sets):
+            chosen = limited(self.sets[split], config.measure.images)
+            real = self._real(chosen, split)
             labels = self.manifest.entries.label[chosen].tolist()
             folder = self.folder.features / f"generated-{split}-{step}"
             made, images = generated_features(
-                folder, network, self.model, labels, features, config.measure, seed=config.seed, device=self.device,
-                title=split,
+                folder, network, self.model, labels, self.features, config.measure, seed=config.seed,
+                device=self.device, title=split,
             )  # fmt: skip
             found: dict[str, Any] = compare(made.features, real.features[: len(chosen)])
             found |= {"count": len(chosen), "features": config.measure.features, "title": feature_title(config.measure)}
@@ -65,11 +68,11 @@ class Compared:
                     pictures["nearest"] = self._pairs(images, made, real, chosen)
             figures[split] = found
             barrier()  # all have read it
-            if rank() == 0:
+            if rank() == 0 and not keep:
                 shutil.rmtree(folder, ignore_errors=True)
         return figures, pictures
 
-    def _real(self, features: Any, chosen: list[int], split: str) -> Any:
+    def _real(self, chosen: list[int], split: str) -> Any:
         """Of training images their mirror images' features, too: a copy of one is no new image."""
         mirrored = split == "train"
         config, weights = self.config, file_hash(self.config.measure.weights, "measure.weights")
@@ -78,7 +81,7 @@ class Compared:
         )
         home = expand(config.measure.cache, "measure.cache") if config.measure.cache else self.folder.features
         return real_features(
-            home / key, features, self.manifest, chosen, self.view, config.image, self.model.size, config.measure,
+            home / key, self.features, self.manifest, chosen, self.view, config.image, self.model.size, config.measure,
             device=self.device, workers=self.workers, mirrored=mirrored, title=split,
         )  # fmt: skip
 

@@ -20,6 +20,7 @@ from fgvc.generation.game import Game
 from fgvc.generation.record import read_generator
 from jobs.cli import main
 from jobs.states import read
+from jobs.tasks import gan_measure
 from shards.manifest import Manifest
 
 
@@ -48,6 +49,39 @@ def test_what_a_run_leaves(calm: Path, guide: Manifest) -> None:
     assert (model.name, model.size) == ("dcgan", 32)
     assert network(torch.randn(2, 8), torch.tensor([0, 3])).shape == (2, 3, 32, 32)
     assert not (calm / "features").exists()
+
+
+def test_the_test_split_is_measured_once_at_the_end(
+    guide: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what the last epoch's measuring has made is not made again."""
+    made, real = list[tuple[str, int]](), gan_measure.generated_features
+
+    def counted(folder: Path, network: Any, *rest: Any, **more: Any) -> Any:
+        handle = network.register_forward_pre_hook(lambda *_: made.append((more["title"], int(folder.name[-1]))))
+        found = real(folder, network, *rest, **more)
+        handle.remove()
+        return found
+
+    monkeypatch.setattr(gan_measure, "generated_features", counted)
+    words = ["measure.every=1", "measure.images=8", "train.max_steps=9", "measure.pictures=0", "evaluate_test=true"]
+    assert main(gan_words(guide, tmp_path, "tested", *words)) == 0
+    assert made == [("train", 5), ("train", 9), ("test", 9)]
+    rows = [json.loads(line) for line in (tmp_path / "gan/tested/metrics.jsonl").read_text().splitlines()]
+    assert "train_frechet" in rows[4]
+    assert not any(key.startswith("test") for row in rows for key in row)
+    assert result_of(tmp_path / "gan/tested")["test"]["count"] == 8
+
+
+def test_a_measuring_network_that_is_not_there_is_found_before_training(
+    guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The run's name stays free for the corrected command."""
+    words = gan_words(guide, tmp_path, "free", "measure.images=8", "train.max_steps=1", "measure.pictures=0")
+    assert main([*words, "measure.features=efficientnet_lite00"]) == 2
+    assert "efficientnet_lite00" in capsys.readouterr().err
+    assert not (tmp_path / "gan/free/metrics.jsonl").exists()
+    assert main(words) == 0
 
 
 def test_the_report_shows_it(calm: Path) -> None:
