@@ -12,8 +12,8 @@
 
 The run folder is <runs_dir>/gan/<name>/. Started again after a kill, the same command resumes from the last checkpoint.
 To read: result.json (Frechet distance, KID, precision, recall, copies of training images; `floor` is the distance
-between two halves of the real images), grid.png, interpolations.png, nearest.png, training.png, metrics.jsonl,
-model.safetensors (the generator, and all that fgvc synthesize needs).
+between two halves of the real images, which `frechet_half` compares with), grid.png, interpolations.png, nearest.png,
+training.png, metrics.jsonl, model.safetensors (the generator, and all that fgvc synthesize needs).
 """
 
 import re
@@ -88,7 +88,12 @@ def report(result: dict[str, Any], folder: Path) -> str:
     """The lines a run ends with."""
     lines = [
         f"{split}: {found['title']} {found['frechet']:.1f}"
-        + (f" (between real halves {found['floor']:.1f})" if "floor" in found else "")
+        + (
+            f" (of half as many images {found['frechet_half']:.1f}; between two halves of the real ones "
+            f"{found['floor']:.1f})"
+            if "floor" in found
+            else ""
+        )
         + f", KID {found['kid']:.4f}, precision {found['precision']:.2f}, recall {found['recall']:.2f}"
         + (f", copies of training images {found['memorised']:.1%}" if "memorised" in found else "")
         + f"; {found['count']} images"

@@ -11,8 +11,8 @@ from torch import nn
 
 from fgvc.generation.config import GanModelConfig
 from fgvc.generation.features import feature_title
-from fgvc.generation.measure import eval_image, generated_features, real_features, real_key
-from fgvc.generation.metrics import Described, compare, floor, memorised, nearest
+from fgvc.generation.measure import generated_features, known_views, real_features, real_key
+from fgvc.generation.metrics import Described, compare, halves, memorised, nearest
 from fgvc.generation.pictures import draw_pairs
 from fgvc.runtime.distributed import barrier, rank
 from fgvc.runtime.run_folder import RunFolder
@@ -50,48 +50,51 @@ class Compared:
         config, pictures, figures = self.config, dict[str, Path](), dict[str, Any]()
         for split in (name for name in splits if name in self.sets):
             chosen = limited(self.sets[split], config.measure.images)
-            real = self._real(chosen, split)
+            real = self._real(chosen, split).features
             labels = self.manifest.entries.label[chosen].tolist()
             folder = self.folder.features / f"generated-{split}-{step}"
             made, images = generated_features(
                 folder, network, self.model, labels, self.features, config.measure, seed=config.seed,
                 device=self.device, title=split,
             )  # fmt: skip
-            found: dict[str, Any] = compare(made.features, real.features[: len(chosen)])
+            found: dict[str, Any] = compare(made.features, real)
             found |= {"count": len(chosen), "features": config.measure.features, "title": feature_title(config.measure)}
             if split == "train" and whole:
-                found["floor"] = floor(real.features[: len(chosen)], config.seed)
-                found["memorised"] = float(memorised(made, real, len(chosen)).mean())
-                own = Described(*(values[: len(chosen)] for values in real))
-                found["memorised_floor"] = float(memorised(own, real, len(chosen), leave_out_self=True).mean())
+                found |= halves(made.features, real, config.seed)
+                known = self._real(self.sets[split], "views of training images", views=True)
+                found |= self._copies(made, known)
                 if rank() == 0:
-                    pictures["nearest"] = self._pairs(images, made, real, chosen)
+                    pictures["nearest"] = self._pairs(images, made, known)
             figures[split] = found
             barrier()  # all have read it
             if rank() == 0 and not keep:
                 shutil.rmtree(folder, ignore_errors=True)
         return figures, pictures
 
-    def _real(self, chosen: list[int], split: str) -> Any:
-        """Of training images their mirror images' features, too: a copy of one is no new image."""
-        mirrored = split == "train"
+    def _copies(self, made: Described, known: Described) -> dict[str, float]:
+        """known: of all training images, as many as they are: those that are not measured were learnt from as well."""
+        rows = len(self.sets["train"])
+        own = Described(*(values[:rows] for values in known))
+        among = memorised(own, known, rows, leave_out_self=True)
+        return {"memorised": float(memorised(made, known, rows).mean()), "memorised_floor": float(among.mean())}
+
+    def _real(self, chosen: list[int], title: str, *, views: bool = False) -> Described:
         config, weights = self.config, file_hash(self.config.measure.weights, "measure.weights")
-        key = real_key(
-            self.manifest, chosen, self.view, config.image, self.model.size, config.measure, weights, mirrored
-        )
+        key = real_key(self.manifest, chosen, self.view, config.image, self.model.size, config.measure, weights, views)
         home = expand(config.measure.cache, "measure.cache") if config.measure.cache else self.folder.features
         return real_features(
             home / key, self.features, self.manifest, chosen, self.view, config.image, self.model.size, config.measure,
-            device=self.device, workers=self.workers, mirrored=mirrored, title=split,
+            device=self.device, workers=self.workers, views=views, title=title,
         )  # fmt: skip
 
-    def _pairs(self, images: Any, made: Any, real: Any, chosen: list[int]) -> Path:
-        """The generated images that are nearest to a training image, above it."""
-        found = nearest(made.features, real.features, len(chosen))
+    def _pairs(self, images: Any, made: Described, known: Described) -> Path:
+        """The generated images that are nearest to a view of a training image, above it."""
+        train = self.sets["train"]
+        found = nearest(made.features, known.features, len(train))
         closest = found.ratio.argsort()[:PAIRS]
-        samples = Samples(self.manifest, eval_image(self.config.image, self.model.size), [self.view])
-        theirs = [samples[-1, chosen[found.index[i] % len(chosen)]][0] for i in closest]
-        theirs = [one.flip(2) if found.index[i] >= len(chosen) else one for one, i in zip(theirs, closest, strict=True)]
+        samples = Samples(self.manifest, known_views(self.config.image, self.model.size), [self.view])
+        places = [divmod(int(found.index[i]), len(train)) for i in closest]  # view, image
+        theirs = [samples[-1, train[image]][0][view] for view, image in places]
         path = self.folder.path / "nearest.png"
         draw_pairs(path, torch.from_numpy(images[closest]), torch.stack(theirs))
         return path

@@ -100,7 +100,7 @@ def _candidates(
     (view,) = open_views(train_policy(data), manifest, train)
     training = real_features(
         folder.features / "train", features, manifest, train, view, image, makers[0].model.size, config.measure,
-        device=accelerator.device, workers=loader_workers(data), mirrored=True,
+        device=accelerator.device, workers=loader_workers(data), views=True, title="training images",
     )  # fmt: skip
     return make_candidates(
         folder.path / "candidates", makers, len(manifest.classes), round(config.per_class * config.candidates),

@@ -34,7 +34,17 @@ def calm(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_a_run_leaves(calm: Path, guide: Manifest) -> None:
     result = result_of(calm)
-    assert set(result["train"]) >= {"frechet", "kid", "precision", "recall", "floor", "memorised", "count", "title"}
+    assert set(result["train"]) >= {
+        "frechet",
+        "kid",
+        "precision",
+        "recall",
+        "frechet_half",
+        "floor",
+        "memorised",
+        "count",
+        "title",
+    }
     assert result["train"]["title"] == "FD (lite0 features)"
     assert result["train"]["count"] == 40
     assert result["val"]["count"] == 20, "the held-out fold"
@@ -86,7 +96,7 @@ def test_a_measuring_network_that_is_not_there_is_found_before_training(
 
 def test_the_report_shows_it(calm: Path) -> None:
     assert shown(calm)["Generated against real images"] == [
-        "run", "against", "images", "FD", "floor", "KID", "precision", "recall", "copies", "copies, real", "features",
+        "run", "against", "images", "FD", "FD, half", "floor", "KID", "precision", "recall", "copies", "copies, real", "features",
     ]  # fmt: skip
 
 
