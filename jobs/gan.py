@@ -30,6 +30,7 @@ from shards.reading.config import DataConfig
 
 DEBUG = [
     "data.workers=0", "data.limit=64", "train.max_steps=20", "measure.images=32", "track.wandb=disabled",
+    "train.collapse_steps=0",
 ]  # fmt: skip
 HEADLINE = Headline("frechet", "FD", goal="minimize", form="{:.1f}", per_image=False)
 

@@ -73,7 +73,10 @@ class GanTrainConfig(LoopConfig):
     unconditional_epochs: Annotated[float, Ge(0)] = option(0.0, "classes are unknown for so many epochs")
     ramp_epochs: Annotated[float, Ge(0)] = option(0.0, "and come in over so many more")
     collapse_steps: Annotated[int, Ge(0)] = option(
-        500, "end when images were all alike, or the discriminator always right, for so many steps (0: never)", False
+        500,
+        "end when images of a class were all alike, or the discriminator always right, for so many steps, or a third "
+        "of a shorter run (0: never)",
+        False,
     )
 
 

@@ -159,7 +159,7 @@ class _Gan:
             stream.seek(max(0, self.folder.metrics.stat().st_size - TAIL))
             lines = stream.read().splitlines()
         rows = [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
-        return collapsed(rows, self.config.train.collapse_steps)
+        return collapsed(rows, min(self.config.train.collapse_steps, max(1, self.steps // 3)))
 
 
 def _parameters(network: nn.Module) -> int:

@@ -96,7 +96,8 @@ def test_a_measuring_network_that_is_not_there_is_found_before_training(
 
 def test_the_report_shows_it(calm: Path) -> None:
     assert shown(calm)["Generated against real images"] == [
-        "run", "against", "images", "FD", "FD, half", "floor", "KID", "precision", "recall", "copies", "copies, real", "features",
+        "run", "against", "images", "FD", "FD, half", "floor", "KID", "precision", "recall", "copies",
+        "copies, real", "features",
     ]  # fmt: skip
 
 
@@ -177,6 +178,9 @@ def test_a_collapse_ends_the_run_and_says_so(guide: Manifest, tmp_path: Path, ca
     words = gan_words(guide, tmp_path, "lost", "train.collapse_steps=4", "generator.lr=1e-9", "train.epochs=4")
     assert main(words) == 2
     assert "generated images were all alike for 4 steps: they differ by" in capsys.readouterr().err
+    again = gan_words(guide, tmp_path, "lost-soon", "train.collapse_steps=500", "generator.lr=1e-9", "train.epochs=4")
+    assert main([*again, "measure.images=8"]) == 2
+    assert "for 6 steps" in capsys.readouterr().err, "a third of the run's 20"
     assert main([*words, "train.collapse_steps=0"]) == 0
 
 
