@@ -24,6 +24,11 @@ class GanModelConfig:
     conditional: bool = option(True, "images by class; false: of all classes alike")
     norm: Literal["spectral", "batch", "none"] = option("spectral", "dcgan: of the discriminator's layers")
     bn_eps: Annotated[float, Gt(0)] = option(1e-5, "dcgan: epsilon of BatchNorm")
+    bn_per_image: bool = option(
+        False,
+        "dcgan: the generator's BatchNorm has statistics of each image alone, where images are made too: what a "
+        "generator is trained with at train.batch=1",
+    )
     backbone: str = option("tf_efficientnet_lite0", "projected: timm network whose features tell real from generated")
     backbone_weights: str = option("hub", "projected: hub | none | a local .safetensors, .pth or .bin file")
     backbone_size: Annotated[int, Ge(0)] = option(
