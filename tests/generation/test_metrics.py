@@ -1,5 +1,7 @@
 """Metrics of generated images: by hand, against torch-fidelity, on halves of one set, and with planted copies."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from fgvc.generation.config import GanImageConfig, MeasureConfig
 from fgvc.generation.features import create_features
 from fgvc.generation.measure import describe, known_views, training_image
 from fgvc.generation.metrics import Described, Gaussian, compare, frechet_distance, halves, memorised, nearest
+from fgvc.generation.pictures import draw_pairs
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.reading.loader import Samples
@@ -85,6 +88,14 @@ def test_a_perfect_generator_reaches_the_floor_with_as_many_images(count: int) -
     assert found["frechet_half"] == pytest.approx(found["floor"], rel=0.1)
     assert compare(made, real)["frechet"] < 0.8 * found["floor"]
     assert halves(cloud(1, count, width=64, shift=1.0), real)["frechet_half"] > 2 * found["floor"]
+
+
+def test_every_generated_image_is_drawn_above_its_neighbour(tmp_path: Path) -> None:
+    """Where the last row is not full, too: 10 images, in rows of 8 with a line of one pixel between."""
+    generated, nearest_ones = (torch.full((10, 3, 4, 4), value, dtype=torch.uint8) for value in (255, 100))
+    draw_pairs(tmp_path / "pairs.png", generated, nearest_ones)
+    found = decode_image(str(tmp_path / "pairs.png"))[0, 2::5, 2::5].tolist()
+    assert found == [[255] * 8, [100] * 8, [255] * 2 + [0] * 6, [100] * 2 + [0] * 6]
 
 
 def test_too_few_images_are_named() -> None:
