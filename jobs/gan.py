@@ -60,6 +60,8 @@ def check(config: Config) -> None:
     if len(config.model.mean) != 3 or len(config.model.std) != 3 or min(config.model.std) <= 0:
         raise UserError("model.mean, model.std: three numbers each, for red, green and blue; std above 0")
     train = config.train
+    if train.grad_checkpointing:
+        raise UserError("train.grad_checkpointing=true: the networks of GANs have none; set it to false")
     if train.unconditional_epochs + train.ramp_epochs > train.epochs:
         raise UserError(
             f"train.unconditional_epochs={train.unconditional_epochs:g} and train.ramp_epochs={train.ramp_epochs:g} "

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fgvc.classification.seen import training_record
+from fgvc.classification.seen import records_of_start, training_record
 from fgvc.generation.collapse import collapsed
 from fgvc.generation.features import create_features
 from fgvc.generation.game import Game
@@ -25,6 +25,7 @@ from jobs.config import nearest
 from jobs.gan import Config, check
 from jobs.inputs import boxes_hashes, file_hash, loader_workers
 from jobs.tasks.gan_measure import Compared
+from jobs.tasks.starts import check_unseen
 from jobs.tasks.training import Opened
 from jobs.tasks.training import run as train
 from shards.errors import UserError
@@ -67,6 +68,11 @@ class _Gan:
         self.train, self.all_train = self.sets["train"], splits.train
         self.images, self.classes = len(self.train), 1 if config.only else len(self.manifest.classes)
         self.model = replace(config.model, conditional=config.model.conditional and not config.only)
+        # What the discriminator's backbone has seen, the generator learns.
+        kept_out = sorted({*splits.watched, *splits.held_out, *splits.test})
+        backbone = config.model.backbone_weights if config.model.name == "projected" else "none"
+        check_unseen({"model.backbone_weights": backbone}, self.manifest, kept_out)
+        self.backbone_records = records_of_start(backbone)
         everything = sorted({index for indices in self.sets.values() for index in indices})
         (self.view,) = open_views(train_policy(config.data), self.manifest, everything)
         self.workers = loader_workers(config.data)
@@ -121,8 +127,8 @@ class _Gan:
             record = training_record(self.manifest, self.config.data, self.all_train)
             facts = {
                 "classes": [self.config.only] if self.config.only else list(self.manifest.classes),
-                "run": self.config.name, "trained_on": [record], "steps": learner.step, "crop": self._crop(),
-                "image": asdict(self.config.image),
+                "run": self.config.name, "trained_on": [record, *self.backbone_records], "steps": learner.step,
+                "crop": self._crop(), "image": asdict(self.config.image),
             }  # fmt: skip
             write_generator(self.folder.weights, network, self.model, facts)
         figures, more = self.compared.measure(network, learner.step, ("train", "val", "test"), whole=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from gan_runs import gan_words, result_of
 from places import HELPERS
@@ -16,12 +17,16 @@ from safetensors.torch import load_file
 from same_run import history
 from shown import shown
 
+from fgvc.classification.seen import training_record
 from fgvc.generation.game import Game
 from fgvc.generation.record import read_generator
+from fgvc.models.export import export
 from jobs.cli import main
 from jobs.states import read
 from jobs.tasks import gan_measure
 from shards.manifest import Manifest
+from shards.reading.config import DataConfig
+from shards.reading.splits import open_splits
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +97,29 @@ def test_a_measuring_network_that_is_not_there_is_found_before_training(
     assert "efficientnet_lite00" in capsys.readouterr().err
     assert not (tmp_path / "gan/free/metrics.jsonl").exists()
     assert main(words) == 0
+
+
+def test_what_the_backbone_was_trained_on_is_recorded_and_may_not_be_held_out(
+    guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    lite0, folder = "tf_efficientnet_lite0", str(guide.folder)
+    record = training_record(guide, DataConfig(shards=folder, folds=4, fold=1), fold_of(guide, 1))
+    backbone = tmp_path / "backbone.safetensors"
+    state = timm.create_model(lite0, num_classes=4).state_dict()
+    export(backbone, state, {"classes": list(guide.classes), "trained_on": [record]})
+    more = ["model.name=projected", f"model.backbone={lite0}", f"model.backbone_weights={backbone}", "data.folds=4"]
+    more += ["train.max_steps=1", "train.batch=4", "measure.images=8", "measure.pictures=0"]
+    assert main([*gan_words(guide, tmp_path, "leaky", *more), "data.fold=0"]) == 2
+    assert "model.backbone_weights=" in (error := capsys.readouterr().err)
+    assert "was trained on 20 of the " in error
+    assert main([*gan_words(guide, tmp_path, "clean", *more), "data.fold=1"]) == 0
+    _, _, about = read_generator(tmp_path / "gan/clean/model.safetensors")
+    assert about["trained_on"] == [record, record]
+
+
+def fold_of(manifest: Manifest, fold: int) -> list[int]:
+    """The training images of four folds' run that holds one out."""
+    return open_splits(manifest, DataConfig(folds=4, fold=fold)).train
 
 
 def test_the_report_shows_it(calm: Path) -> None:
@@ -196,6 +224,7 @@ Words = Callable[[Manifest], list[str]]
         (["measure.images=2"], "2 image(s) of split train to compare with: precision and recall need more than 3"),
         (["model.std=[0.5, 0.5, 0]"], "std above 0"),
         (["train.unconditional_epochs=1", "train.ramp_epochs=2"], "classes would never be known"),
+        (["train.grad_checkpointing=true"], "train.grad_checkpointing=true: the networks of GANs have none"),
         (["data.crop=whole+box"], "one view of an image"),
         (["train.strategy=zero1"], "train.strategy=zero1 to zero3 train one network"),
         (["measure.features=inception", "measure.weights=LITE0"], "not readable as tensors"),
