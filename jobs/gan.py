@@ -12,8 +12,8 @@
 
 The run folder is <runs_dir>/gan/<name>/. Started again after a kill, the same command resumes from the last checkpoint.
 To read: result.json (Frechet distance, KID, precision, recall, copies of training images; `floor` is the distance
-between two halves of the real images), grid.png, interpolations.png, nearest.png, training.png, metrics.jsonl,
-model.safetensors (the generator, and all that fgvc synthesize needs).
+between two halves of the real images, which `frechet_half` compares with), grid.png, interpolations.png, nearest.png,
+training.png, metrics.jsonl, model.safetensors (the generator, and all that fgvc synthesize needs).
 """
 
 import re
@@ -30,6 +30,7 @@ from shards.reading.config import DataConfig
 
 DEBUG = [
     "data.workers=0", "data.limit=64", "train.max_steps=20", "measure.images=32", "track.wandb=disabled",
+    "train.collapse_steps=0",
 ]  # fmt: skip
 HEADLINE = Headline("frechet", "FD", goal="minimize", form="{:.1f}", per_image=False)
 
@@ -59,6 +60,8 @@ def check(config: Config) -> None:
     if len(config.model.mean) != 3 or len(config.model.std) != 3 or min(config.model.std) <= 0:
         raise UserError("model.mean, model.std: three numbers each, for red, green and blue; std above 0")
     train = config.train
+    if train.grad_checkpointing:
+        raise UserError("train.grad_checkpointing=true: the networks of GANs have none; set it to false")
     if train.unconditional_epochs + train.ramp_epochs > train.epochs:
         raise UserError(
             f"train.unconditional_epochs={train.unconditional_epochs:g} and train.ramp_epochs={train.ramp_epochs:g} "
@@ -88,7 +91,12 @@ def report(result: dict[str, Any], folder: Path) -> str:
     """The lines a run ends with."""
     lines = [
         f"{split}: {found['title']} {found['frechet']:.1f}"
-        + (f" (between real halves {found['floor']:.1f})" if "floor" in found else "")
+        + (
+            f" (of half as many images {found['frechet_half']:.1f}; between two halves of the real ones "
+            f"{found['floor']:.1f})"
+            if "floor" in found
+            else ""
+        )
         + f", KID {found['kid']:.4f}, precision {found['precision']:.2f}, recall {found['recall']:.2f}"
         + (f", copies of training images {found['memorised']:.1%}" if "memorised" in found else "")
         + f"; {found['count']} images"

@@ -44,7 +44,9 @@ class Config:
     candidates: Annotated[float, Ge(1)] = option(
         2.0, "make so many times as many, and keep the first that are accepted"
     )
-    truncation: Annotated[float, Ge(0)] = option(0.0, "no number of a latent farther from 0 than this (0: no limit)")
+    truncation: Annotated[float, Ge(0)] = option(
+        0.0, "no number of a latent farther from 0 than this (0: no limit); not of projected"
+    )
     copies: bool = option(False, "keep copies of training images")
     classifier: str = option("", "weights of fgvc classify; what it does not take for its class is dropped")
     min_confidence: Annotated[float, Ge(0), Le(1)] = option(0.5, "its calibrated probability of the class, at least")

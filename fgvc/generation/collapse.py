@@ -9,9 +9,10 @@ RIGHT = 0.999  # the discriminator is right about more than this share, of real 
 
 def collapsed(rows: Sequence[Mapping[str, Any]], steps: int) -> str:
     """What has gone wrong in all of the last `steps` steps, as users read it; empty where nothing has, or where there
-    are fewer. rows: of metrics.jsonl, the last ones at least; some steps may be missing (track.every)."""
+    are fewer than twice as many: the first images of a run are all alike. rows: of metrics.jsonl, the last ones at
+    least; some steps may be missing (track.every)."""
     rows = [row for row in rows if "diversity_generator" in row]
-    if not steps or not rows or rows[-1]["step"] < steps:
+    if not steps or not rows or rows[-1]["step"] < 2 * steps:
         return ""
     recent = [row for row in rows if row["step"] > rows[-1]["step"] - steps]
     if max(row["diversity_generator"] for row in recent) < ALIKE:

@@ -24,6 +24,11 @@ class GanModelConfig:
     conditional: bool = option(True, "images by class; false: of all classes alike")
     norm: Literal["spectral", "batch", "none"] = option("spectral", "dcgan: of the discriminator's layers")
     bn_eps: Annotated[float, Gt(0)] = option(1e-5, "dcgan: epsilon of BatchNorm")
+    bn_per_image: bool = option(
+        False,
+        "dcgan: the generator's BatchNorm has statistics of each image alone, where images are made too: what a "
+        "generator is trained with at train.batch=1",
+    )
     backbone: str = option("tf_efficientnet_lite0", "projected: timm network whose features tell real from generated")
     backbone_weights: str = option("hub", "projected: hub | none | a local .safetensors, .pth or .bin file")
     backbone_size: Annotated[int, Ge(0)] = option(
@@ -73,7 +78,10 @@ class GanTrainConfig(LoopConfig):
     unconditional_epochs: Annotated[float, Ge(0)] = option(0.0, "classes are unknown for so many epochs")
     ramp_epochs: Annotated[float, Ge(0)] = option(0.0, "and come in over so many more")
     collapse_steps: Annotated[int, Ge(0)] = option(
-        500, "end when images were all alike, or the discriminator always right, for so many steps (0: never)", False
+        500,
+        "end when images of a class were all alike, or the discriminator always right, for so many steps, or a third "
+        "of a shorter run (0: never)",
+        False,
     )
 
 

@@ -52,7 +52,7 @@ class Game:
         return loss, {"real": right[0], "generated": right[1]}
 
     def generator(self, models: Mapping[str, nn.Module], batch: Batch) -> Found:
-        """`diversity`: how much images of a batch differ, as a share of what real ones do."""
+        """`diversity`: how much images of a class differ within a batch, as a share of what real ones do."""
         generated = self._generated(models, batch, FOR_GENERATOR)
         scores = self._logits(models, generated, batch, FOR_GENERATOR)
         against = scores
@@ -60,7 +60,7 @@ class Game:
             with torch.no_grad():
                 against = self._logits(models, self._real(batch), batch, FOR_GENERATOR)
         loss = GENERATOR[self.train.loss](against, scores)
-        return loss, {"diversity": _diversity(generated.detach(), self._real(batch))}
+        return loss, {"diversity": _diversity(generated.detach(), self._real(batch), self._labels(batch))}
 
     def penalty(self, models: Mapping[str, nn.Module], batch: Batch) -> Found:
         with torch.no_grad():
@@ -116,8 +116,21 @@ def _keys(batch: Batch, stream: int, phase: int) -> list[tuple[int, ...]]:
     return [(stream, phase, epoch, entry) for epoch, entry in rows]
 
 
-def _diversity(generated: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """The standard deviation between images at 8 x 8 pixels (a copy with noise on it is no other image), by that of
-    real ones; 1 where those do not differ."""
-    ours, theirs = (functional.adaptive_avg_pool2d(one, 8).std(0, correction=0).mean() for one in (generated, real))
+def _diversity(generated: torch.Tensor, real: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The standard deviation between images of a class at 8 x 8 pixels (a copy with noise on it is no other image), by
+    that of real ones; 1 where those do not differ. Classes differ from one another even where a generator knows but one
+    image of each, so that only classes with two images and more count; where there are none, all images are one.
+
+    generated, real: (N, 3, H, W). labels: (N,).
+    """
+    same = (labels[:, None] == labels).float()
+    several = same.sum(1) > 1
+    same, several = torch.where(several.any(), same, 1.0), several | ~several.any()  # chosen without waiting for a GPU
+
+    def spread(images: torch.Tensor) -> torch.Tensor:
+        small = functional.adaptive_avg_pool2d(images.float(), 8).flatten(1)
+        apart = small - (same @ small) / same.sum(1, keepdim=True)
+        return ((apart.square() * several[:, None]).sum(0) / several.sum()).sqrt().mean()
+
+    ours, theirs = spread(generated), spread(real)
     return torch.where(theirs > 1e-6, ours / theirs.clamp_min(1e-6), torch.ones_like(ours))

@@ -54,12 +54,11 @@ def draw_interpolations(
 
 def draw_pairs(path: Path, generated: torch.Tensor, nearest: torch.Tensor) -> None:
     """Generated images (N, 3, H, W) uint8, each above the training image that is nearest to it."""
-    rows = [
-        part
-        for i in range(0, len(generated), COLUMNS)
-        for part in (generated[i : i + COLUMNS], nearest[i : i + COLUMNS])
-    ]
-    save_image(make_grid(torch.cat(rows).float() / 255, nrow=min(COLUMNS, len(generated)), padding=1), path)
+    columns = min(COLUMNS, len(generated))
+    missing = generated.new_zeros(-len(generated) % columns, *generated.shape[1:])  # black, to the last row's end
+    ours, theirs = (torch.cat([one, missing]).split(columns) for one in (generated, nearest))
+    rows = [part for pair in zip(ours, theirs, strict=True) for part in pair]
+    save_image(make_grid(torch.cat(rows).float() / 255, nrow=columns, padding=1), path)
 
 
 def _draw(

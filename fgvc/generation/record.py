@@ -19,14 +19,15 @@ Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
 
 
 class Record(BaseModel, strict=True):
-    """As `fgvc gan` writes it. classes: of its labels. crop, image: how its training images were cut out."""
+    """As `fgvc gan` writes it. classes: of its labels. crop, image: how its training images were cut out.
+    trained_on: on what images (fgvc/classification/seen.py), the generator first, then its discriminator's backbone."""
 
     generator: dict[str, Any]
     classes: Annotated[list[Name], Len(1, 1_000_000)]
     run: Name
     crop: dict[str, Any]
     image: dict[str, Any]
-    trained_on: Annotated[list[dict[str, Any]], Len(1)]
+    trained_on: Annotated[list[dict[str, Any] | None], Len(1)]
     steps: Annotated[int, Gt(0)]
 
 

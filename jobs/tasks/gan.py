@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from fgvc.classification.seen import training_record
+from fgvc.classification.seen import records_of_start, training_record
 from fgvc.generation.collapse import collapsed
+from fgvc.generation.features import create_features
 from fgvc.generation.game import Game
 from fgvc.generation.measure import training_image
 from fgvc.generation.metrics import check_count
@@ -24,6 +25,7 @@ from jobs.config import nearest
 from jobs.gan import Config, check
 from jobs.inputs import boxes_hashes, file_hash, loader_workers
 from jobs.tasks.gan_measure import Compared
+from jobs.tasks.starts import check_unseen
 from jobs.tasks.training import Opened
 from jobs.tasks.training import run as train
 from shards.errors import UserError
@@ -66,15 +68,22 @@ class _Gan:
         self.train, self.all_train = self.sets["train"], splits.train
         self.images, self.classes = len(self.train), 1 if config.only else len(self.manifest.classes)
         self.model = replace(config.model, conditional=config.model.conditional and not config.only)
+        # What the discriminator's backbone has seen, the generator learns.
+        kept_out = sorted({*splits.watched, *splits.held_out, *splits.test})
+        backbone = config.model.backbone_weights if config.model.name == "projected" else "none"
+        check_unseen({"model.backbone_weights": backbone}, self.manifest, kept_out)
+        self.backbone_records = records_of_start(backbone)
         everything = sorted({index for indices in self.sets.values() for index in indices})
         (self.view,) = open_views(train_policy(config.data), self.manifest, everything)
         self.workers = loader_workers(config.data)
         self.game = Game(self.model, config.train, config.seed, self.device)
+        features = create_features(config.measure).to(self.device)
         self.compared = Compared(
-            config, self.model, self.manifest, self.sets, self.view, self.folder, self.device, self.workers
+            config, self.model, self.manifest, self.sets, features, self.view, self.folder, self.device, self.workers
         )
 
     def learner(self, schedule: Schedule, found: Path | None) -> AdversarialLearner:
+        self.steps = schedule.steps
         config, networks = self.config, create_networks(self.model, self.classes, self.config.seed)
         setups = {
             "generator": PlayerSetup(networks.generator, networks.generator, config.generator, config.train.ema),
@@ -105,7 +114,10 @@ class _Gan:
         every = self.config.measure.every
         if not every or epoch % every:
             return {}
-        found, _ = self.compared.measure(learner.eval_network("generator"), learner.step)
+        # The test split is looked at once, at the end. What is made here in the last step is measured there too.
+        found, _ = self.compared.measure(
+            learner.eval_network("generator"), learner.step, ("train", "val"), keep=learner.step == self.steps
+        )
         return {f"{split}_{key}": values[key] for split, values in found.items() for key in ("frechet", "recall")}
 
     def measure(self, learner: AdversarialLearner) -> tuple[dict[str, Any], dict[str, Path]]:
@@ -115,11 +127,11 @@ class _Gan:
             record = training_record(self.manifest, self.config.data, self.all_train)
             facts = {
                 "classes": [self.config.only] if self.config.only else list(self.manifest.classes),
-                "run": self.config.name, "trained_on": [record], "steps": learner.step, "crop": self._crop(),
-                "image": asdict(self.config.image),
+                "run": self.config.name, "trained_on": [record, *self.backbone_records], "steps": learner.step,
+                "crop": self._crop(), "image": asdict(self.config.image),
             }  # fmt: skip
             write_generator(self.folder.weights, network, self.model, facts)
-        figures, more = self.compared.measure(network, learner.step, whole=True)
+        figures, more = self.compared.measure(network, learner.step, ("train", "val", "test"), whole=True)
         parameters = {name: _parameters(player.network) for name, player in learner.players.items()}
         return figures | {"parameters": parameters["generator"], "parameters_of": parameters}, pictures | more
 
@@ -153,7 +165,7 @@ class _Gan:
             stream.seek(max(0, self.folder.metrics.stat().st_size - TAIL))
             lines = stream.read().splitlines()
         rows = [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
-        return collapsed(rows, self.config.train.collapse_steps)
+        return collapsed(rows, min(self.config.train.collapse_steps, max(1, self.steps // 3)))
 
 
 def _parameters(network: nn.Module) -> int:

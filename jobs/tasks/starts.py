@@ -1,6 +1,6 @@
 """What a classifier's run starts from: the files it reads, what these were trained on, and whether they fit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fgvc.classification.calibration import held_out_answers
@@ -44,6 +44,11 @@ def check_start(model: ModelConfig, manifest: Manifest, kept_out: Sequence[int])
     pass: most weights are another program's."""
     named = {"model.weights": model.weights}
     named |= {f"model.also[{number}].weights": backbone.weights for number, backbone in enumerate(model.also)}
+    check_unseen(named, manifest, kept_out)
+
+
+def check_unseen(named: Mapping[str, str], manifest: Manifest, kept_out: Sequence[int]) -> None:
+    """As `check_start`, of weights by the setting that names them."""
     for key, weights in named.items():
         if seen := seen_images({"trained_on": records_of_start(weights)}, manifest, kept_out):
             raise UserError(

@@ -100,7 +100,7 @@ def _candidates(
     (view,) = open_views(train_policy(data), manifest, train)
     training = real_features(
         folder.features / "train", features, manifest, train, view, image, makers[0].model.size, config.measure,
-        device=accelerator.device, workers=loader_workers(data), mirrored=True,
+        device=accelerator.device, workers=loader_workers(data), views=True, title="training images",
     )  # fmt: skip
     return make_candidates(
         folder.path / "candidates", makers, len(manifest.classes), round(config.per_class * config.candidates),
@@ -143,6 +143,15 @@ def _training_data(config: Config, records: list[dict[str, Any]], manifest: Mani
             raise UserError(f"weights={config.weights}: generators of different images; give those of one run")
         if strangers := set(about["classes"]) - set(manifest.classes):
             raise UserError(f"weights={config.weights}: {manifest.folder} has no class '{min(strangers)}'")
+        if not about["generator"]["conditional"] and len(about["classes"]) > 1:
+            raise UserError(
+                f"weights={config.weights}: makes images of {len(about['classes'])} classes without knowing of which "
+                "(model.conditional=false), so they have no labels; take a conditional generator, or per_class=true"
+            )
+        if config.truncation and about["generator"]["name"] == "projected":
+            raise UserError(
+                f"truncation={config.truncation:g}: model.name=projected brings every latent to one length; set it to 0"
+            )
     made = [name for about in records for name in about["classes"]]
     if len(set(made)) < len(made):
         raise UserError(f"weights={config.weights}: several generators of class '{max(made, key=made.count)}'")

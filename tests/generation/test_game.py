@@ -13,7 +13,7 @@ from fgvc.generation.augment import DRAWS, diff_augment
 from fgvc.generation.collapse import collapsed
 from fgvc.generation.config import GanModelConfig, GanTrainConfig
 from fgvc.generation.draws import normals, uniforms
-from fgvc.generation.game import Game
+from fgvc.generation.game import Game, _diversity
 from fgvc.generation.losses import DISCRIMINATOR, GENERATOR, squared_gradient
 from shards.reading.loader import Batch
 
@@ -169,6 +169,21 @@ def test_diversity_is_one_for_real_images_and_falls_when_all_are_alike() -> None
     assert float(game.generator(both, given)[1]["diversity"]) == 0
 
 
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 1, 2]])
+def test_one_image_a_class_is_no_diversity(labels: list[int]) -> None:
+    """However much the classes differ; real images have theirs, and other real images about as much."""
+    random = torch.Generator().manual_seed(0)
+    of_class = torch.randn(3, 3, 1, 1, generator=random)[labels] * 3
+    real, other = (of_class + 0.3 * torch.randn(6, 3, 8, 8, generator=random) for _ in range(2))
+    classes = torch.tensor(labels)
+    assert float(_diversity(of_class.expand(-1, -1, 8, 8), real, classes)) < 0.001
+    assert float(_diversity(real, real, classes)) == pytest.approx(1)
+    assert float(_diversity(other, real, classes)) == pytest.approx(1, abs=0.15)
+    alone = torch.arange(6)  # a class each: images of all classes are compared
+    assert float(_diversity(real[:1].expand(6, -1, -1, -1), real, alone)) < 0.001
+    assert float(_diversity(other, real, alone)) == pytest.approx(1, abs=0.15)
+
+
 def rows(diversity: Callable[[int], float], right: float, count: int = 100) -> list[dict]:
     told = {"real_discriminator": right, "generated_discriminator": right}
     return [{"step": step, "diversity_generator": diversity(step)} | told for step in range(1, count + 1)]
@@ -181,6 +196,8 @@ def test_a_collapse_is_called_one_only_when_it_lasts() -> None:
     assert collapsed(rows(lambda step: 0.5 + step / 500, 1.0), 50) == "", "images become more different still"
     assert collapsed(rows(lambda step: 0.9 - step / 500, 0.95), 50) == ""
     assert collapsed(rows(lambda step: 0.05, 0.7, count=40), 50) == "", "too early to say"
+    assert collapsed(rows(lambda step: 0.05, 0.7, count=90), 50) == "", "the first steps make grey images"
+    assert "all alike" in collapsed(rows(lambda step: 0.05, 0.7, count=100), 50)
     assert collapsed(rows(lambda step: 0.05, 0.7), 0) == ""
     every_fifth = [row for row in rows(lambda step: 0.05, 0.7) if row["step"] % 5 == 0]
     assert "all alike" in collapsed(every_fifth, 50)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from gan_runs import gan_words, result_of
 from places import HELPERS
@@ -16,11 +17,16 @@ from safetensors.torch import load_file
 from same_run import history
 from shown import shown
 
+from fgvc.classification.seen import training_record
 from fgvc.generation.game import Game
 from fgvc.generation.record import read_generator
+from fgvc.models.export import export
 from jobs.cli import main
 from jobs.states import read
+from jobs.tasks import gan_measure
 from shards.manifest import Manifest
+from shards.reading.config import DataConfig
+from shards.reading.splits import open_splits
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +39,17 @@ def calm(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_a_run_leaves(calm: Path, guide: Manifest) -> None:
     result = result_of(calm)
-    assert set(result["train"]) >= {"frechet", "kid", "precision", "recall", "floor", "memorised", "count", "title"}
+    assert set(result["train"]) >= {
+        "frechet",
+        "kid",
+        "precision",
+        "recall",
+        "frechet_half",
+        "floor",
+        "memorised",
+        "count",
+        "title",
+    }
     assert result["train"]["title"] == "FD (lite0 features)"
     assert result["train"]["count"] == 40
     assert result["val"]["count"] == 20, "the held-out fold"
@@ -50,9 +66,66 @@ def test_what_a_run_leaves(calm: Path, guide: Manifest) -> None:
     assert not (calm / "features").exists()
 
 
+def test_the_test_split_is_measured_once_at_the_end(
+    guide: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what the last epoch's measuring has made is not made again."""
+    made, real = list[tuple[str, int]](), gan_measure.generated_features
+
+    def counted(folder: Path, network: Any, *rest: Any, **more: Any) -> Any:
+        handle = network.register_forward_pre_hook(lambda *_: made.append((more["title"], int(folder.name[-1]))))
+        found = real(folder, network, *rest, **more)
+        handle.remove()
+        return found
+
+    monkeypatch.setattr(gan_measure, "generated_features", counted)
+    words = ["measure.every=1", "measure.images=8", "train.max_steps=9", "measure.pictures=0", "evaluate_test=true"]
+    assert main(gan_words(guide, tmp_path, "tested", *words)) == 0
+    assert made == [("train", 5), ("train", 9), ("test", 9)]
+    rows = [json.loads(line) for line in (tmp_path / "gan/tested/metrics.jsonl").read_text().splitlines()]
+    assert "train_frechet" in rows[4]
+    assert not any(key.startswith("test") for row in rows for key in row)
+    assert result_of(tmp_path / "gan/tested")["test"]["count"] == 8
+
+
+def test_a_measuring_network_that_is_not_there_is_found_before_training(
+    guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The run's name stays free for the corrected command."""
+    words = gan_words(guide, tmp_path, "free", "measure.images=8", "train.max_steps=1", "measure.pictures=0")
+    assert main([*words, "measure.features=efficientnet_lite00"]) == 2
+    assert "efficientnet_lite00" in capsys.readouterr().err
+    assert not (tmp_path / "gan/free/metrics.jsonl").exists()
+    assert main(words) == 0
+
+
+def test_what_the_backbone_was_trained_on_is_recorded_and_may_not_be_held_out(
+    guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    lite0, folder = "tf_efficientnet_lite0", str(guide.folder)
+    record = training_record(guide, DataConfig(shards=folder, folds=4, fold=1), fold_of(guide, 1))
+    backbone = tmp_path / "backbone.safetensors"
+    state = timm.create_model(lite0, num_classes=4).state_dict()
+    export(backbone, state, {"classes": list(guide.classes), "trained_on": [record]})
+    more = ["model.name=projected", f"model.backbone={lite0}", f"model.backbone_weights={backbone}", "data.folds=4"]
+    more += ["train.max_steps=1", "train.batch=4", "measure.images=8", "measure.pictures=0"]
+    assert main([*gan_words(guide, tmp_path, "leaky", *more), "data.fold=0"]) == 2
+    assert "model.backbone_weights=" in (error := capsys.readouterr().err)
+    assert "was trained on 20 of the " in error
+    assert main([*gan_words(guide, tmp_path, "clean", *more), "data.fold=1"]) == 0
+    _, _, about = read_generator(tmp_path / "gan/clean/model.safetensors")
+    assert about["trained_on"] == [record, record]
+
+
+def fold_of(manifest: Manifest, fold: int) -> list[int]:
+    """The training images of four folds' run that holds one out."""
+    return open_splits(manifest, DataConfig(folds=4, fold=fold)).train
+
+
 def test_the_report_shows_it(calm: Path) -> None:
     assert shown(calm)["Generated against real images"] == [
-        "run", "against", "images", "FD", "floor", "KID", "precision", "recall", "copies", "copies, real", "features",
+        "run", "against", "images", "FD", "FD, half", "floor", "KID", "precision", "recall", "copies",
+        "copies, real", "features",
     ]  # fmt: skip
 
 
@@ -133,6 +206,9 @@ def test_a_collapse_ends_the_run_and_says_so(guide: Manifest, tmp_path: Path, ca
     words = gan_words(guide, tmp_path, "lost", "train.collapse_steps=4", "generator.lr=1e-9", "train.epochs=4")
     assert main(words) == 2
     assert "generated images were all alike for 4 steps: they differ by" in capsys.readouterr().err
+    again = gan_words(guide, tmp_path, "lost-soon", "train.collapse_steps=500", "generator.lr=1e-9", "train.epochs=4")
+    assert main([*again, "measure.images=8"]) == 2
+    assert "for 6 steps" in capsys.readouterr().err, "a third of the run's 20"
     assert main([*words, "train.collapse_steps=0"]) == 0
 
 
@@ -148,6 +224,7 @@ Words = Callable[[Manifest], list[str]]
         (["measure.images=2"], "2 image(s) of split train to compare with: precision and recall need more than 3"),
         (["model.std=[0.5, 0.5, 0]"], "std above 0"),
         (["train.unconditional_epochs=1", "train.ramp_epochs=2"], "classes would never be known"),
+        (["train.grad_checkpointing=true"], "train.grad_checkpointing=true: the networks of GANs have none"),
         (["data.crop=whole+box"], "one view of an image"),
         (["train.strategy=zero1"], "train.strategy=zero1 to zero3 train one network"),
         (["measure.features=inception", "measure.weights=LITE0"], "not readable as tensors"),

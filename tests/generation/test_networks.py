@@ -125,6 +125,16 @@ def test_batch_norm_is_torchs_on_one_rank() -> None:
     assert torch.allclose(ours.eval()(features), theirs.eval()(features), atol=1e-6)
 
 
+def test_a_generator_trained_at_batch_one_makes_the_same_images_in_evaluation() -> None:
+    """Whatever batch they are made in: with statistics of each image alone, which BatchNorm at batch 1 has."""
+    kinds = (GanModelConfig("dcgan", 32, 8, 8, bn_per_image=alone) for alone in (True, False))
+    ours, plain = (create_networks(config, 2, 0).generator for config in kinds)
+    noise, labels = torch.randn(3, 8), torch.tensor([0, 1, 1])
+    trained = torch.cat([plain(noise[i : i + 1], labels[i : i + 1]) for i in range(3)])
+    assert torch.allclose(ours.eval()(noise, labels), trained, atol=1e-5)
+    assert not torch.allclose(plain.eval()(noise, labels), trained, atol=1e-2)
+
+
 def test_batch_norm_over_two_ranks_equals_one_rank_with_the_same_batch(tmp_path: Path) -> None:
     """Outputs, running statistics, gradients of inputs and of parameters."""
     run_ranks(tmp_path, [str(HELPERS / "batch_norm_rank.py"), str(tmp_path)], 2)

@@ -15,6 +15,9 @@ from places import weights_file
 from same_run import history
 from small_runs import small_run
 
+from fgvc.generation.config import GanModelConfig
+from fgvc.generation.networks.create import create_generator
+from fgvc.generation.record import read_generator, write_generator
 from fgvc.generation.synthesis import Candidates, choose
 from jobs.cli import main
 from shards.manifest import Manifest, read_manifest
@@ -175,6 +178,8 @@ def test_a_classifier_that_trained_with_them_has_seen_what_the_generator_saw(
         ("LITE0", (), "holds something else, no generator"),
         ("nowhere-*.safetensors", (), "no such file"),
         ("GENERATOR", ("data.shards=OTHER",), "not what weights="),
+        ("UNCONDITIONAL", (), "makes images of 4 classes without knowing of which"),
+        ("PROJECTED", ("truncation=0.7",), "truncation=0.7: model.name=projected brings every latent to one length"),
     ],
 )
 def test_mistakes_are_named(
@@ -183,12 +188,19 @@ def test_mistakes_are_named(
 ) -> None:  # fmt: skip
     from jobs.shards import build_from
 
-    if more:
+    if "data.shards=OTHER" in more:
         build_from(
             "field_guide", "-", tmp_path / "other", ["species=4", "train_per_class=2", "test_per_class=1", "seed=5"]
         )
     given = [word.replace("OTHER", str(tmp_path / "other")) for word in more]
     lite0 = str(weights_file("tf_efficientnet_lite0.safetensors"))
     path = weights.replace("LITE0", lite0).replace("GENERATOR", str(generator))
+    others = {"UNCONDITIONAL": GanModelConfig("dcgan", 32, 8, 8, conditional=False)}
+    others |= {"PROJECTED": GanModelConfig("projected", 32, 8, 8)}
+    if weights in others:
+        model, (_, _, about) = others[weights], read_generator(generator)
+        facts = {key: value for key, value in about.items() if key != "generator"}
+        path = str(tmp_path / "other.safetensors")
+        write_generator(Path(path), create_generator(model, len(guide.classes)), model, facts)
     assert main(words(guide, Path(path), tmp_path, "wrong", *given)) == 2
     assert message in capsys.readouterr().err

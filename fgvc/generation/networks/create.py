@@ -50,7 +50,7 @@ def create_generator(config: GanModelConfig, classes: int) -> nn.Module:
     fit the architecture."""
     known = classes if config.conditional else 0
     if config.name == "dcgan":
-        return dcgan.Generator(config.size, config.latent, config.width, known, config.bn_eps)
+        return dcgan.Generator(config.size, config.latent, config.width, known, config.bn_eps, config.bn_per_image)
     if config.name == "projected":
         return light.Generator(config.size, config.latent, config.width, known)
     if config.name == "biggan_deep":

@@ -10,18 +10,25 @@ from fgvc.generation.networks.layers import BatchNorm, Condition, Projection, sp
 class Generator(nn.Module):
     """(N, latent) noise and (N,) labels -> (N, 3, size, size) in -1 to 1."""
 
-    def __init__(self, size: int, latent: int, width: int, classes: int, bn_eps: float = 1e-5) -> None:
+    def __init__(
+        self, size: int, latent: int, width: int, classes: int, bn_eps: float = 1e-5, per_image: bool = False
+    ) -> None:
+        """per_image: of `BatchNorm`."""
         super().__init__()
+
+        def norm(channels: int) -> BatchNorm:
+            return BatchNorm(channels, bn_eps, per_image=per_image)
+
         self.condition = Condition(classes, latent)
         channels, side = width * size // 8, 4
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent + self.condition.width, channels, 4, bias=False)]
         while side < size // 2:
             layers += [
-                BatchNorm(channels, bn_eps), nn.ReLU(), nn.ConvTranspose2d(channels, channels // 2, 4, 2, 1, bias=False)
+                norm(channels), nn.ReLU(), nn.ConvTranspose2d(channels, channels // 2, 4, 2, 1, bias=False)
             ]  # fmt: skip
             channels, side = channels // 2, side * 2
         self.layers = nn.Sequential(
-            *layers, BatchNorm(channels, bn_eps), nn.ReLU(), nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh()
+            *layers, norm(channels), nn.ReLU(), nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh()
         )
         self.apply(initialize)
 

@@ -34,15 +34,18 @@ class BatchNorm(nn.Module):
     """BatchNorm over the micro-batches of all ranks together (torch's SyncBatchNorm needs a GPU): several ranks compute
     what one does with the same batch. Ranks have equal shares. Statistics are fp32.
 
-    affine=False leaves scale and shift to the caller.
+    affine=False leaves scale and shift to the caller. per_image: statistics of every image alone, in evaluation too:
+    what BatchNorm is at a batch size of 1.
     """
 
     running_mean: torch.Tensor
     running_var: torch.Tensor
 
-    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
+    def __init__(
+        self, channels: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, per_image: bool = False
+    ) -> None:
         super().__init__()
-        self.eps, self.momentum = eps, momentum
+        self.eps, self.momentum, self.per_image = eps, momentum, per_image
         self.weight = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -51,6 +54,8 @@ class BatchNorm(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> the same, per channel of mean 0 and variance 1 before scale and shift."""
         with without_autocast(features):
+            if self.per_image:
+                return functional.instance_norm(features.float(), weight=self.weight, bias=self.bias, eps=self.eps)
             if self.training and world_size() > 1:
                 return self._over_ranks(features.float())
             return functional.batch_norm(

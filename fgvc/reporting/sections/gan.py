@@ -24,7 +24,8 @@ GRIDS = 3  # of a run's course, the last one among them
 FIGURES = (  # key, form, heading, meaning
     ("count", "count", "images", ""),
     ("frechet", "distance", "FD", "Fréchet distance: smaller is closer"),
-    ("floor", "distance", "floor", "FD between two halves of the real images: what these reach themselves"),
+    ("frechet_half", "distance", "FD, half", "FD of half of the images to half of the real ones"),
+    ("floor", "distance", "floor", "FD between two halves of the real images: what FD, half would be at best"),
     ("kid", "decimal", "KID", ""),
     ("precision", "percent", "precision", "share of generated images that look real"),
     ("recall", "percent", "recall", "share of real images that are covered"),

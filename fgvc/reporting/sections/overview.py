@@ -48,7 +48,10 @@ def _gan(run: Run) -> Card | None:
     for split in run.splits("frechet"):
         found, floor = run.number("distance", split, "frechet"), run.number("distance", split, "floor")
         if found is not None:
-            beside: Line = ("; between two halves of these: ", floor) if floor else ()
+            half = run.number("distance", split, "frechet_half")
+            beside: Line = (
+                ("; of half as many: ", half, ", between two halves of these: ", floor) if half and floor else ()
+            )
             return Card("Generator", found, (f"Fréchet distance to {images_of(split)}", *beside), "gan")
     return None
 
