@@ -36,7 +36,9 @@ def test_a_late_mistake_leaves_the_name_free(
     errors = capsys.readouterr().err
     assert message in errors.strip().splitlines()[-1]
     assert "Traceback" not in errors
-    assert main(small_run(guide, tmp_path, "late", "train.epochs=1", "data.limit=16")) == 0
+    assert not (tmp_path / "classify/late/identity.json").exists()
+    if "train.batch=5" in words:  # for one of them, what that means
+        assert main(small_run(guide, tmp_path, "late", "train.epochs=1", "data.limit=16")) == 0
 
 
 def test_an_unknown_wandb_mode_is_named_before_anything_is_made(
