@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fgvc.generation.config import GanModelConfig
 from fgvc.generation.networks import biggan, biggan_deep
-from fgvc.generation.networks.create import create_networks
+from fgvc.generation.networks.create import create_generator, create_networks
 from fgvc.generation.networks.layers import Attention, BatchNorm, spectral
 from shards.errors import UserError
 
@@ -152,3 +152,12 @@ def test_batch_norm_over_two_ranks_equals_one_rank_with_the_same_batch(tmp_path:
     for rank in ranks:
         assert torch.allclose(rank["running_mean"], layer.running_mean, atol=1e-6)
         assert torch.allclose(rank["running_var"], layer.running_var, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["projected", "dcgan"])
+def test_an_image_begins_as_its_latents_more_than_its_class(name: str) -> None:
+    generator = create_generator(GanModelConfig(name=name, size=64, width=16), 8)
+    latents = torch.randn(16, GanModelConfig().latent)
+    first, second = (generator(latents, torch.full((16,), label)) for label in (0, 1))
+    by_class, by_latent = (first - second).abs().mean(), (first - first.roll(1, 0)).abs().mean()
+    assert by_class < 0.3 * by_latent  # 0.9 of it, and all images of a class became one
