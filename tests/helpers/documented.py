@@ -145,7 +145,7 @@ def _without_brackets(word: str) -> str:
 def _filled(word: str) -> str:
     """A word with what it stands for; CONFIG... is one of several."""
     key, sign, value = word.rpartition("=")
-    if key == "weights" and value in ("RUN", "..."):  # a name; none is there
+    if key == "weights" and re.fullmatch(r"\w+|\.\.\.", value):  # a run's name; none is there
         return "weights=model.safetensors"
     value = value if sign and value == "..." else re.sub(r"\.\.(\.|\d+)$", "", value)  # data.fold=0..4: its first
     return f"{key}{sign}{STANDS_FOR.get(value, value)}"
