@@ -2,7 +2,6 @@
 to be cleared, page by page, for the next, which costs a loader some hundredths of its time."""
 
 import ctypes
-import logging
 from functools import cache
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -17,5 +16,5 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # macOS, musl
         return
-    if not (mallopt(M_MMAP_THRESHOLD, LARGEST) and mallopt(M_TRIM_THRESHOLD, KEEP)):
-        logging.getLogger(__name__).debug("mallopt refused its settings")
+    mallopt(M_MMAP_THRESHOLD, LARGEST)  # or it would stay at 128 KiB once the other is set (mallopt(3))
+    mallopt(M_TRIM_THRESHOLD, KEEP)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from shards.errors import UserError
 
 MANIFEST = "manifest.json"
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 SCHEMES = ("http", "https", "s3")
 
 

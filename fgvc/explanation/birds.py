@@ -119,7 +119,10 @@ class Scored:
 
     def falls(self, label: int, against: int | None = None) -> dict[str, float]:
         """name -> how far the logit of a class, or its lead over another's, falls when it is gone."""
-        lead = lambda logits: float(logits[label] - (0 if against is None else logits[against]))  # noqa: E731
+
+        def lead(logits: Tensor) -> float:
+            return float(logits[label] - (0 if against is None else logits[against]))
+
         return {name: lead(self.logits) - lead(logits) for name, logits in self.without.items()}
 
 

@@ -13,13 +13,13 @@ from shards.building.encode import ImageError, normalise
 from shards.entries import Entry
 from shards.errors import UserError
 from shards.manifest import Manifest
+from shards.paths import PICTURES
 from shards.reading.config import ImageConfig
 from shards.reading.decode import decode
 from shards.reading.loader import Batch, Samples, chunk_loader
 from shards.reading.transforms import eval_transform
 from shards.reading.views import WHOLE, View
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 UNKNOWN = -1  # the label of a photo
 
 
@@ -55,9 +55,9 @@ def photo_files(path: Path) -> list[Path]:
     """An image file, or all those in a folder, sorted by name. Raises UserError when there are none."""
     if not path.exists():
         raise UserError(f"photos={path}: no such file or folder")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES) if path.is_dir() else [path]
     if not files:
-        raise UserError(f"photos={path}: no images there ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(f"photos={path}: no images there ({', '.join(sorted(PICTURES))})")
     return files
 
 

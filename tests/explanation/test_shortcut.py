@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from subjects import subject_of
-from torch import Tensor, nn
+from subjects import MadeNetwork, subject_of
+from torch import Tensor
 
 from fgvc.explanation import sheets
 from fgvc.explanation.examination import Examination, Found
@@ -22,33 +22,16 @@ CLASSES = ["cornered", "green", "red", "blue"]
 SIZE, EACH, BOX = 64, 6, (20.0, 20.0, 48.0, 48.0)
 
 
-class Colours(nn.Module):
+class Colours(MadeNetwork):
     """Class 1 is told by green, 2 by red, 3 by blue; class 0 by white: in the images below that is the corner only."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.small = nn.AvgPool2d(4)
-        self.conv = nn.Conv2d(3, 4, 1)
-        self.act = nn.ReLU()
-        self.fc = nn.Linear(4, 4)
+        super().__init__(4, 4)
         with torch.no_grad():
             self.conv.weight.copy_(torch.tensor([[1.0, 1, 1], [-1, 1, -1], [1, -1, -1], [-1, -1, 1]])[:, :, None, None])
             self.conv.bias.copy_(torch.tensor([-4.0, -2, -2, -2]))
             self.fc.weight.copy_(torch.diag(torch.tensor([200.0, 20, 20, 20])))
             self.fc.bias.zero_()
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        return self.act(self.conv(self.small(x)))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        pooled = x.mean((2, 3))
-        return pooled if pre_logits else self.fc(pooled)
-
-    def get_classifier(self) -> nn.Module:
-        return self.fc
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
 
 def picture(number: int, planted: bool) -> Tensor:

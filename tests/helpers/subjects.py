@@ -46,22 +46,15 @@ def registers(size: int = 56) -> Subject:
     )  # fmt: skip
 
 
-class RedNetwork(nn.Module):
-    """A made classifier that looks at one thing only: how much of the image is red. Of the field guide's first family
-    that is the red crest, so class 2; without red it says class 0."""
+class MadeNetwork(nn.Module):
+    """Features of single colours, pooled, and a linear classifier, as timm's networks are called; weights by hand."""
 
-    def __init__(self, classes: int = 4, least: float = 1.2) -> None:
+    def __init__(self, colours: int, classes: int) -> None:
         super().__init__()
         self.small = nn.AvgPool2d(4)
-        self.conv = nn.Conv2d(3, 1, 1)
+        self.conv = nn.Conv2d(3, colours, 1)
         self.act = nn.ReLU()
-        self.fc = nn.Linear(1, classes)
-        with torch.no_grad():
-            self.conv.weight.copy_(torch.tensor([1.0, -0.5, -0.5]).view(1, 3, 1, 1))
-            self.conv.bias.fill_(-least)
-            self.fc.weight.zero_()
-            self.fc.weight[2] = 400.0
-            self.fc.bias.copy_(torch.tensor([2.0, -9.0, 0.0, -9.0])[:classes])
+        self.fc = nn.Linear(colours, classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self.act(self.conv(self.small(x)))
@@ -75,3 +68,17 @@ class RedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
+
+
+class RedNetwork(MadeNetwork):
+    """A made classifier that looks at one thing only: how much of the image is red. Of the field guide's first family
+    that is the red crest, so class 2; without red it says class 0."""
+
+    def __init__(self, classes: int = 4, least: float = 1.2) -> None:
+        super().__init__(1, classes)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.tensor([1.0, -0.5, -0.5]).view(1, 3, 1, 1))
+            self.conv.bias.fill_(-least)
+            self.fc.weight.zero_()
+            self.fc.weight[2] = 400.0
+            self.fc.bias.copy_(torch.tensor([2.0, -9.0, 0.0, -9.0])[:classes])
