@@ -22,7 +22,7 @@ def answers(folder: Path, kind: str) -> tuple[list[int], dict[int, dict[str, Any
     """Exit codes of two ranks, and what those said that came to their end."""
     started = start_ranks(folder, [SCRIPT, kind])
     for rank in started:
-        rank.communicate(timeout=300)
+        print(rank.communicate(timeout=300)[1])  # pytest shows it where a test fails
     found = {number: folder / f"rank-{number}.json" for number in range(2)}
     said = {number: json.loads(path.read_text()) for number, path in found.items() if path.is_file()}
     return [rank.returncode for rank in started], said
