@@ -41,7 +41,7 @@ def next_lines(command: str, **known: object) -> str:
 def after_run(job: str, config: Any, folder: Path, result: dict[str, Any]) -> str:
     """The hint after a job's run."""
     data = getattr(config, "data", None)
-    return next_lines(
+    hint = next_lines(
         job,
         folder=folder,
         name=config.name,
@@ -50,3 +50,12 @@ def after_run(job: str, config: Any, folder: Path, result: dict[str, Any]) -> st
         out=getattr(config, "out", ""),
         layer=result.get("layer", ""),
     )
+    return hint + _network(config) if job == "audit" else hint
+
+
+def _network(config: Any) -> str:
+    """The words that name a config's network, where its weights are a file: what is without a connection here will be
+    without one there too."""
+    if config.model.weights in ("hub", "none"):
+        return ""
+    return " " + shlex.join([f"model.name={config.model.name}", f"model.weights={config.model.weights}"])

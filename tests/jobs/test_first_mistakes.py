@@ -11,6 +11,7 @@ from fgvc.runtime.tracking import wandb_mode
 from jobs.cli import main
 from jobs.config import load_job
 from jobs.debug import debug_words
+from jobs.hints import after_run
 from jobs.launch import fetch_weights
 from jobs.registry import command_module
 from shards.errors import UserError
@@ -90,6 +91,15 @@ def test_the_last_line_names_what_is_there(guide: Manifest, tmp_path: Path, caps
     assert hints[1].startswith(f"fgvc explain weights={tmp_path}/classify/bare/model.safetensors data.shards=")
     assert {"result.json", "model.safetensors", "training.png"} <= set(named)
     assert all((tmp_path / "classify/bare" / name).is_file() for name in named)
+
+
+def test_the_hint_after_an_audit_keeps_the_weights_that_it_was_given(tmp_path: Path) -> None:
+    config = load_job("audit", None, ["data.shards=data/mine", "model.weights=my weights.pth"])
+    network = " model.name=tf_efficientnet_lite0 'model.weights=my weights.pth'"
+    bare = "next: fgvc classify photos data.shards=data/mine"
+    assert after_run("audit", config, tmp_path, {}) == bare + network
+    config.model.weights = "hub"
+    assert after_run("audit", config, tmp_path, {}) == bare
 
 
 @pytest.mark.parametrize(
