@@ -10,6 +10,7 @@ from PIL import Image
 
 from shards.building.build import build
 from shards.building.config import BuildOptions
+from shards.manifest import Manifest
 from shards.sample import RawDataset, RawSample, read_file
 
 CLASSES = ("crow", "gull", "wren")
@@ -46,6 +47,14 @@ def slow_read(sample: RawSample) -> bytes:
     """As read_file, slow enough to be killed midway."""
     time.sleep(0.01)
     return read_file(sample)
+
+
+def unlike_classes(manifest: Manifest, counts: tuple[int, ...] = (20, 9, 2, 1)) -> list[int]:
+    """Training images of four classes: 20, 9, 2 and 1 of them."""
+    of_class: dict[int, list[int]] = {}
+    for index in manifest.split("train"):
+        of_class.setdefault(manifest.entries[index].label, []).append(index)
+    return sorted(index for label, count in enumerate(counts) for index in of_class[label][:count])
 
 
 if __name__ == "__main__":

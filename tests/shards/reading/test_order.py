@@ -12,19 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_images import make_raw
+from tiny_images import make_raw, unlike_classes
 
 from shards.building.build import build
 from shards.building.config import BuildOptions
 from shards.errors import UserError
-from shards.manifest import Manifest, read_manifest
+from shards.manifest import Manifest
 from shards.reading.balance import AGAIN, balanced_draws, numbered
-from shards.reading.config import DataConfig, ImageConfig
+from shards.reading.config import ImageConfig
 from shards.reading.decode import decode
 from shards.reading.loader import Place, Samples, eval_loader, train_loader
-from shards.reading.order import EPOCH, FOLD, epoch_order, folds_of, global_batches, held_out_of, random_stream
+from shards.reading.order import EPOCH, FOLD, epoch_order, folds_of, global_batches, random_stream
 from shards.reading.reader import Reader
-from shards.reading.splits import open_splits
 from shards.reading.transforms import eval_transform, train_transform
 
 IMAGE = ImageConfig(color_jitter=0.2, policy="trivialaugment")
@@ -53,14 +52,6 @@ def sequence(
                 seen.append((entry, hashlib.md5(image.numpy().tobytes()).hexdigest()))
         steps.append(seen)
     return steps
-
-
-def unlike_classes(manifest: Manifest, counts: tuple[int, ...] = (20, 9, 2, 1)) -> list[int]:
-    """Training images of four classes: 20, 9, 2 and 1 of them."""
-    of_class: dict[int, list[int]] = {}
-    for index in manifest.split("train"):
-        of_class.setdefault(manifest.entries[index].label, []).append(index)
-    return sorted(index for label, count in enumerate(counts) for index in of_class[label][:count])
 
 
 @pytest.fixture(scope="module")
@@ -118,39 +109,6 @@ def test_ranks_workers_and_resume_change_nothing_about_balanced_sampling(guide: 
     assert [max(Counter(entry for entry, _ in epoch).values()) for epoch in epochs] == [8, 8]  # the lone image
     # Every one of these draws has transforms of its own.
     assert len(set(itertools.chain(*epochs))) == 64
-
-
-def test_the_held_out_share_is_stratified(guide: Manifest) -> None:
-    indices = guide.split("train")
-    labels = np.array([guide.entries[index].label for index in indices])
-    chosen = held_out_of(guide, indices, 0.1)
-    assert np.bincount(labels[chosen]).tolist() == [2, 2, 2, 2]
-    assert held_out_of(guide, indices[::-1], 0.1)[::-1].tolist() == chosen.tolist()  # a function of keys
-    for share, count in ((0.25, 20), (0.29, 23), (0.3, 24), (1 / 3, 26), (0.5, 40)):
-        assert held_out_of(guide, indices, share).sum() == count
-    few = unlike_classes(guide)
-    few_labels = np.array([guide.entries[index].label for index in few])
-    chosen = held_out_of(guide, few, 0.5)
-    assert np.bincount(few_labels[chosen], minlength=4).tolist() in ([10, 4, 1, 0], [10, 5, 1, 0])
-    assert not held_out_of(guide, few, 0.02).any()
-
-
-def test_splits_hold_out_a_fold_a_share_or_both(guide: Manifest) -> None:
-    def keys(**settings: float) -> list[set[int]]:
-        splits = open_splits(guide, DataConfig(**settings))
-        return [set(part) for part in (splits.train, splits.held_out, splits.watched)]
-
-    everything = set(guide.split("train"))
-    assert keys() == [everything, set(), set()]
-    train, held, watched = keys(holdout=0.2)
-    assert held == watched == everything - train
-    assert len(held) == 16
-    of_fold, fold, same = keys(folds=4, fold=2)
-    assert fold == same == everything - of_fold
-    train, held, watched = keys(folds=4, fold=2, holdout=0.2)
-    assert held == fold
-    assert len(watched) == 12
-    assert train == everything - held - watched
 
 
 def test_every_epoch_is_another_permutation(guide: Manifest, reference: list) -> None:
@@ -246,51 +204,6 @@ def test_real_test_split_counts_1389(birds: Manifest) -> None:
         ]
         entries = [entry for part in parts for batch in part for entry in batch.entries.tolist()]
         assert len(entries) == len(set(entries)) == 1389
-
-
-def test_folds_are_stratified_and_cover_train(guide: Manifest) -> None:
-    indices = guide.split("train")
-    fold = folds_of(guide, indices, 5)
-    assert np.bincount(fold).tolist() == [16] * 5
-    for label in range(4):
-        mine = [number for number, index in zip(fold, indices, strict=True) if guide.entries[index].label == label]
-        assert np.bincount(mine).tolist() == [4] * 5
-    with pytest.raises(UserError, match=r"too few for data\.folds=21"):
-        folds_of(guide, indices, 21)
-
-
-def test_folds_of_data_without_duplicates_are_the_published_ones(guide: Manifest) -> None:
-    """Runs are identified by folds and figures were measured on them: they may not move."""
-    assert guide.duplicates == ()
-    indices = guide.split("train")
-    assert folds_of(guide, indices, 5)[:12].tolist() == [1, 2, 1, 0, 4, 1, 4, 0, 4, 1, 3, 0]
-    folds = [folds_of(guide, indices, count, seed).tolist() for count, seed in ((2, 0), (5, 0), (3, 1))]
-    assert hashlib.sha256(str(folds).encode()).hexdigest()[:16] == "86644f64e682b3a1"
-
-
-def test_exact_duplicates_are_in_one_fold(tmp_path: Path) -> None:
-    raw = make_raw(tmp_path / "raw", train=96, test=48)
-    for number in range(36):  # pairs in one class, in two classes, and a triple
-        other = number + 48 if number % 3 else number + 49
-        (tmp_path / f"raw/bird {other}.jpg").write_bytes((tmp_path / f"raw/bird {number}.jpg").read_bytes())
-    (tmp_path / "raw/bird 95.jpg").write_bytes((tmp_path / "raw/bird 1.jpg").read_bytes())
-    manifest = build(raw, tmp_path / "out", BuildOptions(workers=2))
-    assert read_manifest(tmp_path / "out").duplicates == manifest.duplicates
-    assert sorted(len(group) for group in manifest.duplicates).count(3) >= 1
-    indices = manifest.split("train")
-    for seed in range(3):
-        fold = dict(zip(indices, folds_of(manifest, indices, 4, seed).tolist(), strict=True))
-        for group in manifest.duplicates:
-            assert len({fold[index] for index in group}) == 1
-        counts = np.bincount(list(fold.values()))
-        assert max(counts) - min(counts) <= 8
-        assert {fold[index] for index in indices if manifest.entries[index].label == 0} == {0, 1, 2, 3}
-        held = dict(zip(indices, held_out_of(manifest, indices, 0.25, seed).tolist(), strict=True))
-        assert all(len({held[index] for index in group}) == 1 for group in manifest.duplicates)
-        assert 0.15 < np.mean(list(held.values())) < 0.35
-    older = replace(manifest, duplicates=())
-    split = dict(zip(indices, folds_of(older, indices, 4).tolist(), strict=True))
-    assert any(len({split[index] for index in group}) > 1 for group in manifest.duplicates)
 
 
 def test_training_does_not_touch_the_global_generator(guide: Manifest) -> None:
