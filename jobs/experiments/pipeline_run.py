@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fgvc.runtime.run_folder import RESULT, counted_time, refuse_another_config
+from fgvc.runtime.run_folder import GLANCE_S, RESULT, counted_time, refuse_another_config
 from jobs.config import DOWNLOAD, from_dict, hashed, load_command, load_job, nearest, to_dict
 from jobs.experiments.pipeline_file import SHARDS, Config, Planned, home_of
 from jobs.experiments.runners import job_says
@@ -144,7 +144,7 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
     Raises Interrupted after a signal, UserError when the pipeline's folder is in use.
     """
     home, began = home_of(config), time.monotonic()
-    lock = FileLock(home / ".lock", timeout=0)
+    lock = FileLock(home / ".lock", timeout=GLANCE_S)
     try:
         lock.acquire()
     except Timeout:

@@ -1,9 +1,11 @@
 """Which runs a run folder takes for its own, and how long they took."""
 
+import fcntl
 import json
 import os
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -75,3 +77,22 @@ def test_a_mistake_leaves_no_time_behind(tmp_path: Path) -> None:
         fail(tmp_path, UserError("too late"))
     assert not (tmp_path / "classify/one/starts.json").exists()
     claim(tmp_path, {"lr": 2})
+
+
+def test_printing_a_result_leaves_the_environment_that_made_it(tmp_path: Path) -> None:
+    with open_run(str(tmp_path), "classify", "one", {}, {}) as run:
+        finish(run, {}, {}, 1.0)
+    record = tmp_path / "classify/one/environment.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"torch": "1.0"}))
+    with open_run(str(tmp_path), "classify", "one", {}, {}) as run:
+        assert run.result is not None
+    assert json.loads(record.read_text())["torch"] == "1.0"
+
+
+def test_a_glance_at_the_lock_refuses_no_start(tmp_path: Path) -> None:
+    """As jobs.states.locked takes one."""
+    claim(tmp_path, {})
+    lock = (tmp_path / "classify/one/.lock").open("rb")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    Timer(0.1, lock.close).start()
+    claim(tmp_path, {})
