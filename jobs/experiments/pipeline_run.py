@@ -19,12 +19,14 @@ from jobs.experiments.runners import job_says
 from jobs.experiments.sequence import run_all
 from jobs.launch import fetch_weights, launch_of, one_task
 from jobs.registry import command_module
-from jobs.shards import build_from
+from jobs.shards import build_from, build_settings
 from jobs.states import STAGES
 from shards.boxes_layer import layer_hash
+from shards.building.plan import asked_options, options_difference
 from shards.errors import UserError
 from shards.files import sha256_of, write_json
 from shards.manifest import MANIFEST, read_manifest
+from shards.paths import expand, is_remote
 from slurm.graph import Stage as JobStage
 from slurm.graph import submit_graph, wait_for_graph
 from slurm.profile import Profile, check, check_tasks
@@ -54,14 +56,14 @@ def choose(planned: Sequence[Planned], start: str = "", until: str = "", only: S
 def refuse_others(planned: Sequence[Planned]) -> None:
     """Raise UserError, before anything is started, where a stage's folder holds what another config, other shards or an
     earlier run of the stages before it gave."""
-    fingerprint = ""
+    fingerprints: dict[Path, str] = {}
     for one in planned:
         if one.job == SHARDS:
-            fingerprint = _fingerprint_of(one)
+            _refuse_other_build(one)
         elif one.job != "report":
             config = _config_of(one)
             refuse_another_config(one.command.folder, hashed(config), hashed(type(config)()), partial=True)
-            _refuse_stale(one, fingerprint)
+            _refuse_stale(one, _fingerprint(config, fingerprints))
 
 
 def record_stages(config: Config, planned: Sequence[Planned]) -> None:
@@ -86,23 +88,37 @@ def drop_old_reports(planned: Sequence[Planned]) -> None:
             (one.command.folder / one.command.mark).unlink(missing_ok=True)
 
 
-def _fingerprint_of(one: Planned) -> str:
-    """Of the shards that are there; empty where they are still to be built. Raises UserError where they are others."""
+def _refuse_other_build(one: Planned) -> None:
+    """Raise UserError where the shards that are there are of other pictures or settings."""
     _, _, source, root, out, *settings = one.words
     if not one.command.done:
-        return ""
+        return
+    settings = [word for word in settings if not word.startswith("track.")]
     # Not compared with archives that are downloaded: what is missing of them would be fetched again.
-    downloads = any(word.partition("=")[0].split(".")[-1] in DOWNLOAD for word in settings)
-    if not downloads and root != "-" and not Path(root).exists():
+    if any(word.partition("=")[0].split(".")[-1] in DOWNLOAD for word in settings):
+        asked = {"options": asked_options(build_settings(source, settings).build)}
+        if changed := options_difference(read_manifest(Path(out)).asked, asked):
+            raise UserError(f"{out}: holds other shards: {'; '.join(changed)}; set another data.shards= or delete this one")
+        return
+    if root != "-" and not Path(root).exists():
         raise UserError(
             f"data.root={root}: no such folder, and {out} may hold other pictures; correct it, or use these shards as "
             "they are: data.source="
         )
-    if not downloads:
-        settings = [word for word in settings if not word.startswith("track.")]
-        with redirect_stderr(io.StringIO()):
-            return build_from(source, root, out, settings).fingerprint
-    return read_manifest(Path(out)).fingerprint
+    with redirect_stderr(io.StringIO()):
+        build_from(source, root, out, settings)
+
+
+def _fingerprint(config: Any, known: dict[Path, str]) -> str:
+    """Of the shards that a stage reads; empty where they are still to be built, or on a server. known: those that were
+    read for other stages."""
+    shards = getattr(getattr(config, "data", None), "shards", "")
+    if not shards or is_remote(shards):
+        return ""
+    folder = expand(shards, "data.shards")
+    if folder not in known:
+        known[folder] = read_manifest(folder).fingerprint if (folder / MANIFEST).is_file() else ""
+    return known[folder]
 
 
 def _refuse_stale(one: Planned, fingerprint: str) -> None:
@@ -124,9 +140,11 @@ def _stale(one: Planned, job: str, what: str) -> str:
 
 
 def _hashes(path: Path) -> set[str]:
-    """What jobs call a file, a boxes layer or shards among their inputs."""
+    """What jobs call a file, a boxes layer, shards, or what they read of a run's folder, among their inputs."""
     if (path / MANIFEST).is_file():
         return {read_manifest(path).fingerprint}
+    if (path / RESULT).is_file():
+        return {sha256_of(file)[:16] for end in ("npz", "safetensors") for file in path.glob(f"*.{end}")}
     if not path.is_file():
         return set()
     return {sha256_of(path)[:16], *([layer_hash(path)] if path.suffix == ".jsonl" else [])}

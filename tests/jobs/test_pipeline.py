@@ -20,7 +20,8 @@ from slurm_helpers import skip_without_cluster
 from fgvc.use.find import find_weights
 from jobs.cli import main
 from jobs.experiments.pipeline_file import plan, read
-from jobs.experiments.pipeline_run import drop_old_reports, dry_run
+from jobs.experiments.pipeline_run import _hashes, drop_old_reports, dry_run
+from shards.files import sha256_of
 from slurm.testbed.cluster import client, down, kill_node, up
 
 Start = Callable[..., subprocess.Popen]
@@ -129,6 +130,39 @@ def test_what_was_made_of_something_else_is_not_done(done: Path, capsys: pytest.
     errors = capsys.readouterr().err
     assert "stage attack: " in errors
     assert "holds a run of attack on another version of" in errors
+
+
+def test_shards_that_were_made_again_are_noticed_whoever_built_them(
+    done: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Also where the pipeline has no stage that builds them; another stage's own shards are compared with its own."""
+    words = ["pipeline", "birds.yaml", "data.source=", "--dry-run"]
+    assert main(words) == 0
+    shutil.copytree("data/birds", "data/same")
+    assert main(["pipeline", "birds.yaml", "attack.data.shards=data/same", "--dry-run"]) == 0
+    build = [f"{key}={value}" for key, value in (BUILD | {"species": 5}).items()]
+    assert main(["shards", "build", "field_guide", "-", "data/other", *build]) == 0
+    capsys.readouterr()
+    for shards, stage in (("data.shards", "classifier"), ("attack.data.shards", "attack")):
+        assert main([*words, f"{shards}=data/other"]) == 2
+        assert f"stage {stage}: " in (errors := capsys.readouterr().err)
+        assert "on another version of the shards; delete that folder" in errors
+
+
+def test_settings_of_a_build_that_downloads_are_compared_too(done: Path, capsys: pytest.CaptureFixture) -> None:
+    given = {"data": {"shards": "data/birds", "source": "cub200", "root": "raw", "build": {"download": True}}}
+    stages = yaml.safe_load(Path("birds.yaml").read_text())["stages"]
+    Path("birds.yaml").write_text(yaml.safe_dump(given | {"stages": stages}, sort_keys=False))
+    assert main(["pipeline", "birds.yaml", "data.build={download: true, shrink: 32, min_shards: 3}"]) == 2
+    assert "data/birds: holds other shards: shrink=0 there, shrink=32 asked; set" in capsys.readouterr().err
+    assert not Path("raw").exists()
+
+
+def test_what_a_stage_reads_of_a_runs_folder_is_known(done: Path) -> None:
+    """train.temperature_from=${STAGE} names a folder."""
+    folder = done / "classify/classifier"
+    digest = sha256_of(folder / "predictions_test.npz")[:16]
+    assert {digest, sha256_of(folder / "model.safetensors")[:16]} <= _hashes(folder)
 
 
 def test_ranks_are_said_of_this_machine_alone(birds: Path, capsys: pytest.CaptureFixture) -> None:
