@@ -168,6 +168,7 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
     except Timeout:
         raise UserError(f"{home}: in use by another fgvc pipeline; end it, or choose another name=") from None
     with lock, counted_time(home) as spent_s:
+        waiting = [one for one in chosen if not one.command.done]
         if make:
             commands = [one.command for one in chosen]
             made = run_all(commands, f"pipeline {config.name}", first_failure_ends=True)
@@ -175,7 +176,9 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
         else:
             failed = {one.name: job_says(one.command.folder) for one in chosen if not one.command.done}
         if all(one.command.done for one in planned):
-            write_json(home / RESULT, _result(planned, spent_s + time.monotonic() - began))
+            result = _result(planned, spent_s + time.monotonic() - began)
+            if waiting or _json(home / RESULT).get("stages") != result["stages"]:  # else nothing was done: not later
+                write_json(home / RESULT, result)
     return failed
 
 

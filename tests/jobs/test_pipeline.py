@@ -108,6 +108,10 @@ def test_what_is_done_is_not_done_again(done: Path, capsys: pytest.CaptureFixtur
     assert shown[:4] == [[stage, "done"] for stage in ("shards", "classifier", "other", "attack")]
     assert list(json.loads((done / "result.json").read_text())["stages"]) == ["shards", "classifier", "other", "attack"]
     assert (done / "shards/metrics.jsonl").is_file()  # the build is logged too
+    ended = (done / "result.json").stat().st_mtime_ns
+    assert main(["pipeline", "birds.yaml"]) == 0
+    assert (done / "result.json").stat().st_mtime_ns == ended  # it did not end once more
+    capsys.readouterr()
     assert main(["pipeline", "birds.yaml", "--dry-run"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:5]] == ["done"] * 4
 
