@@ -17,11 +17,13 @@ from fgvc import load
 from fgvc.classification.metrics import Predictions
 from fgvc.models.export import export, read_about
 from fgvc.use.boxes import boxes_of
+from fgvc.use.predictor import Picture, Unread
 from jobs.cli import main
 from shards.boxes_layer import write_layer
 from shards.building.encode import ImageError
 from shards.cells import unquoted
 from shards.manifest import Manifest
+from shards.reading.views import Policy
 
 
 def answers(capsys: pytest.CaptureFixture, *words: str, code: int = 0) -> list[dict]:
@@ -92,6 +94,19 @@ def test_odd_pictures_are_read_and_broken_ones_named(
     assert {Path(row["picture"]).name: row["error"] for row in rows if row["error"]} == broken
     (row,) = (row for row in rows if row["picture"].endswith("turned.jpg"))
     assert row["class_1"] == found["turned.jpg"]["top"][0]["class"]
+
+
+def test_a_thin_picture_takes_no_memory(runs: Path) -> None:
+    """Its short side would be enlarged to the input's."""
+    Image.new("RGB", (65000, 1)).save(stream := io.BytesIO(), "PNG")
+    predictor = load("crops", runs_dir=runs)
+    said = Unread("picture", "65000 x 1 pixels: one side is more than 50 times the other")
+    assert predictor.read(stream.getvalue()) == said
+    assert isinstance(predictor.read(wide := np.zeros((200, 600, 3), np.uint8), (0.0, 0.0, 600.0, 0.5)), Picture)
+    predictor.policy = Policy("box", 0.0, "truth", 0.0)  # which keeps the box alone
+    assert predictor.read(wide, (0.0, 0.0, 600.0, 0.5)) == Unread(
+        "picture", "600 x 1 pixels: one side is more than 50 times the other"
+    )
 
 
 def test_pictures_show_what_an_answer_rests_on(
