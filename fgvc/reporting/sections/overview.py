@@ -1,12 +1,13 @@
 """The first screen: the few figures that matter, and the table of ours, the origin's recipe, the origin's figures."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fgvc.reporting.blocks import Card, Line, Row, RunLink, Section, bounds, cell, interval, line, table
 from fgvc.reporting.origin import is_origins, origin_row, published
 from fgvc.reporting.runs import Run
 from fgvc.reporting.sections.comparisons import best_row, verdict
-from fgvc.reporting.sections.shared import images_of, share_interval
+from fgvc.reporting.sections.shared import doubts, images_of, share_interval
 
 HEADLINES = {  # job -> key of its figure in a split, and what that is
     "classify": ("top1", "classifier, top-1"),
@@ -18,12 +19,13 @@ SAME = ("train_split", "test_split", "folds", "fold", "holdout", "limit")  # set
 
 
 def cards(runs: Sequence[Run]) -> list[Card]:
-    """The figures of the first screen: one of every kind of run, the first that has it."""
+    """The figures of the first screen: one of every kind of run, the first that has it; one that says nothing of new
+    images only where there is no other."""
     found: dict[str, Card] = {}
     for job, make in CARDS:
-        for run in runs:
+        for run in sorted(runs, key=lambda run: bool(doubts(run))):
             if run.job == job and not is_origins(run) and (card := make(run)) is not None:
-                found.setdefault(card.label, card)
+                found.setdefault(card.label, replace(card, below=(*card.below, *doubts(run))))
     return list(found.values())
 
 
@@ -140,7 +142,7 @@ def _figure(run: Run, split: str) -> Line:
 
 
 def _row(run: Run, what: str, ours: Line, recipe: Line = ()) -> Row:
-    return Row((cell(f"{what} ", RunLink(run.key)), cell(*ours), cell(*recipe), cell(published(run) or None)))
+    return Row((cell(f"{what} ", RunLink(run.key), *doubts(run)), cell(*ours), cell(*recipe), cell(published(run) or None)))
 
 
 def _comparison_rows(run: Run) -> list[Row]:
@@ -155,7 +157,7 @@ def _comparison_rows(run: Run) -> list[Row]:
     first = run.number("percent", "rows", 0, key) if origin_row(run) is not None else None
     images = run.number("count", "rows", place, "images")
     what = line("comparison, best row over the first, ", images, f" {images_of(str(run.get('split')))} ")
-    return [Row((cell(*what, RunLink(run.key)), cell(*ours), cell(first), cell(None)))]
+    return [Row((cell(*what, RunLink(run.key), *doubts(run)), cell(*ours), cell(first), cell(None)))]
 
 
 def _explain_rows(run: Run) -> list[Row]:
