@@ -4,8 +4,8 @@ import io
 import json
 import shlex
 import time
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,18 +66,32 @@ def refuse_others(planned: Sequence[Planned]) -> None:
             _refuse_stale(one, _fingerprint(config, fingerprints))
 
 
-def record_stages(config: Config, planned: Sequence[Planned]) -> None:
-    """Write which stages there are, for `fgvc status`. Raises UserError where the folder cannot be written."""
+@contextmanager
+def locked(config: Config) -> Iterator[None]:
+    """Hold the lock of a pipeline's folder: one command at a time runs or submits its stages. Raises UserError when
+    another does, and where the folder cannot be written."""
     home = home_of(config)
+    lock = FileLock(home / ".lock", timeout=GLANCE_S)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{home}: in use by another fgvc pipeline; end it, or choose another name=") from None
+    except OSError as error:
+        raise UserError(f"{home}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def record_stages(config: Config, planned: Sequence[Planned]) -> None:
+    """Write which stages there are, for `fgvc status`."""
     stages = [
         {"name": one.name, "folder": str(one.command.folder), "mark": str(one.command.folder / one.command.mark)}
         for one in planned
     ]
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        write_json(home / STAGES, stages)
-    except OSError as error:
-        raise UserError(f"{home}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
+    write_json(home_of(config) / STAGES, stages)
 
 
 def drop_old_reports(planned: Sequence[Planned]) -> None:
@@ -98,7 +112,9 @@ def _refuse_other_build(one: Planned) -> None:
     if any(word.partition("=")[0].split(".")[-1] in DOWNLOAD for word in settings):
         asked = {"options": asked_options(build_settings(source, settings).build)}
         if changed := options_difference(read_manifest(Path(out)).asked, asked):
-            raise UserError(f"{out}: holds other shards: {'; '.join(changed)}; set another data.shards= or delete this one")
+            raise UserError(
+                f"{out}: holds other shards: {'; '.join(changed)}; set another data.shards= or delete this one"
+            )
         return
     if root != "-" and not Path(root).exists():
         raise UserError(
@@ -162,12 +178,7 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
     Raises Interrupted after a signal, UserError when the pipeline's folder is in use.
     """
     home, began = home_of(config), time.monotonic()
-    lock = FileLock(home / ".lock", timeout=GLANCE_S)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{home}: in use by another fgvc pipeline; end it, or choose another name=") from None
-    with lock, counted_time(home) as spent_s:
+    with locked(config), counted_time(home) as spent_s:
         waiting = [one for one in chosen if not one.command.done]
         if make:
             commands = [one.command for one in chosen]
@@ -183,11 +194,12 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
 
 
 def submit(config: Config, planned: Sequence[Planned], profile: Profile, follow: bool) -> bool:
-    """Submit what is not done as dependent jobs; whether all have ended."""
+    """Submit what is not done as dependent jobs; whether all have ended. Raises UserError as `locked` does."""
     for warning in fetch_weights([_config_of(one) for one in planned if one.job not in (SHARDS, "report")]):
         print(f"pipeline {config.name}: {warning}", flush=True)
     stages = job_stages(config, planned, profile)
-    submitted = submit_graph(profile, stages)
+    with locked(config):  # two at once would submit every stage twice
+        submitted = submit_graph(profile, stages)
     jobs = sum(len(entries) for entries in submitted.values())
     done = sum(one.command.done for one in planned)
     print(f"pipeline {config.name}: {jobs} of {len(planned)} stages submitted, {done} done", flush=True)

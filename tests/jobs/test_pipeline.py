@@ -20,8 +20,10 @@ from slurm_helpers import skip_without_cluster
 from fgvc.use.find import find_weights
 from jobs.cli import main
 from jobs.experiments.pipeline_file import plan, read
-from jobs.experiments.pipeline_run import _hashes, drop_old_reports, dry_run
+from jobs.experiments.pipeline_run import _hashes, drop_old_reports, dry_run, locked, submit
+from shards.errors import UserError
 from shards.files import sha256_of
+from slurm.profile import Profile
 from slurm.testbed.cluster import client, down, kill_node, up
 
 Start = Callable[..., subprocess.Popen]
@@ -136,9 +138,7 @@ def test_what_was_made_of_something_else_is_not_done(done: Path, capsys: pytest.
     assert "holds a run of attack on another version of" in errors
 
 
-def test_shards_that_were_made_again_are_noticed_whoever_built_them(
-    done: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_shards_that_were_made_again_are_noticed_whoever_built_them(done: Path, capsys: pytest.CaptureFixture) -> None:
     """Also where the pipeline has no stage that builds them; another stage's own shards are compared with its own."""
     words = ["pipeline", "birds.yaml", "data.source=", "--dry-run"]
     assert main(words) == 0
@@ -151,6 +151,19 @@ def test_shards_that_were_made_again_are_noticed_whoever_built_them(
         assert main([*words, f"{shards}=data/other"]) == 2
         assert f"stage {stage}: " in (errors := capsys.readouterr().err)
         assert "on another version of the shards; delete that folder" in errors
+
+
+def test_one_command_at_a_time(birds: Path, capsys: pytest.CaptureFixture) -> None:
+    """Another one changes nothing of what the first one's `fgvc status` and report are made of."""
+    config = read(["birds.yaml"])
+    with locked(config):
+        (birds / "stages.json").write_text("[]")
+        for more in ([], ["--on", "cpu"]):
+            assert main(["pipeline", "birds.yaml", *more]) == 2
+            assert "birds: in use by another fgvc pipeline; end it" in capsys.readouterr().err
+        with pytest.raises(UserError, match="in use by another"):
+            submit(config, [], Profile(), False)
+    assert (birds / "stages.json").read_text() == "[]"
 
 
 def test_settings_of_a_build_that_downloads_are_compared_too(done: Path, capsys: pytest.CaptureFixture) -> None:

@@ -161,7 +161,7 @@ def test_a_signed_address_that_a_server_sends_us_to_is_not_logged() -> None:
     answer = requests.Response()
     answer.status_code, answer.url = 206, "https://store.example/a.tar?X-Amz-Signature=secret"
     answer.headers["Content-Range"] = "bytes 9-10/11"
-    with pytest.raises(UserError, match="^https://store.example/a.tar: the server sends bytes from 9 on"):
+    with pytest.raises(UserError, match=r"^https://store.example/a.tar: the server sends bytes from 9 on"):
         fetching._extent(answer, 4)
 
 

@@ -18,7 +18,6 @@ from fgvc.use.predictor import Predictor
 from fgvc.use.timm_folder import how_fitted
 from shards.reading.transforms import eval_transform
 
-
 ABOUT: dict[str, Any] = {
     "model": {"name": "test_resnet", "kwargs": {}, "caffe_stride": False}, "classes": ["auk", "tern"], "size": 32,
     "fit": "squash", "eval_crop": 0.8, "eval_flip": False, "eval_crops": 1, "interpolation": "bicubic",

@@ -192,7 +192,8 @@ def test_boxes_of_a_layer_go_to_the_pictures_they_are_of(
 def test_the_box_of_a_layer_is_the_one_that_evaluation_crops_by(tmp_path: Path) -> None:
     """None below the classifier's min_score; of equal scores the largest."""
     rows = {
-        "sure": [[0, 0, 9, 9, 0.9], [0, 0, 50, 50, 0.9], [0, 0, 99, 99, 0.3]], "unsure": [[0, 0, 9, 9, 0.2]], "none": [],
+        "sure": [[0, 0, 9, 9, 0.9], [0, 0, 50, 50, 0.9], [0, 0, 99, 99, 0.3]], "unsure": [[0, 0, 9, 9, 0.2]],
+        "none": [],
     }  # fmt: skip
     header = {"format": "fgvc-boxes 1", "shards": "x", "samples": len(rows), "made_by": {}}
     lines = [header, *({"key": key, "boxes": boxes} for key, boxes in rows.items())]

@@ -142,7 +142,9 @@ def _figure(run: Run, split: str) -> Line:
 
 
 def _row(run: Run, what: str, ours: Line, recipe: Line = ()) -> Row:
-    return Row((cell(f"{what} ", RunLink(run.key), *doubts(run)), cell(*ours), cell(*recipe), cell(published(run) or None)))
+    return Row(
+        (cell(f"{what} ", RunLink(run.key), *doubts(run)), cell(*ours), cell(*recipe), cell(published(run) or None))
+    )
 
 
 def _comparison_rows(run: Run) -> list[Row]:
