@@ -51,7 +51,8 @@ def write_card(
     source = printable(manifest.source) if manifest else "unknown"
     library = "timm" if "timm" in formats else "onnx"
     header = ModelCardData(
-        library_name=library, pipeline_tag="image-classification", tags=["image-classification", library, "fine-grained"],
+        library_name=library, pipeline_tag="image-classification",
+        tags=["image-classification", library, "fine-grained"],
         license=licence or None, model_name=title, eval_results=[
             EvalResult(
                 "image-classification", source, source, "accuracy", row["value"], dataset_split=row["split"],
