@@ -268,6 +268,7 @@ def test_time_and_size_stay_in_bounds(tmp_path: Path, monkeypatch: pytest.Monkey
     assert 0 < sum(shown) <= 40_000
     assert report.bytes == (tmp_path / "report.html").stat().st_size < 2_000_000
     assert any("left out" in problem for problems in report.problems.values() for problem in problems)
+    assert [run.state for run in report.runs] == ["done"] * len(report.runs)  # nothing is wrong with them
 
 
 def test_a_page_that_is_too_large_leaves_out_json_that_no_figure_shows(
