@@ -88,7 +88,7 @@ def open_run(
             yield RunFolder(path, result, spent_s)
     except UserError:
         # A mistake that shows only now does not keep the name for the config that was wrong.
-        if not begun and not _has_lines(path / METRICS) and not any(path.glob("checkpoints/*")):
+        if not begun and not _has_work(path):
             for file in (IDENTITY, STARTS, "wandb_id"):
                 (path / file).unlink(missing_ok=True)
         raise
@@ -239,8 +239,11 @@ def _claim(path: Path, config: dict[str, Any], identity: dict[str, Any], default
     write_json(path / IDENTITY, identity)
 
 
-def _has_lines(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+def _has_work(path: Path) -> bool:
+    """Whether a run folder holds what a later start would take up: metrics, checkpoints, chunks of images."""
+    metrics = path / METRICS
+    has_lines = metrics.is_file() and metrics.stat().st_size > 0
+    return has_lines or any(path.glob("checkpoints/*")) or any(path.glob("**/*.npz"))
 
 
 def _read_result(path: Path) -> dict[str, Any] | None:

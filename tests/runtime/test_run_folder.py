@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 from threading import Timer
 
+import numpy as np
 import pytest
 
+from fgvc.runtime.chunks import in_chunks
 from fgvc.runtime.run_folder import finish, open_run, refuse_another_config
 from shards.errors import UserError
 
@@ -77,6 +79,23 @@ def test_a_mistake_leaves_no_time_behind(tmp_path: Path) -> None:
         fail(tmp_path, UserError("too late"))
     assert not (tmp_path / "classify/one/starts.json").exists()
     claim(tmp_path, {"lr": 2})
+
+
+def test_chunks_of_a_start_that_failed_are_not_taken_for_another_configs(tmp_path: Path) -> None:
+    def features(size: int, full: bool) -> list[int]:
+        def work(batch: np.ndarray) -> dict[str, np.ndarray]:
+            if full and 2 in batch:
+                raise UserError("no space left on the disk")
+            return {"size": np.full(len(batch), size)}
+
+        with open_run(str(tmp_path), "classify", "one", {}, {"size": size}) as run:
+            return in_chunks(run.features, range(4), 2, lambda parts: map(np.array, parts), work)["size"].tolist()
+
+    with pytest.raises(UserError, match="no space"):
+        features(224, full=True)
+    with pytest.raises(UserError, match=r"another config: size \(224 -> 98\)"):  # half of its rows would be of 224
+        features(98, full=False)
+    assert features(224, full=False) == [224] * 4
 
 
 def test_printing_a_result_leaves_the_environment_that_made_it(tmp_path: Path) -> None:
