@@ -20,13 +20,13 @@ from jobs.experiments.sequence import run_all
 from jobs.launch import fetch_weights, launch_of, one_task
 from jobs.registry import command_module
 from jobs.shards import build_from, build_settings
+from jobs.stale import on_other_shards
 from jobs.states import STAGES
 from shards.boxes_layer import layer_hash
 from shards.building.plan import asked_options, options_difference
 from shards.errors import UserError
 from shards.files import sha256_of, write_json
 from shards.manifest import MANIFEST, read_manifest
-from shards.paths import expand, is_remote
 from slurm.graph import Stage as JobStage
 from slurm.graph import submit_graph, wait_for_graph
 from slurm.profile import Profile, check, check_tasks
@@ -56,14 +56,16 @@ def choose(planned: Sequence[Planned], start: str = "", until: str = "", only: S
 def refuse_others(planned: Sequence[Planned]) -> None:
     """Raise UserError, before anything is started, where a stage's folder holds what another config, other shards or an
     earlier run of the stages before it gave."""
-    fingerprints: dict[Path, str] = {}
+    known: dict[Path, str] = {}
     for one in planned:
         if one.job == SHARDS:
             _refuse_other_build(one)
         elif one.job != "report":
             config = _config_of(one)
             refuse_another_config(one.command.folder, hashed(config), hashed(type(config)()), partial=True)
-            _refuse_stale(one, _fingerprint(config, fingerprints))
+            if on_other_shards(one.command.folder, config, known):
+                raise UserError(_stale(one, one.words[0], "the shards"))
+            _refuse_stale(one)
 
 
 @contextmanager
@@ -125,26 +127,12 @@ def _refuse_other_build(one: Planned) -> None:
         build_from(source, root, out, settings)
 
 
-def _fingerprint(config: Any, known: dict[Path, str]) -> str:
-    """Of the shards that a stage reads; empty where they are still to be built, or on a server. known: those that were
-    read for other stages."""
-    shards = getattr(getattr(config, "data", None), "shards", "")
-    if not shards or is_remote(shards):
-        return ""
-    folder = expand(shards, "data.shards")
-    if folder not in known:
-        known[folder] = read_manifest(folder).fingerprint if (folder / MANIFEST).is_file() else ""
-    return known[folder]
-
-
-def _refuse_stale(one: Planned, fingerprint: str) -> None:
-    """Raise UserError for a result whose inputs are no longer what they were when it was made."""
+def _refuse_stale(one: Planned) -> None:
+    """Raise UserError for a result that was made of what another stage has made again since."""
     inputs = _json(one.command.folder / RESULT).get("inputs")
     if not isinstance(inputs, dict):
         return
     known = set(inputs.values())
-    if fingerprint and "shards" in inputs and inputs["shards"] != fingerprint:
-        raise UserError(_stale(one, one.words[0], "the shards"))
     for path in one.reads:
         if not known & _hashes(path):
             raise UserError(_stale(one, one.words[0], str(path)))
