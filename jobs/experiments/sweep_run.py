@@ -69,7 +69,7 @@ def run(sweep: Sweep, config: Config, given: Words, on: str, dry: bool) -> int:
 
 
 def _refuse_others(sweep: Sweep, plan: PlannedSweep) -> None:
-    """Raise UserError where trials are on shards that were made again since: their scores would choose the next ones."""
+    """Raise UserError for trials on shards that were made again since: their scores would choose the next ones."""
     config, known = load(job_config(sweep.job), sweep.config, list(sweep.words)), dict[Path, str]()
     for trial in read_trials(plan):
         refuse_other_shards(plan.command(trial).folder, config, known)
