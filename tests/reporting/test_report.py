@@ -133,6 +133,24 @@ def test_which_recipes_are_the_origins() -> None:
         assert not any(is_origins(run_of(job, file)) for file in (ROOT / "configs" / job).glob("*.yaml"))
 
 
+def test_what_measures_the_origins_weights_is_not_ours() -> None:
+    origin = yaml.safe_load((ROOT / "configs/origin/resnet50_cub.yaml").read_text())
+    runs = [
+        Run(Path("runs/classify/old"), "classify/old", {"test": {"count": 9, "top1": 0.2}}, origin),
+        Run(Path("runs/evaluate/x"), "evaluate/x", {"test": {"count": 9, "top1": 0.3}}),
+        Run(Path("runs/attack/x"), "attack/x", {"test": {"robust": 0.0, "norm": "linf", "epsilon_shown": "2/255"}}),
+    ]
+    for run in runs[1:]:
+        run.config = {"weights": "elsewhere/classify/old/model.safetensors"}
+    assert cards(runs) == []
+    (table,) = section(runs).blocks
+    assert [column.name for column in table.columns] == [  # type: ignore[union-attr]
+        "what", "origin's recipe, same data", "origin's published figures (other data)",
+    ]  # fmt: skip
+    assert [row.cells[1].sort for row in table.rows] == [0.2, 0.3, 0.0]  # type: ignore[union-attr]
+    assert len(cards(runs[1:])) == 2  # whose weights these are is not known without that run
+
+
 def test_a_gain_is_one_only_where_its_whole_interval_is() -> None:
     assert [verdict_of(*pair).text for pair in ((0.001, 0.1), (0.0, 0.1), (-0.1, 0.1), (-0.2, -0.1))] == [
         "gain", "no difference shown", "no difference shown", "loss",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fgvc.reporting.blocks import Card, Line, Row, RunLink, Section, bounds, cell, interval, line, table
-from fgvc.reporting.origin import is_origins, origin_row, published
+from fgvc.reporting.origin import of_origin, origin_row, published
 from fgvc.reporting.runs import Run
 from fgvc.reporting.sections.comparisons import best_row, verdict
 from fgvc.reporting.sections.shared import doubts, images_of, share_interval
@@ -24,7 +24,7 @@ def cards(runs: Sequence[Run]) -> list[Card]:
     found: dict[str, Card] = {}
     for job, make in CARDS:
         for run in sorted(runs, key=lambda run: bool(doubts(run))):
-            if run.job == job and not is_origins(run) and (card := make(run)) is not None:
+            if run.job == job and not of_origin(run, runs) and (card := make(run)) is not None:
                 found.setdefault(card.label, replace(card, below=(*card.below, *doubts(run))))
     return list(found.values())
 
@@ -102,8 +102,9 @@ CARDS = (
 
 def section(runs: Sequence[Run]) -> Section:
     """The headline table."""
-    rows = [row for run in runs if not is_origins(run) for row in _rows(run, runs)]
-    rows += [_origins_own(run) for run in runs if is_origins(run) and not _stands_beside(run, runs)]
+    rows = [row for run in runs if not of_origin(run, runs) for row in _rows(run, runs)]
+    origins = [run for run in runs if of_origin(run, runs) and not _stands_beside(run, runs)]
+    rows += [row for run in origins for row in _origins_own(run, runs)]
     made = Section("headline", "Headline", runs=runs)
     if rows:
         headings = ("what", "ours", "origin's recipe, same data", "origin's published figures (other data)")
@@ -126,7 +127,7 @@ def _rows(run: Run, runs: Sequence[Run]) -> list[Row]:
     key, title = HEADLINES[run.job]
     rows = []
     for split in run.splits(key)[:1]:
-        beside = [_figure(other, split) for other in runs if is_origins(other) and _same_data(run, other)]
+        beside = [_figure(other, split) for other in runs if of_origin(other, runs) and _same_data(run, other)]
         recipe = next((found for found in beside if found), ())
         rows.append(_row(run, f"{title}, {images_of(split)}", _figure(run, split), recipe))
     return rows
@@ -199,11 +200,10 @@ def _same_data(run: Run, other: Run) -> bool:
 
 
 def _stands_beside(origin: Run, runs: Sequence[Run]) -> bool:
-    return any(not is_origins(run) and _same_data(run, origin) for run in runs)
+    """Whether its figure is in the row of one of ours."""
+    return origin.job in HEADLINES and any(not of_origin(run, runs) and _same_data(run, origin) for run in runs)
 
 
-def _origins_own(run: Run) -> Row:
-    """A run of the origin's recipe that has none of ours beside it."""
-    key, title = HEADLINES[run.job]
-    split = next(iter(run.splits(key)), "test")
-    return _row(run, f"{title}, {images_of(split)}", (), _figure(run, split))
+def _origins_own(run: Run, runs: Sequence[Run]) -> list[Row]:
+    """Rows of a run of the origin's recipe, or of its weights, that has none of ours beside it."""
+    return [Row((row.cells[0], cell(), row.cells[1], row.cells[3])) for row in _rows(run, runs)]
