@@ -19,6 +19,7 @@ import yaml
 from fgvc.runtime.run_folder import refuse_another_config
 from jobs.config import as_words, flatten, from_dict, hashed, load, load_job, nearest, walk
 from jobs.registry import command_module, default_name, parts_of
+from jobs.stale import refuse_other_shards
 from shards.errors import UserError
 from shards.paths import expand
 from slurm.client import use_testbed
@@ -171,6 +172,7 @@ def launch(job: str, module: Any, cluster: str, path: Path | None, words: list[s
         profile, own = one_task(profile, own, load(module.Config, path, own).processes)
     command, config = launch_of(profile, job, module.Config, path, own)
     config.name = config.name or default_name(job, path, config)
+    refuse_other_shards(command.folder, config, {})
     if parts := parts_of(module, config):
         made = [launch_of(profile, job, module.Config, path, [*own, *part])[0] for part in parts]
         return _launch_array(profile, cluster, command.name, made, dry)

@@ -27,6 +27,7 @@ from jobs.experiments.pipeline_run import (
     choose,
     drop_old_reports,
     dry_run,
+    locked,
     record_stages,
     refuse_others,
     run,
@@ -69,8 +70,9 @@ def main(words: list[str]) -> int:
 def _run(
     config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], profile: Profile | None, follow: bool
 ) -> int:  # fmt: skip
-    record_stages(config, planned)
-    drop_old_reports(planned)
+    with locked(config):
+        record_stages(config, planned)
+        drop_old_reports(planned)
     if profile is not None and not submit(config, chosen, profile, follow):
         return 0
     failed = run(config, planned, chosen, make=profile is None)

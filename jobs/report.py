@@ -45,8 +45,8 @@ def main(words: list[str]) -> int:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
     for run in runs:
-        if run.state != "done":
-            what = "; ".join(run.problems) or "no result yet"
+        if run.state != "done" or run.omitted:
+            what = "; ".join([*run.problems, *run.omitted]) or "no result yet"
             print(cleaned(f"fgvc report: {run.key}: {run.state}: {what}"), file=sys.stderr)
     if report.left_out:
         keys = ", ".join(report.left_out)

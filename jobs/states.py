@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,16 @@ def find(runs_dir: Path) -> list[Path]:
     """Folders under `runs_dir` that hold a run or were submitted to hold one, newest first."""
     marks = [mark for name in MARKS for mark in runs_dir.glob(f"**/{name}")]
     folders = {mark.parent for mark in marks}
-    return sorted(folders, key=lambda folder: max(file.stat().st_mtime for file in folder.iterdir()), reverse=True)
+    return sorted(folders, key=_touched, reverse=True)
+
+
+def _touched(folder: Path) -> float:
+    """When something in a folder was last written, in seconds since the epoch."""
+    newest = 0.0
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):  # a file that is replaced has a name of its own for a moment
+            newest = max(newest, file.stat().st_mtime)
+    return newest
 
 
 def read(folder: Path, mark: Path | None = None, stage: str = "", due: bool = False) -> Run:

@@ -194,7 +194,8 @@ def _extent(response: requests.Response, start: int) -> tuple[int, int | None]:
     if response.status_code in (206, 416) and spans:
         first = start if spans[1] is None else int(spans[1])
         if first > start:
-            raise UserError(f"{response.url}: the server sends bytes from {first:,} on, asked for {start:,}")
+            where = response.url.partition("?")[0]  # one that it sent us to may carry a signature, and this is logged
+            raise UserError(f"{where}: the server sends bytes from {first:,} on, asked for {start:,}")
         return first, None if spans[2] == "*" else int(spans[2])
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if response.status_code == 200 and length.isdigit() else None

@@ -1,7 +1,7 @@
 """All that an audit found, as figures, as JSON, and as corrections for the next build."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,12 @@ class Findings:
     def groups(self) -> list[list[int]]:
         """Exact copies, each group with the one that stays first."""
         return [sorted(group, key=lambda index: (KEPT_FIRST.index(self.split(index)), index)) for group in self.exact]
+
+    def set_near(self, pairs: Sequence[Pair]) -> None:
+        """Take the pairs that look the same; of exact copies only those of the one that stays: a copy that is dropped
+        would stand for it, in another split maybe."""
+        copies = {index for group in self.groups() for index in group[1:]}
+        self.near = [pair for pair in pairs if not {pair.first, pair.second} & copies]
 
     def figures(self) -> dict[str, Any]:
         """What result.json holds."""

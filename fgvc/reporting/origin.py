@@ -5,6 +5,9 @@ epoch. They stand beside a run's as a reader's first question, never as a baseli
 same data.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from fgvc.reporting.numbers import value_at
 from fgvc.reporting.runs import Run
 
@@ -29,6 +32,15 @@ def is_origins(run: Run) -> bool:
     """Whether a run was trained by the origin's recipe, whatever its data, size and length."""
     recipe = RECIPES.get(run.job)
     return recipe is not None and all(value_at(run.config, key) == value for key, value in recipe.items())
+
+
+def of_origin(run: Run, runs: Sequence[Run]) -> bool:
+    """Whether a run is by the origin's recipe, or measures the weights of one of these runs that is."""
+    weights = run.config.get("weights")
+    if is_origins(run) or not isinstance(weights, str):
+        return is_origins(run)
+    trained = Path(weights).parent.parts[-2:]  # job and name: the runs may have moved since
+    return any(other.folder.parts[-2:] == trained and is_origins(other) for other in runs)
 
 
 def published(run: Run) -> str:

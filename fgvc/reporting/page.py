@@ -56,8 +56,11 @@ def write_page(path: Path, title: str, runs: Sequence[Run]) -> Report:
     made = sections(runs)
     pictures = Pictures([picture for block in _blocks(made, Gallery) for picture in block.pictures])
     for file, reason in pictures.broken.items():
-        run = next(run for run in runs if file.is_relative_to(run.folder))
+        run = _run_of(file, runs)
         run.problems.append(f"{file.relative_to(run.folder)}: {reason}")
+    for file in pictures.omitted:
+        run = _run_of(file, runs)
+        run.omitted.append(f"{file.relative_to(run.folder)}: left out: the page would be larger than 10 MB")
     longest = sorted(runs, key=lambda run: -len(json.dumps(run.result)))
     left_out: list[str] = []
     page = render(path, title, runs, made, pictures).encode()
@@ -69,7 +72,12 @@ def write_page(path: Path, title: str, runs: Sequence[Run]) -> Report:
             excess -= len(json.dumps(run.result))
         page = render(path, title, runs, made, pictures, left_out).encode()
     write_bytes(path, page)
-    return Report(path, runs, len(page), {run.key: run.problems for run in runs if run.problems}, left_out)
+    problems = {run.key: said for run in runs if (said := [*run.problems, *run.omitted])}
+    return Report(path, runs, len(page), problems, left_out)
+
+
+def _run_of(file: Path, runs: Sequence[Run]) -> Run:
+    return next(run for run in runs if file.is_relative_to(run.folder))
 
 
 def render(

@@ -14,10 +14,11 @@ LARGEST = 80_000_000  # pixels that are decoded
 
 
 class Pictures:
-    """Files as data URIs, and what could not be shown: file -> why."""
+    """Files as data URIs; what could not be read, file -> why; and what there was no room for."""
 
     def __init__(self, wanted: list[Picture]) -> None:
         self.broken: dict[Path, str] = {}
+        self.omitted: list[Path] = []
         self.size: dict[Path, tuple[int, int]] = {}
         for factor, quality in LEVELS:
             self._uris: dict[Path, str] = {}
@@ -56,6 +57,6 @@ class Pictures:
             uri = self._uris.get(picture.file, "")
             if len(uri) > room:
                 del self._uris[picture.file]
-                self.broken[picture.file] = "left out: the page would be larger than 10 MB"
+                self.omitted.append(picture.file)
             else:
                 room -= len(uri)

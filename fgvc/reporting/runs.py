@@ -44,7 +44,8 @@ class Curves:
 
 @dataclass
 class Run:
-    """A run folder. key: job/name, unique on a page. problems: what could not be read, in words."""
+    """A run folder. key: job/name, unique on a page. problems: what could not be read, in words. omitted: what the page
+    has no room for."""
 
     folder: Path
     key: str = ""
@@ -52,6 +53,7 @@ class Run:
     config: dict[str, Any] = field(default_factory=dict)
     starts: list[Any] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    omitted: list[str] = field(default_factory=list)
 
     @property
     def job(self) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from fgvc.runtime.device import seed_generators
 from fgvc.runtime.distributed import broadcast_object, patiently, rank, world_size
 from fgvc.runtime.progress import with_progress
+from shards.errors import UserError
 from shards.files import full_disk_is_named, write_bytes
 
 Arrays = dict[str, np.ndarray]
@@ -30,7 +31,7 @@ def in_chunks(
     only this work's. load: chunks -> their batches, in order (a loader with workers, say). work: a batch -> arrays with
     a row an image; the same names and types every time. Torch's, NumPy's and Python's generators are
     seeded by (seed, chunk) before each.
-    Raises UserError when the disk is full.
+    Raises UserError when the disk is full, or does not give back what was written.
     """
     chunks = [entries[at : at + size] for at in range(0, len(entries), size)]
     # The bounds are in the name: a chunk of another size that an earlier start left is not this one.
@@ -50,8 +51,12 @@ def in_chunks(
         for number, batch in zip(mine, shown, strict=True):
             seed_generators(seed * 1_000_003 + number)
             _write(paths[number], work(batch))
-    found = [_read(path) for path in paths]
-    return {name: np.concatenate([part[name] for part in found if part is not None]) for name in found[0] or ()}
+    found: list[Arrays] = []
+    for path in paths:
+        if (part := _read(path)) is None:  # without it the rows of all others would be other images'
+            raise UserError(f"{path}: was written and cannot be read; look at the disk; the same command resumes")
+        found.append(part)
+    return {name: np.concatenate([part[name] for part in found]) for name in (found[0] if found else ())}
 
 
 def _write(path: Path, arrays: Arrays) -> None:

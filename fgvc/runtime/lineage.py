@@ -13,7 +13,8 @@ from shards.files import sha256_of
 
 DIGEST = re.compile(r"[0-9a-f]{16}")
 KINDS = {"shards": ("shards", "dataset"), "synthetic": ("shards", "dataset"), "boxes": ("boxes", "boxes")}
-KINDS |= {"test_boxes": KINDS["boxes"], "teacher": ("weights", "model"), "weights": ("weights", "model")}
+KINDS |= {"test_boxes": KINDS["boxes"]}
+KINDS |= dict.fromkeys(("weights", "also", "start", "teacher", "features", "backbone"), ("weights", "model"))
 
 
 def made(folder: RunFolder, name: str, inputs: dict[str, str], with_weights: bool) -> Any:
@@ -51,7 +52,7 @@ def used(inputs: dict[str, str]) -> list[Any]:
     artifacts = []
     for key, digest in inputs.items():
         if DIGEST.fullmatch(digest):
-            word, kind = KINDS.get(key, (key, "input"))
+            word, kind = KINDS.get(key.partition(".")[0], (key, "input"))  # also.1: an ensemble's second network
             artifact = wandb.Artifact(f"{word}-{digest}", type=kind)
             with artifact.new_file("hash.txt") as stream:
                 stream.write(digest)

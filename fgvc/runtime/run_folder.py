@@ -22,6 +22,7 @@ RESULT = "result.json"
 IDENTITY = "identity.json"
 METRICS = "metrics.jsonl"
 STARTS = "starts.json"
+GLANCE_S = 1.0  # `fgvc status` holds a lock for a moment to see whether it is free
 FORMER_SELF_S = 300  # less than ranks wait for one another (fgvc.runtime.distributed.TIMEOUT)
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "deepspeed", "numpy", "webdataset", "wandb")
 
@@ -87,7 +88,7 @@ def open_run(
             yield RunFolder(path, result, spent_s)
     except UserError:
         # A mistake that shows only now does not keep the name for the config that was wrong.
-        if not begun and not _has_lines(path / METRICS) and not any(path.glob("checkpoints/*")):
+        if not begun and not _has_work(path):
             for file in (IDENTITY, STARTS, "wandb_id"):
                 (path / file).unlink(missing_ok=True)
         raise
@@ -101,7 +102,7 @@ def _lock(path: Path) -> FileLock:
     A job that Slurm started again may find its own earlier start still there, on a node that Slurm took for dead: it
     waits for that to end.
     """
-    lock, holder = FileLock(path / ".lock", timeout=0), path / ".holder"
+    lock, holder = FileLock(path / ".lock", timeout=GLANCE_S), path / ".holder"
     me = {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID", "")}
     until = time.monotonic() + FORMER_SELF_S
     while True:
@@ -231,14 +232,18 @@ def _claim(path: Path, config: dict[str, Any], identity: dict[str, Any], default
     """Write config and environment on the first start; compare identities on later ones."""
     refuse_another_config(path, identity, defaults)
     write_bytes(path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-    environment = {"python": platform.python_version(), "system": platform.platform(), "git": git_revision()}
-    environment |= {package: metadata.version(package) for package in PACKAGES}
-    write_json(path / "environment.json", environment)
+    if not (path / RESULT).is_file():  # of the start that makes the result, not of one that prints it
+        environment = {"python": platform.python_version(), "system": platform.platform(), "git": git_revision()}
+        environment |= {package: metadata.version(package) for package in PACKAGES}
+        write_json(path / "environment.json", environment)
     write_json(path / IDENTITY, identity)
 
 
-def _has_lines(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+def _has_work(path: Path) -> bool:
+    """Whether a run folder holds what a later start would take up: metrics, checkpoints, chunks of images."""
+    metrics = path / METRICS
+    has_lines = metrics.is_file() and metrics.stat().st_size > 0
+    return has_lines or any(path.glob("checkpoints/*")) or any(path.glob("**/*.npz"))
 
 
 def _read_result(path: Path) -> dict[str, Any] | None:

@@ -84,9 +84,15 @@ def figures(rows: Mapping[str, Sequence[Measured]], split: str, seeds: int, fold
     """The table's rows, in order; the first is what the others are compared with.
 
     rows: label -> finished runs. split: val or test, what is measured. seeds, folds: how many were asked for.
-    Raises UserError when two rows were measured on different images.
+    Raises UserError when two rows were measured on different images, or shards.
     """
     first = next(iter(rows.values()))
+    # Images are paired by their places in the shards: of others, the same places are other images.
+    if len({run.result.get("inputs", {}).get("shards") for runs in rows.values() for run in runs}) > 1:
+        raise UserError(
+            "rows were measured on shards that were made again in between; delete the folders of the runs on the "
+            "former ones, and start the same command again"
+        )
     found = [
         _row(label, runs, None if position == 0 else first, split, seeds, folds)
         for position, (label, runs) in enumerate(rows.items())

@@ -72,7 +72,10 @@ class Writer:
                 shutil.rmtree(self._temporary, ignore_errors=True)
             raise UserError(problems[0])
         if rank() == 0:
-            for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+            # Later ones are damaged, or the run would not be here: kept as the newest, they would cost the valid ones.
+            found = sorted(self.folder.glob("step-*"))
+            place = found.index(self._final)
+            for old in [*found[place + 1 :], *found[: max(0, place + 1 - self.keep)]]:
                 shutil.rmtree(old)
         barrier()
 

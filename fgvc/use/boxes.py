@@ -11,8 +11,9 @@ from shards.sources.common import possible_keys
 from shards.sources.problems import printable
 
 
-def boxes_of(layer: Path, files: Sequence[Path]) -> dict[Path, Box]:
-    """The best box of every file that has one, in pixels of the picture as the layer's shards hold it.
+def boxes_of(layer: Path, files: Sequence[Path], least: float) -> dict[Path, Box]:
+    """The best box of every file that has one of the score `least`, in pixels of the picture as the layer's shards hold
+    it: the one that evaluation crops by, of equals the largest.
 
     Raises UserError for a layer that is damaged or of other pictures, and for two files that would take one's boxes.
     """
@@ -29,11 +30,11 @@ def boxes_of(layer: Path, files: Sequence[Path]) -> dict[Path, Box]:
                 printable(f"boxes={layer}: {first} and {second} would both take the box of '{key}'; predict them apart")
             )
     key_of = {file: key for key, same in takers.items() for file in same}
-    best = {
-        file: max(rows, key=lambda row: row[4])[:4]
-        for file in files
-        if file.resolve() in key_of and (rows := found[key_of[file.resolve()]])
-    }
-    if not best:
-        raise UserError(f"boxes={layer}: holds no box of any of these pictures; its keys are files' names")
+    if not takers:
+        raise UserError(f"boxes={layer}: lists none of these pictures; its keys are files' names")
+    best = {}
+    for file in files:
+        rows = [row for row in found.get(key_of.get(file.resolve(), ""), ()) if row[4] >= least]
+        if rows:
+            best[file] = max(rows, key=lambda row: (row[4], (row[2] - row[0]) * (row[3] - row[1])))[:4]
     return best

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fgvc.classification.metrics import wilson
 from fgvc.runtime.run_folder import RESULT
 from fgvc.use.predictor import Predictor
+from fgvc.use.timm_folder import how_fitted
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.remote import open_manifest
@@ -22,7 +23,7 @@ FITS = {
     "center_crop": "short side resized, centre cut out", "squash": "stretched to a square",
     "pad": "shrunk, the rest of the square black",
 }  # fmt: skip
-FACTS = ("size", "fit", "eval_crop", "interpolation", "crop", "margin", "temperature")
+FACTS = ("size", "fit", "crop_fit", "eval_crop", "interpolation", "crop", "margin", "temperature")
 
 
 def write_card(
@@ -44,11 +45,14 @@ def write_card(
     body = environment.get_template("model_card.md").render(
         title=title, about=predictor.about | {"temperature": predictor.temperature}, crops=crops,
         classes=predictor.classes, results=results, formats=formats, data=data, licence=licence,
-        fit=FITS[predictor.about["fit"]],
+        fit=FITS[predictor.about["fit"]], cut_fit=FITS[predictor.about.get("crop_fit") or predictor.about["fit"]],
+        border=how_fitted(predictor.about)["crop_mode"] == "border",
     )  # fmt: skip
     source = printable(manifest.source) if manifest else "unknown"
+    library = "timm" if "timm" in formats else "onnx"
     header = ModelCardData(
-        library_name="timm", pipeline_tag="image-classification", tags=["image-classification", "timm", "fine-grained"],
+        library_name=library, pipeline_tag="image-classification",
+        tags=["image-classification", library, "fine-grained"],
         license=licence or None, model_name=title, eval_results=[
             EvalResult(
                 "image-classification", source, source, "accuracy", row["value"], dataset_split=row["split"],

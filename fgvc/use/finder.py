@@ -24,5 +24,6 @@ class Finder:
         if not len(scores) or float(scores[0]) < least:
             return None
         height, width = pixels.shape[1:]
-        x0, y0, x1, y1 = unletterbox(corners[:1].float().cpu(), square.place, width, height)[0].tolist()
+        found = unletterbox(corners[:1].float().cpu(), square.place, width, height)[0].tolist()
+        x0, y0, x1, y1 = (round(corner, 2) for corner in found)  # as in a layer: a crop's edge is rounded outwards
         return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None

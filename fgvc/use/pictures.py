@@ -63,9 +63,9 @@ def open_picture(source: Source, shrink: int = 0) -> tuple[Tensor, tuple[float, 
     """
     if isinstance(source, Tensor | np.ndarray):
         return _of_array(source), UNSHRUNK
-    if isinstance(source, Image.Image):
-        return _channels_first(np.asarray(to_rgb(ImageOps.exif_transpose(source)))), UNSHRUNK
     try:
+        if isinstance(source, Image.Image):  # which may still be to be read from its file
+            return _channels_first(np.asarray(to_rgb(ImageOps.exif_transpose(source)))), UNSHRUNK
         data = source if isinstance(source, bytes) else _read(source)
         encoded = normalise(data, shrink)
         return decode(encoded.data), encoded.scale

@@ -21,6 +21,10 @@ from shards.reading.views import TRUTH, Policy, View, views_of_one
 from shards.sample import Box
 from shards.sources.problems import printable
 
+# Times that a picture, or what a box keeps of it, may be longer than wide: where the short side is enlarged to the
+# input's, 268 bytes of a PNG of 65000 x 1 pixels would take 40 GB.
+THIN = 50
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -154,6 +158,8 @@ class Predictor:
             pixels, scale = open_picture(source, shrink)
         except ImageError as error:
             return Unread(name, printable(str(error)))
+        if thin := _thin(pixels):
+            return Unread(name, thin)
         height, width = pixels.shape[1:]
         upright = round(width / scale[0]), round(height / scale[1])
         if box is None and self.finder is not None:
@@ -170,11 +176,14 @@ class Predictor:
             back = 1 / scale[0], 1 / scale[1]
             box, shown = (box, _scaled(box, back)) if layer else (_scaled(box, scale), box)
         views = views_of_one(self.policy, box, width, height)
+        parts = [view.cut(pixels, 0) for view in views]
+        if thin := "".join(map(_thin, parts)):
+            return Unread(name, thin)
         # The last view is the one that is cut; a picture without a box is fitted as the cut ones are, as in evaluation.
         cut = [self.crops and view is views[-1] for view in views]
         inputs = tuple(
-            eval_transform(self.image, self.size, cut=is_cut, crop=crop)(view.cut(pixels, 0))
-            for (view, is_cut), crop in product(zip(views, cut, strict=True), range(self.image.eval_crops))
+            eval_transform(self.image, self.size, cut=is_cut, crop=crop)(part)
+            for (part, is_cut), crop in product(zip(parts, cut, strict=True), range(self.image.eval_crops))
         )
         return Picture(name, pixels, *upright, shown, views, inputs)
 
@@ -205,6 +214,14 @@ class Predictor:
                 logits = (logits + self.model(images.flip(3)).float()) / 2
             views.append(logits.cpu().numpy())
         return np.mean(views, axis=0)
+
+
+def _thin(pixels: Tensor) -> str:
+    """Why a picture, or what a box keeps of it, is too thin to be read; empty for usual ones."""
+    height, width = pixels.shape[1:]
+    if max(height, width) <= THIN * min(height, width):
+        return ""
+    return f"{width} x {height} pixels: one side is more than {THIN} times the other"
 
 
 def _scaled(box: Box, factors: tuple[float, float]) -> Box:

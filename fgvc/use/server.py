@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from starlette.exceptions import HTTPException as StarletteException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from fgvc.use.guard import POLICY, Door, Guard
@@ -116,6 +117,8 @@ async def _body(request: Request) -> bytes:
                     raise too_large
     except TimeoutError:
         raise HTTPException(408, f"the upload took longer than {READ_S} s") from None
+    except ClientDisconnect:  # nobody hears it, but it is no fault of ours, which would be logged with a traceback
+        raise HTTPException(400, "the upload broke off") from None
     if not data:
         raise HTTPException(422, "send the bytes of a picture as the request's body")
     return bytes(data)

@@ -1,6 +1,8 @@
 """A classifier as a folder that timm loads by itself, in the layout of the Hugging Face hub."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -23,9 +25,8 @@ def write_timm(predictor: Predictor, folder: Path, licence: str) -> None:
         raise UserError(f"{name} with model.caffe_stride=true is no network of timm's; set formats='[onnx]'")
     settings = {
         "input_size": (3, predictor.size, predictor.size), "mean": tuple(about["mean"]), "std": tuple(about["std"]),
-        "interpolation": about["interpolation"], "crop_mode": CROP_MODES[about["fit"]],
-        "crop_pct": about["eval_crop"] if about["fit"] == "center_crop" else 1.0,
-    }  # fmt: skip
+        "interpolation": about["interpolation"],
+    } | how_fitted(about)  # fmt: skip
     # The licence in timm's record is that of the weights that training began with.
     facts = {"label_names": list(predictor.classes), "pretrained_cfg": {"license": licence or "unknown"}}
     save_for_hf(network, str(folder), model_config=facts, safe_serialization=True, data_config=settings)
@@ -36,3 +37,16 @@ def write_timm(predictor: Predictor, folder: Path, licence: str) -> None:
         same = torch.equal(network.eval()(inputs), again(inputs))
     if not same:
         raise UserError(f"{name}: timm builds another network from its own record of it; set formats='[onnx]'")
+
+
+def how_fitted(about: dict[str, Any]) -> dict[str, Any]:
+    """crop_mode and crop_pct with which timm's transform fits a picture as evaluation does; of a classifier of crops
+    what was cut out, of one of two views the whole."""
+    cut = about["crop"] != "whole" and not about["crop"].startswith("whole+")
+    fit, share = (about.get("crop_fit") if cut else None) or about["fit"], about["eval_crop"]
+    if fit != "center_crop":
+        return {"crop_mode": CROP_MODES[fit], "crop_pct": 1.0}
+    side = round(about["size"] / share)
+    if math.floor(about["size"] / share) != side:  # what timm resizes to
+        share = about["size"] / (side + 0.5)
+    return {"crop_mode": CROP_MODES[fit], "crop_pct": share}

@@ -14,6 +14,7 @@ from jobs.config import flatten, from_dict, hashed, load, load_job, measures, ne
 from jobs.debug import debug_settings
 from jobs.experiments.sequence import Command
 from jobs.registry import JOBS, command_module
+from jobs.stale import refuse_other_shards
 from shards.errors import UserError
 from shards.options import option
 
@@ -136,10 +137,12 @@ def check(config: Config, runs: list[Run]) -> None:
             f"seeds={config.seeds}: job={config.job} trains nothing: a seed only draws other images; leave it"
         )
     first: dict[str, Any] = {}
+    known: dict[Path, str] = {}
     same = _module(config.job).HEADLINE.same
     for planned in runs:
         loaded = load_job(config.job, planned.command.words[1], list(planned.command.words[2:]))
         refuse_another_config(planned.command.folder, hashed(loaded), hashed(type(loaded)()), partial=True)
+        refuse_other_shards(planned.command.folder, loaded, known)
         flat = flatten(to_dict(loaded), type(loaded))
         first = first or flat
         for key in [*SAME, *(key for key in flat if key in same or key.partition(".")[0] + "." in same)]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fgvc.runtime.run_folder import RESULT, counted_time
+from fgvc.runtime.run_folder import GLANCE_S, RESULT, counted_time
 from jobs.config import load_command
 from jobs.experiments.compare_results import write_results
 from jobs.experiments.compare_rows import Config, Run
@@ -33,7 +33,7 @@ def run(config: Config, runs: list[Run], make: bool = True) -> dict[str, str]:
 
     folder = Path(config.runs_dir) / "compare" / config.name
     began = time.monotonic()
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / ".lock", timeout=GLANCE_S)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()

@@ -228,9 +228,8 @@ def _words(config: Config, name: str, stage: Stage, folders: dict[str, str], pla
     own = {key: _resolved(value, folders) for key, value in flatten(stage.set, kind).items()}
     if fixed := [key for key in own if key in OWN]:
         raise UserError(f"'{fixed[0]}' is set by the pipeline")
-    data = {f"data.{key}": value for key, value in config.data.items()}
-    if config.data.get("source"):  # they are built by then
-        data = {key: value for key, value in data.items() if key not in ("data.source", "data.root", "data.build")}
+    # Shards are built by then, or there already: `data.source=` leaves out the stage that builds them.
+    data = {f"data.{key}": value for key, value in config.data.items() if key not in ("source", "root", "build")}
     shared = data | flatten(config.set, kind)
     if unknown := [key for key in shared if key not in known and not _anywhere(key)]:
         raise UserError(f"unknown key '{unknown[0]}'{nearest(unknown[0], sorted(known))}")

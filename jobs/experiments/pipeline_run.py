@@ -4,24 +4,26 @@ import io
 import json
 import shlex
 import time
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fgvc.runtime.run_folder import RESULT, counted_time, refuse_another_config
+from fgvc.runtime.run_folder import GLANCE_S, RESULT, counted_time, refuse_another_config
 from jobs.config import DOWNLOAD, from_dict, hashed, load_command, load_job, nearest, to_dict
 from jobs.experiments.pipeline_file import SHARDS, Config, Planned, home_of
 from jobs.experiments.runners import job_says
 from jobs.experiments.sequence import run_all
 from jobs.launch import fetch_weights, launch_of, one_task
 from jobs.registry import command_module
-from jobs.shards import build_from
+from jobs.shards import build_from, build_settings
+from jobs.stale import on_other_shards
 from jobs.states import STAGES
 from shards.boxes_layer import layer_hash
+from shards.building.plan import asked_options, options_difference
 from shards.errors import UserError
 from shards.files import sha256_of, write_json
 from shards.manifest import MANIFEST, read_manifest
@@ -54,28 +56,44 @@ def choose(planned: Sequence[Planned], start: str = "", until: str = "", only: S
 def refuse_others(planned: Sequence[Planned]) -> None:
     """Raise UserError, before anything is started, where a stage's folder holds what another config, other shards or an
     earlier run of the stages before it gave."""
-    fingerprint = ""
+    known: dict[Path, str] = {}
     for one in planned:
         if one.job == SHARDS:
-            fingerprint = _fingerprint_of(one)
+            _refuse_other_build(one)
         elif one.job != "report":
             config = _config_of(one)
             refuse_another_config(one.command.folder, hashed(config), hashed(type(config)()), partial=True)
-            _refuse_stale(one, fingerprint)
+            if on_other_shards(one.command.folder, config, known):
+                raise UserError(_stale(one, one.words[0], "the shards"))
+            _refuse_stale(one)
+
+
+@contextmanager
+def locked(config: Config) -> Iterator[None]:
+    """Hold the lock of a pipeline's folder: one command at a time runs or submits its stages. Raises UserError when
+    another does, and where the folder cannot be written."""
+    home = home_of(config)
+    lock = FileLock(home / ".lock", timeout=GLANCE_S)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{home}: in use by another fgvc pipeline; end it, or choose another name=") from None
+    except OSError as error:
+        raise UserError(f"{home}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def record_stages(config: Config, planned: Sequence[Planned]) -> None:
-    """Write which stages there are, for `fgvc status`. Raises UserError where the folder cannot be written."""
-    home = home_of(config)
+    """Write which stages there are, for `fgvc status`."""
     stages = [
         {"name": one.name, "folder": str(one.command.folder), "mark": str(one.command.folder / one.command.mark)}
         for one in planned
     ]
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        write_json(home / STAGES, stages)
-    except OSError as error:
-        raise UserError(f"{home}: cannot be written ({error.strerror}); set runs_dir= to a folder that can") from None
+    write_json(home_of(config) / STAGES, stages)
 
 
 def drop_old_reports(planned: Sequence[Planned]) -> None:
@@ -86,33 +104,35 @@ def drop_old_reports(planned: Sequence[Planned]) -> None:
             (one.command.folder / one.command.mark).unlink(missing_ok=True)
 
 
-def _fingerprint_of(one: Planned) -> str:
-    """Of the shards that are there; empty where they are still to be built. Raises UserError where they are others."""
+def _refuse_other_build(one: Planned) -> None:
+    """Raise UserError where the shards that are there are of other pictures or settings."""
     _, _, source, root, out, *settings = one.words
     if not one.command.done:
-        return ""
+        return
+    settings = [word for word in settings if not word.startswith("track.")]
     # Not compared with archives that are downloaded: what is missing of them would be fetched again.
-    downloads = any(word.partition("=")[0].split(".")[-1] in DOWNLOAD for word in settings)
-    if not downloads and root != "-" and not Path(root).exists():
+    if any(word.partition("=")[0].split(".")[-1] in DOWNLOAD for word in settings):
+        asked = {"options": asked_options(build_settings(source, settings).build)}
+        if changed := options_difference(read_manifest(Path(out)).asked, asked):
+            raise UserError(
+                f"{out}: holds other shards: {'; '.join(changed)}; set another data.shards= or delete this one"
+            )
+        return
+    if root != "-" and not Path(root).exists():
         raise UserError(
             f"data.root={root}: no such folder, and {out} may hold other pictures; correct it, or use these shards as "
             "they are: data.source="
         )
-    if not downloads:
-        settings = [word for word in settings if not word.startswith("track.")]
-        with redirect_stderr(io.StringIO()):
-            return build_from(source, root, out, settings).fingerprint
-    return read_manifest(Path(out)).fingerprint
+    with redirect_stderr(io.StringIO()):
+        build_from(source, root, out, settings)
 
 
-def _refuse_stale(one: Planned, fingerprint: str) -> None:
-    """Raise UserError for a result whose inputs are no longer what they were when it was made."""
+def _refuse_stale(one: Planned) -> None:
+    """Raise UserError for a result that was made of what another stage has made again since."""
     inputs = _json(one.command.folder / RESULT).get("inputs")
     if not isinstance(inputs, dict):
         return
     known = set(inputs.values())
-    if fingerprint and "shards" in inputs and inputs["shards"] != fingerprint:
-        raise UserError(_stale(one, one.words[0], "the shards"))
     for path in one.reads:
         if not known & _hashes(path):
             raise UserError(_stale(one, one.words[0], str(path)))
@@ -124,9 +144,11 @@ def _stale(one: Planned, job: str, what: str) -> str:
 
 
 def _hashes(path: Path) -> set[str]:
-    """What jobs call a file, a boxes layer or shards among their inputs."""
+    """What jobs call a file, a boxes layer, shards, or what they read of a run's folder, among their inputs."""
     if (path / MANIFEST).is_file():
         return {read_manifest(path).fingerprint}
+    if (path / RESULT).is_file():
+        return {sha256_of(file)[:16] for end in ("npz", "safetensors") for file in path.glob(f"*.{end}")}
     if not path.is_file():
         return set()
     return {sha256_of(path)[:16], *([layer_hash(path)] if path.suffix == ".jsonl" else [])}
@@ -144,12 +166,8 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
     Raises Interrupted after a signal, UserError when the pipeline's folder is in use.
     """
     home, began = home_of(config), time.monotonic()
-    lock = FileLock(home / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{home}: in use by another fgvc pipeline; end it, or choose another name=") from None
-    with lock, counted_time(home) as spent_s:
+    with locked(config), counted_time(home) as spent_s:
+        waiting = [one for one in chosen if not one.command.done]
         if make:
             commands = [one.command for one in chosen]
             made = run_all(commands, f"pipeline {config.name}", first_failure_ends=True)
@@ -157,16 +175,19 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
         else:
             failed = {one.name: job_says(one.command.folder) for one in chosen if not one.command.done}
         if all(one.command.done for one in planned):
-            write_json(home / RESULT, _result(planned, spent_s + time.monotonic() - began))
+            result = _result(planned, spent_s + time.monotonic() - began)
+            if waiting or _json(home / RESULT).get("stages") != result["stages"]:  # else nothing was done: not later
+                write_json(home / RESULT, result)
     return failed
 
 
 def submit(config: Config, planned: Sequence[Planned], profile: Profile, follow: bool) -> bool:
-    """Submit what is not done as dependent jobs; whether all have ended."""
+    """Submit what is not done as dependent jobs; whether all have ended. Raises UserError as `locked` does."""
     for warning in fetch_weights([_config_of(one) for one in planned if one.job not in (SHARDS, "report")]):
         print(f"pipeline {config.name}: {warning}", flush=True)
     stages = job_stages(config, planned, profile)
-    submitted = submit_graph(profile, stages)
+    with locked(config):  # two at once would submit every stage twice
+        submitted = submit_graph(profile, stages)
     jobs = sum(len(entries) for entries in submitted.values())
     done = sum(one.command.done for one in planned)
     print(f"pipeline {config.name}: {jobs} of {len(planned)} stages submitted, {done} done", flush=True)

@@ -18,6 +18,7 @@ from jobs.experiments.sweep_results import write_results
 from jobs.experiments.trials import PlannedSweep, Runner, cap_of, read_trials, run_trials
 from jobs.launch import read_profile, scratch_runs
 from jobs.registry import command_module
+from jobs.stale import refuse_other_shards
 from shards.errors import UserError
 from slurm.profile import Profile
 from slurm.submit import Launch, sbatch_script
@@ -54,6 +55,7 @@ def run(sweep: Sweep, config: Config, given: Words, on: str, dry: bool) -> int:
     began = time.monotonic()
     if on == "debug":
         fresh_folder(plan.folder)
+    _refuse_others(sweep, plan)
     try:
         with open_run(config.runs_dir, "sweep", config.name, plain(sweep), _identity(sweep, config)) as folder:
             trials, failed = run_trials(plan, runner, parallel)
@@ -64,6 +66,13 @@ def run(sweep: Sweep, config: Config, given: Words, on: str, dry: bool) -> int:
     for name, reason in failed.items():
         print(f"fgvc sweep: {name} failed: {reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _refuse_others(sweep: Sweep, plan: PlannedSweep) -> None:
+    """Raise UserError for trials on shards that were made again since: their scores would choose the next ones."""
+    config, known = load(job_config(sweep.job), sweep.config, list(sweep.words)), dict[Path, str]()
+    for trial in read_trials(plan):
+        refuse_other_shards(plan.command(trial).folder, config, known)
 
 
 def _dry_run(plan: PlannedSweep, profile: Profile | None, parallel: int) -> int:

@@ -82,13 +82,12 @@ def _findings(
 ) -> Findings:
     reader, every = Reader(manifest, config.data.cache), np.array(indices)
     found = Findings(manifest, len(indices), exact_groups(reader, indices))
-    copies = {index for group in found.exact for index in group[1:]}
     pairs, cut_short = near_pairs(features, mirrored, reader, indices, config.near)
     if cut_short:
         found.notes.append(
             f"near duplicates: {cut_short} images have over {MOST} others like them; the nearest were compared"
         )
-    found.near = [pair for pair in pairs if pair.first not in copies and pair.second not in copies]
+    found.set_near(pairs)
     found.boxes, found.classes = odd_boxes(manifest, every), imbalance(manifest, every)
     folds = calibration_folds(manifest, list(indices))
     if folds is None:

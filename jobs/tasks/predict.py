@@ -30,7 +30,7 @@ def run(config: Config, words: Sequence[str], weights: Path) -> int:
     sheets = _sheets(config, listed.files)
     detector = find_weights(config.detector, config.runs_dir, "detect") if config.detector else None
     predictor = Predictor(weights, config.device, detector)
-    boxes = _boxes(config, listed.files)
+    boxes = _boxes(config, listed.files, predictor.policy.min_score)
     for line in (listed.remark, _remark(config, predictor, len(listed.files) - len(boxes))):
         if line:
             print(f"fgvc predict: {line}", file=sys.stderr)
@@ -52,12 +52,12 @@ def run(config: Config, words: Sequence[str], weights: Path) -> int:
     return 1 if failed else 0
 
 
-def _boxes(config: Config, files: Sequence[Path]) -> dict[Path, Box]:
-    """The boxes a user gives, by file."""
+def _boxes(config: Config, files: Sequence[Path], least: float) -> dict[Path, Box]:
+    """The boxes a user gives, by file; of a layer those of the score `least`."""
     if config.box:
         x0, y0, x1, y1 = config.box
         return {files[0]: (x0, y0, x1, y1)}
-    return boxes_of(expand(config.boxes, "boxes"), files) if config.boxes else {}
+    return boxes_of(expand(config.boxes, "boxes"), files, least) if config.boxes else {}
 
 
 def _sheets(config: Config, files: Sequence[Path]) -> dict[Path, Path]:

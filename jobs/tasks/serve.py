@@ -3,6 +3,7 @@
 import os
 import secrets
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
@@ -17,6 +18,7 @@ from jobs.serve import LOOPBACK, Config
 from shards.errors import UserError
 
 CONNECTIONS = 64
+HTTP = 80
 
 
 def run(config: Config, weights: Path) -> int:
@@ -32,8 +34,7 @@ def run(config: Config, weights: Path) -> int:
         desk = Desk(predictor, Why(predictor) if config.why else None, config.queue, config.timeout)
         port = listener.getsockname()[1]
         names = config.names or [config.host] if outside else [*LOOPBACK, *config.names]
-        hosts = frozenset(f"{f'[{name}]' if ':' in name else name}:{port}".lower() for name in names)
-        app = create_app(desk, Door(hosts, token))
+        app = create_app(desk, Door(hosts_of(names, port), token))
         print(f"http://{_shown(names[0])}:{port}/" + (f"#token={token}" if token else ""), flush=True)
         # h11, whose limit on headers can be set; no websockets, no log of what was asked.
         settings = uvicorn.Config(
@@ -45,6 +46,12 @@ def run(config: Config, weights: Path) -> int:
     finally:
         listener.close()
     return 0
+
+
+def hosts_of(names: Sequence[str], port: int) -> frozenset[str]:
+    """The Host headers of requests to these names; of http's own port browsers leave out the number."""
+    shown = {_shown(name).lower() for name in names}
+    return frozenset(f"{name}:{port}" for name in shown) | (shown if port == HTTP else frozenset())
 
 
 def _listen(host: str, port: int) -> socket.socket:

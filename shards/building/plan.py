@@ -52,7 +52,7 @@ def make_plan(raw: RawDataset, options: BuildOptions) -> Plan:
     rows = {sample.key: _row(sample) for sample in raw.samples}
     asked = {
         "source": raw.source,
-        "options": {key: value for key, value in asdict(options).items() if key not in ("workers", "corrections")},
+        "options": asked_options(options),
         "classes": _hash(raw.classes),
         "count": len(raw.samples),
         "samples": _hash(sorted(rows.values())),
@@ -73,19 +73,29 @@ def make_plan(raw: RawDataset, options: BuildOptions) -> Plan:
     return Plan(asked, _hash(asked), tuple(shards), sum(sizes.values()))
 
 
+def asked_options(options: BuildOptions) -> dict[str, Any]:
+    """The options of a build that are part of its plan."""
+    return {key: value for key, value in asdict(options).items() if key not in ("workers", "corrections")}
+
+
+def options_difference(there: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """How the options of two plans differ, in words."""
+    before = there.get("options")
+    if not isinstance(before, dict):  # a manifest from elsewhere may hold anything
+        before = {}
+    return [
+        f"{key}={_shown(before.get(key))} there, {key}={value} asked"
+        for key, value in asked["options"].items()
+        if before.get(key) != value
+    ]
+
+
 def difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
     """How two plans differ, in words."""
     found = []
     if there.get("source") != asked["source"]:
         found.append(f"source {_shown(there.get('source'))} there, {asked['source']} asked")
-    before = there.get("options")
-    if not isinstance(before, dict):  # a manifest from elsewhere may hold anything
-        before = {}
-    found += [
-        f"{key}={_shown(before.get(key))} there, {key}={value} asked"
-        for key, value in asked["options"].items()
-        if before.get(key) != value
-    ]
+    found += options_difference(there, asked)
     if there.get("classes") != asked["classes"]:
         found.append("the classes")
     if there.get("count") != asked["count"]:

@@ -73,19 +73,25 @@ class Reader:
         if self.cache is None or self.manifest.url:
             return path
         copy = self.cache / f"{record.sha256[:16]}-{record.name}"
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{copy}.lock"):
-            if copy.is_file() and copy.stat().st_size == record.size:
-                return copy
-            temporary = copy.with_suffix(".partial")
-            try:
-                shutil.copyfile(path, temporary)
-            except OSError as error:
-                temporary.unlink(missing_ok=True)
-                reason = error.strerror or error
-                raise UserError(f"{path}: cannot be copied to data.cache={self.cache} ({reason})") from None
-            if sha256_of(temporary) != record.sha256:
-                temporary.unlink()
-                raise UserError(f"{path}: checksum differs from the manifest's; run fgvc shards verify")
-            temporary.replace(copy)
+        try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{copy}.lock"):
+                if not (copy.is_file() and copy.stat().st_size == record.size):
+                    self._copy(path, copy, record.sha256)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{path}: cannot be copied to data.cache={self.cache} ({reason})") from None
         return copy
+
+    def _copy(self, path: Path, copy: Path, sha256: str) -> None:
+        """Copy a shard, whole or not at all. Raises UserError for one that is damaged."""
+        temporary = copy.with_suffix(".partial")
+        try:
+            shutil.copyfile(path, temporary)
+            if sha256_of(temporary) != sha256:
+                raise UserError(f"{path}: checksum differs from the manifest's; run fgvc shards verify")
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())  # whoever finds the copy later looks at its size alone
+            temporary.replace(copy)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from fgvc.audit import duplicates
 from fgvc.audit.boxes import odd_boxes
-from fgvc.audit.duplicates import exact_groups, kept_together, near_pairs
+from fgvc.audit.duplicates import Pair, exact_groups, kept_together, near_pairs
 from fgvc.audit.findings import Findings, Label
 from fgvc.audit.labels import doubtful, out_of_fold
 from fgvc.audit.page import write_page
@@ -89,6 +89,19 @@ def test_only_certain_things_are_dropped_unread(audited: Path) -> None:
     assert sum(row["action"] == "drop" for row in rows.values()) == 2
     assert all(row["action"] == "keep" for row in rows.values() if row["why"].endswith(("img", "script", "it")))
     assert any(row["why"].startswith("drop? looks like") for row in rows.values())
+
+
+def test_near_copies_of_exact_ones_are_those_of_the_one_that_stays(guide: Manifest) -> None:
+    """A training image and its copy in test, both near another training image: that one leaks into test."""
+    train, near, test = guide.split("train")[0], guide.split("train")[1], guide.split("test")[0]
+    found = Findings(guide, 3, exact=[[train, test]], classes=[("wren", 3)])
+    found.set_near([Pair(train, test, 1.0), Pair(train, near, 0.97), Pair(near, test, 0.97)])
+    assert found.near == [Pair(near, test, 0.97)]
+    assert (found.figures()["near"], found.figures()["across"]) == (1, 2)
+    (dropped, kept) = csv.DictReader(found.corrections().splitlines())
+    key = guide.entries.key
+    assert dropped["key"] == key(train)
+    assert (kept["key"], kept["why"]) == (key(near), f"drop? looks like {key(test)} (test)")
 
 
 def test_builds_take_the_corrections(

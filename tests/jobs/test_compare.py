@@ -13,6 +13,7 @@ from places import ROOT
 from shown import shown
 
 from fgvc.study.statistics import paired_interval
+from jobs.cli import main as fgvc_main
 from jobs.compare import main
 from jobs.experiments.compare_rows import check, list_runs, read
 from shards.errors import UserError
@@ -181,6 +182,26 @@ def test_a_folder_that_holds_another_run_is_refused_before_anything_starts(tmp_p
     (folder / "identity.json").write_text(json.dumps({"optim.lr": 0.3, "inputs.weights": "hub"}))
     with pytest.raises(UserError, match=r"a-s0-f1: holds a run of another config: .*optim.lr \(0.3 -> 0.01\)"):
         check(config, list_runs(config))
+
+
+def test_a_run_on_shards_that_were_made_again_is_refused_before_anything_starts(guide, tmp_path, monkeypatch, capsys):
+    """A finished one counts as done, here and with --on."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.yaml", {"data": {"shards": str(guide.folder)}})
+    config = read(["a.yaml", "folds=2"])
+    folder = list_runs(config)[1].command.folder
+    folder.mkdir(parents=True)
+    for fingerprint in (guide.fingerprint, "0123456789abcdef"):
+        settings = {"data.folds": 2, "data.fold": 1, "evaluate_test": False}
+        (folder / "identity.json").write_text(json.dumps(settings | {"inputs.shards": fingerprint}))
+        if fingerprint == guide.fingerprint:
+            check(config, list_runs(config))
+    with pytest.raises(UserError, match=r"a-s0-f1: holds a run on another version of .*; delete that folder, or"):
+        check(config, list_runs(config))
+    (tmp_path / "runs/classify/a").mkdir(parents=True)
+    (tmp_path / "runs/classify/a/identity.json").write_text(json.dumps({"inputs.shards": "0123456789abcdef"}))
+    assert fgvc_main(["classify", "a.yaml", "--on", "h100", "--dry-run"]) == 2
+    assert "runs/classify/a: holds a run on another version of" in capsys.readouterr().err
 
 
 def test_both_forms_give_the_same_runs_and_rows_of_one_seed_and_fold_come_together(tmp_path, monkeypatch):

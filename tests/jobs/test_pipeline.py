@@ -20,7 +20,10 @@ from slurm_helpers import skip_without_cluster
 from fgvc.use.find import find_weights
 from jobs.cli import main
 from jobs.experiments.pipeline_file import plan, read
-from jobs.experiments.pipeline_run import drop_old_reports, dry_run
+from jobs.experiments.pipeline_run import _hashes, drop_old_reports, dry_run, locked, submit
+from shards.errors import UserError
+from shards.files import sha256_of
+from slurm.profile import Profile
 from slurm.testbed.cluster import client, down, kill_node, up
 
 Start = Callable[..., subprocess.Popen]
@@ -107,6 +110,10 @@ def test_what_is_done_is_not_done_again(done: Path, capsys: pytest.CaptureFixtur
     assert shown[:4] == [[stage, "done"] for stage in ("shards", "classifier", "other", "attack")]
     assert list(json.loads((done / "result.json").read_text())["stages"]) == ["shards", "classifier", "other", "attack"]
     assert (done / "shards/metrics.jsonl").is_file()  # the build is logged too
+    ended = (done / "result.json").stat().st_mtime_ns
+    assert main(["pipeline", "birds.yaml"]) == 0
+    assert (done / "result.json").stat().st_mtime_ns == ended  # it did not end once more
+    capsys.readouterr()
     assert main(["pipeline", "birds.yaml", "--dry-run"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:5]] == ["done"] * 4
 
@@ -129,6 +136,50 @@ def test_what_was_made_of_something_else_is_not_done(done: Path, capsys: pytest.
     errors = capsys.readouterr().err
     assert "stage attack: " in errors
     assert "holds a run of attack on another version of" in errors
+
+
+def test_shards_that_were_made_again_are_noticed_whoever_built_them(done: Path, capsys: pytest.CaptureFixture) -> None:
+    """Also where the pipeline has no stage that builds them; another stage's own shards are compared with its own."""
+    words = ["pipeline", "birds.yaml", "data.source=", "--dry-run"]
+    assert main(words) == 0
+    shutil.copytree("data/birds", "data/same")
+    assert main(["pipeline", "birds.yaml", "attack.data.shards=data/same", "--dry-run"]) == 0
+    build = [f"{key}={value}" for key, value in (BUILD | {"species": 5}).items()]
+    assert main(["shards", "build", "field_guide", "-", "data/other", *build]) == 0
+    capsys.readouterr()
+    for shards, stage in (("data.shards", "classifier"), ("attack.data.shards", "attack")):
+        assert main([*words, f"{shards}=data/other"]) == 2
+        assert f"stage {stage}: " in (errors := capsys.readouterr().err)
+        assert "on another version of the shards; delete that folder" in errors
+
+
+def test_one_command_at_a_time(birds: Path, capsys: pytest.CaptureFixture) -> None:
+    """Another one changes nothing of what the first one's `fgvc status` and report are made of."""
+    config = read(["birds.yaml"])
+    with locked(config):
+        (birds / "stages.json").write_text("[]")
+        for more in ([], ["--on", "cpu"]):
+            assert main(["pipeline", "birds.yaml", *more]) == 2
+            assert "birds: in use by another fgvc pipeline; end it" in capsys.readouterr().err
+        with pytest.raises(UserError, match="in use by another"):
+            submit(config, [], Profile(), False)
+    assert (birds / "stages.json").read_text() == "[]"
+
+
+def test_settings_of_a_build_that_downloads_are_compared_too(done: Path, capsys: pytest.CaptureFixture) -> None:
+    given = {"data": {"shards": "data/birds", "source": "cub200", "root": "raw", "build": {"download": True}}}
+    stages = yaml.safe_load(Path("birds.yaml").read_text())["stages"]
+    Path("birds.yaml").write_text(yaml.safe_dump(given | {"stages": stages}, sort_keys=False))
+    assert main(["pipeline", "birds.yaml", "data.build={download: true, shrink: 32, min_shards: 3}"]) == 2
+    assert "data/birds: holds other shards: shrink=0 there, shrink=32 asked; set" in capsys.readouterr().err
+    assert not Path("raw").exists()
+
+
+def test_what_a_stage_reads_of_a_runs_folder_is_known(done: Path) -> None:
+    """train.temperature_from=${STAGE} names a folder."""
+    folder = done / "classify/classifier"
+    digest = sha256_of(folder / "predictions_test.npz")[:16]
+    assert {digest, sha256_of(folder / "model.safetensors")[:16]} <= _hashes(folder)
 
 
 def test_ranks_are_said_of_this_machine_alone(birds: Path, capsys: pytest.CaptureFixture) -> None:

@@ -178,6 +178,19 @@ def test_scores_are_read_from_the_folders_and_damage_is_named(sweep, tmp_path, m
         read_trials(plan)
 
 
+def test_scores_of_shards_that_were_made_again_choose_nothing(sweep, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweep()
+    trial = tmp_path / "runs/sweep/s/classify/trial-000"
+    trial.mkdir(parents=True)
+    row = {"number": 0, "units": {"optim.lr": 0.5, "train.mixup": 0}, "values": {"optim.lr": 0.01, "train.mixup": 0.0}}
+    (trial.parents[1] / "trials.jsonl").write_text(json.dumps(row) + "\n")
+    (trial / "identity.json").write_text(json.dumps({"inputs.shards": "0123456789abcdef"}))
+    (trial / "result.json").write_text(json.dumps({"val": {"top1": 0.9}}))
+    assert main(["sweep", "s.yaml"]) == 2
+    assert "trial-000: holds a run on another version of" in capsys.readouterr().err
+
+
 def test_parallel_trials_have_a_gpu_and_a_share_of_the_cores_each(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

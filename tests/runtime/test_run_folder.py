@@ -1,12 +1,16 @@
 """Which runs a run folder takes for its own, and how long they took."""
 
+import fcntl
 import json
 import os
 import time
 from pathlib import Path
+from threading import Timer
 
+import numpy as np
 import pytest
 
+from fgvc.runtime.chunks import in_chunks
 from fgvc.runtime.run_folder import finish, open_run, refuse_another_config
 from shards.errors import UserError
 
@@ -75,3 +79,39 @@ def test_a_mistake_leaves_no_time_behind(tmp_path: Path) -> None:
         fail(tmp_path, UserError("too late"))
     assert not (tmp_path / "classify/one/starts.json").exists()
     claim(tmp_path, {"lr": 2})
+
+
+def test_chunks_of_a_start_that_failed_are_not_taken_for_another_configs(tmp_path: Path) -> None:
+    def features(size: int, full: bool) -> list[int]:
+        def work(batch: np.ndarray) -> dict[str, np.ndarray]:
+            if full and 2 in batch:
+                raise UserError("no space left on the disk")
+            return {"size": np.full(len(batch), size)}
+
+        with open_run(str(tmp_path), "classify", "one", {}, {"size": size}) as run:
+            return in_chunks(run.features, range(4), 2, lambda parts: map(np.array, parts), work)["size"].tolist()
+
+    with pytest.raises(UserError, match="no space"):
+        features(224, full=True)
+    with pytest.raises(UserError, match=r"another config: size \(224 -> 98\)"):  # half of its rows would be of 224
+        features(98, full=False)
+    assert features(224, full=False) == [224] * 4
+
+
+def test_printing_a_result_leaves_the_environment_that_made_it(tmp_path: Path) -> None:
+    with open_run(str(tmp_path), "classify", "one", {}, {}) as run:
+        finish(run, {}, {}, 1.0)
+    record = tmp_path / "classify/one/environment.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"torch": "1.0"}))
+    with open_run(str(tmp_path), "classify", "one", {}, {}) as run:
+        assert run.result is not None
+    assert json.loads(record.read_text())["torch"] == "1.0"
+
+
+def test_a_glance_at_the_lock_refuses_no_start(tmp_path: Path) -> None:
+    """As jobs.states.locked takes one."""
+    claim(tmp_path, {})
+    lock = (tmp_path / "classify/one/.lock").open("rb")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    Timer(0.1, lock.close).start()
+    claim(tmp_path, {})

@@ -98,6 +98,8 @@ def test_what_a_run_used_is_named_by_content() -> None:
         "shards-0123456789abcdef": "dataset", "weights-ffffffffffffffff": "model", "exclude-1111111111111111": "input",
     }  # fmt: skip
     (entry,) = found["shards-0123456789abcdef"][1].values()
+    for key in ("weights", "also.1", "start", "features", "backbone"):  # files that a run of ours may have made
+        assert [artifact.name for artifact in used({key: "e" * 16})] == ["weights-eeeeeeeeeeeeeeee"]
     assert Path(entry.local_path).read_text() == "0123456789abcdef"
 
 

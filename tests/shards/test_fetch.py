@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 from file_server import FileServer, serve_files
 
 from shards import fetch as fetching
@@ -154,6 +155,14 @@ def test_a_long_retry_after_is_not_obeyed_and_a_malformed_redirect_is_one_line(t
         assert time.monotonic() - began < 30
         _fails(tmp_path, f"{url}/lost", "the server answers with a malformed address")
         web.shutdown()
+
+
+def test_a_signed_address_that_a_server_sends_us_to_is_not_logged() -> None:
+    answer = requests.Response()
+    answer.status_code, answer.url = 206, "https://store.example/a.tar?X-Amz-Signature=secret"
+    answer.headers["Content-Range"] = "bytes 9-10/11"
+    with pytest.raises(UserError, match=r"^https://store.example/a.tar: the server sends bytes from 9 on"):
+        fetching._extent(answer, 4)
 
 
 def _fails(

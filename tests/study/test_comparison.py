@@ -97,6 +97,13 @@ def test_rows_with_missing_runs_are_paired_on_what_both_have():
         paired_difference([measured(0, 0, [0], [0, 1])], [measured(0, 0, [0], [0, 2])], "val")
 
 
+def test_rows_on_shards_that_were_made_again_are_not_paired():
+    """Images are named by their places, and the new shards have other images there."""
+    rows = {name: [measured(0, 0, [0], [0, 1], inputs={"shards": name})] for name in ("old", "new")}
+    with pytest.raises(UserError, match="measured on shards that were made again in between; delete"):
+        figures(rows, "val", 1, 1)
+
+
 def test_rows_that_touched_the_test_split_are_named_and_counted():
     run = measured(0, 0, [0], [0, 1])
     tested = replace(run, per_image=run.per_image | {"test": measured(0, 0, [7, 8, 9], [6, 7, 8, 9]).per_image["val"]})

@@ -14,7 +14,7 @@ from counting_learner import Counting, Noting
 
 from fgvc.runtime.interrupt import Interrupted
 from fgvc.training import checkpoint, utilization
-from fgvc.training.checkpoint import Writer, latest_valid, load
+from fgvc.training.checkpoint import Writer, latest_valid, load, save
 from fgvc.training.config import LoopConfig
 from fgvc.training.loop import Evaluate, fit
 from fgvc.training.rewind import Diverged
@@ -119,6 +119,18 @@ def test_checkpoints_by_epochs(tmp_path: Path) -> None:
     saved = [int(event.split()[1]) for event in learner.events if event.startswith("save")]
     assert saved == [24, 48, 60]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [f"step-{n:08d}" for n in saved]
+
+
+def test_damaged_later_checkpoints_do_not_cost_the_valid_ones(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        save(tmp_path, step, {"shared": {"step": step}}, keep=2)
+    for step in (20, 30):
+        (tmp_path / f"step-{step:08d}/shared.pt").write_bytes(b"torn")
+    assert latest_valid(tmp_path) is None
+    for step in (5, 10, 15):  # begun again
+        saved = save(tmp_path, step, {"shared": {"step": step}}, keep=2)
+        assert latest_valid(tmp_path) == saved
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000015"]
 
 
 @pytest.fixture

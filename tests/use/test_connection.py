@@ -1,16 +1,22 @@
-"""Before a request of fgvc serve is read: connections that never ask are closed, the token that is set is asked for."""
+"""Before fgvc serve reads a request: connections that never ask are closed, hosts and the token are looked at."""
 
 import asyncio
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
+from starlette.datastructures import Headers
 from uvicorn.server import ServerState
 
 from fgvc.use import connection
+from fgvc.use.guard import Door
+from fgvc.use.server import Desk, create_app
 from jobs.cli import main
+from jobs.serve import LOOPBACK
+from jobs.tasks.serve import hosts_of
 
 ASK = b"GET / HTTP/1.1\r\nHost: here\r\n"
 
@@ -84,3 +90,30 @@ def test_a_token_that_is_set_is_asked_for_everywhere(
     for host in ("127.0.0.1", "10.0.0.7"):
         assert main(["serve", str(weights), "--host", host, "port=0"]) == 2
         assert "a token has 16 characters at least" in capsys.readouterr().err
+
+
+def test_a_browser_is_answered_at_every_port() -> None:
+    for port, host in ((8765, "localhost:8765"), (80, "localhost"), (80, "LOCALHOST:80"), (80, "[::1]")):
+        headers = Headers({"host": host, "origin": f"http://{host}"})
+        assert Door(hosts_of(LOOPBACK, port)).refuses("/predict", headers) is None, host
+    for host in ("localhost", "evil.example", "evil.example:8765"):
+        assert Door(hosts_of(LOOPBACK, 8765)).refuses("/", Headers({"host": host})) is not None, host
+
+
+def test_an_upload_that_breaks_off_is_no_fault_of_the_server() -> None:
+    predictor: Any = SimpleNamespace(crops=False, finder=None)
+    app = create_app(Desk(predictor, None, 1, 5.0), Door(frozenset({"here"})))
+    arriving: list[Any] = [{"type": "http.request", "body": b"abc", "more_body": True}, {"type": "http.disconnect"}]
+    said: list[Any] = []
+
+    async def receive() -> Any:
+        return arriving.pop(0)
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": [(b"host", b"here")],
+    }  # fmt: skip
+    asyncio.run(app(scope, receive, send))  # raises what the server would log
+    assert said[0]["status"] == 400

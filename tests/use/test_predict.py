@@ -16,11 +16,14 @@ from safetensors.torch import load_file
 from fgvc import load
 from fgvc.classification.metrics import Predictions
 from fgvc.models.export import export, read_about
+from fgvc.use.boxes import boxes_of
+from fgvc.use.predictor import Picture, Unread
 from jobs.cli import main
 from shards.boxes_layer import write_layer
 from shards.building.encode import ImageError
 from shards.cells import unquoted
 from shards.manifest import Manifest
+from shards.reading.views import Policy
 
 
 def answers(capsys: pytest.CaptureFixture, *words: str, code: int = 0) -> list[dict]:
@@ -91,6 +94,19 @@ def test_odd_pictures_are_read_and_broken_ones_named(
     assert {Path(row["picture"]).name: row["error"] for row in rows if row["error"]} == broken
     (row,) = (row for row in rows if row["picture"].endswith("turned.jpg"))
     assert row["class_1"] == found["turned.jpg"]["top"][0]["class"]
+
+
+def test_a_thin_picture_takes_no_memory(runs: Path) -> None:
+    """Its short side would be enlarged to the input's."""
+    Image.new("RGB", (65000, 1)).save(stream := io.BytesIO(), "PNG")
+    predictor = load("crops", runs_dir=runs)
+    said = Unread("picture", "65000 x 1 pixels: one side is more than 50 times the other")
+    assert predictor.read(stream.getvalue()) == said
+    assert isinstance(predictor.read(wide := np.zeros((200, 600, 3), np.uint8), (0.0, 0.0, 600.0, 0.5)), Picture)
+    predictor.policy = Policy("box", 0.0, "truth", 0.0)  # which keeps the box alone
+    assert predictor.read(wide, (0.0, 0.0, 600.0, 0.5)) == Unread(
+        "picture", "600 x 1 pixels: one side is more than 50 times the other"
+    )
 
 
 def test_pictures_show_what_an_answer_rests_on(
@@ -173,6 +189,20 @@ def test_boxes_of_a_layer_go_to_the_pictures_they_are_of(
     assert len(answers(capsys, f"{root}/a", str(root / "a/x.jpg"), *words[1:], layer(x=[1, 2, 30, 40]))) == 2
 
 
+def test_the_box_of_a_layer_is_the_one_that_evaluation_crops_by(tmp_path: Path) -> None:
+    """None below the classifier's min_score; of equal scores the largest."""
+    rows = {
+        "sure": [[0, 0, 9, 9, 0.9], [0, 0, 50, 50, 0.9], [0, 0, 99, 99, 0.3]], "unsure": [[0, 0, 9, 9, 0.2]],
+        "none": [],
+    }  # fmt: skip
+    header = {"format": "fgvc-boxes 1", "shards": "x", "samples": len(rows), "made_by": {}}
+    lines = [header, *({"key": key, "boxes": boxes} for key, boxes in rows.items())]
+    (tmp_path / "boxes.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    files = [tmp_path / f"{name}.jpg" for name in (*rows, "unlisted")]
+    assert boxes_of(tmp_path / "boxes.jsonl", files, 0.25) == {files[0]: (0, 0, 50, 50)}
+    assert boxes_of(tmp_path / "boxes.jsonl", files, 0.2).keys() == {files[0], files[1]}
+
+
 @pytest.mark.slow  # mmdet takes seconds to load
 def test_a_detector_finds_the_boxes_that_crop_finds(
     runs: Path, photos: Path, guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -194,6 +224,8 @@ def test_a_detector_finds_the_boxes_that_crop_finds(
     words = [picture, "--run", str(runs / "classify/crops"), f"runs_dir={tmp_path}", "detector=tiny"]
     (line,) = answers(capsys, *words)
     assert line["box"] == pytest.approx(expected[0][:4], abs=0.05)
+    found = load(runs / "classify/crops", detector=detector).read(picture).box
+    assert found == tuple(round(corner, 2) for corner in found)  # as a layer has it
     assert "is less often right" not in capsys.readouterr().err
 
 
@@ -230,7 +262,7 @@ def test_mistakes_are_one_line(runs: Path, photos: Path, tmp_path: Path, capsys:
         ([picture, *run, "box=[1, 2, 3]"], "box: four numbers for one picture"),
         ([str(photos), *run, "box=[1, 2, 3, 4]"], "holds 28; give boxes=FILE"),
         ([picture, *run, "detector=whole"], "whole: no such run"),
-        ([picture, *run, f"boxes={tmp_path / 'other.jsonl'}"], "holds no box of any of these pictures"),
+        ([picture, *run, f"boxes={tmp_path / 'other.jsonl'}"], "lists none of these pictures"),
         ([picture, "--run", "crops", f"runs_dir={runs}", "box=[9, 9, 9, 9]"], "holds no pixel of the picture"),
     ):  # fmt: skip
         capsys.readouterr()
@@ -252,7 +284,8 @@ def test_the_api_takes_what_notebooks_have(runs: Path, photos: Path, guide: Mani
     for prediction in found:
         assert prediction.top[0].name == expected.top[0].name
         assert prediction.logits == pytest.approx(expected.logits, abs=0.05)  # Pillow may decode a level apart
-    for bad in (b"\xff\xd8 nothing", array.astype(float), array[..., :2]):
+    cut = Image.open(io.BytesIO(file.read_bytes()[:2000]))
+    for bad in (b"\xff\xd8 nothing", array.astype(float), array[..., :2], cut):
         with pytest.raises(ImageError):
             predictor.predict(bad)
 

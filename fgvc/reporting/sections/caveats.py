@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from fgvc.reporting.blocks import Line, Points, Row, RunLink, Section, cell, line, table
 from fgvc.reporting.numbers import Derived, is_number
 from fgvc.reporting.runs import SPLITS, Run
+from fgvc.reporting.sections.shared import DEBUG
 
 SOURCES = {  # of data, by how its shards were built
     "stanford_dogs": (
@@ -96,5 +97,5 @@ def _of_making(run: Run) -> Iterator[str]:
         yield "training broke and went back to a checkpoint at a lower learning rate."
     if str(run.get("git") or "").endswith("+"):
         yield "made by code that differs from its commit."
-    if (run.folder / ".debug").is_file():
+    if (run.folder / DEBUG).is_file():
         yield "a debug run of a few steps; its figures mean nothing."

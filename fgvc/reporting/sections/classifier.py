@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from fgvc.reporting.blocks import Badge, Line, Row, RunLink, Section, Table, cell, table
-from fgvc.reporting.origin import is_origins
+from fgvc.reporting.origin import of_origin
 from fgvc.reporting.runs import Run
-from fgvc.reporting.sections.shared import MANY, courses, share_interval
+from fgvc.reporting.sections.shared import MANY, courses, doubts, share_interval
 
 PANELS = (
     ("loss", (("loss", "training", False), ("val_nll", "held out", True)), False),
@@ -43,9 +43,8 @@ def _summary(runs: Sequence[Run]) -> Table:
     for run in runs:
         for split in run.splits("top1"):
             top1, images = run.number("percent", split, "top1"), run.number("count", split, "count")
-            marks: Line = (" ", Badge("origin's recipe")) if is_origins(run) else ()
-            if run.get("seen"):
-                marks = (*marks, " ", Badge("seen in training", "bad"))
+            marks: Line = (" ", Badge("origin's recipe")) if of_origin(run, runs) else ()
+            marks = (*marks, *doubts(run))
             rows.append(Row((
                 cell(RunLink(run.key), *marks), cell(split), cell(images), cell(top1, *share_interval(top1, images)),
                 *(cell(run.number(form, split, key)) for key, form, _ in FIGURES),

@@ -8,6 +8,7 @@ from fgvc.reporting.origin import origin_row
 from fgvc.reporting.runs import Run
 from fgvc.reporting.sections.shared import galleries, images_of
 
+LEVEL = 0.05
 PICTURE = {"comparison.png": "Every row's figure against its cost"}
 COLUMNS = (  # key, form, heading
     ("p_holm", "decimal", ("p", "of no difference to the first row; two-sided, corrected for the rows (Holm)")),
@@ -33,9 +34,15 @@ def best_row(run: Run) -> int | None:
 
 
 def verdict(run: Run, place: int) -> Badge | None:
-    """What the interval of a row's difference allows to say. None for the first row."""
+    """What the interval of a row's difference allows to say, and of several rows the p-value that counts them: of
+    twenty rows that differ from the first by nothing, one's interval leaves 0 out. None for the first row."""
     low, high = (run.get("rows", place, "difference", bound) for bound in (1, 2))
-    return verdict_of(low, high) if is_number(low) and is_number(high) else None
+    if not (is_number(low) and is_number(high)):
+        return None
+    corrected = run.get("rows", place, "p_holm")
+    several = len(rows_of(run)) > 2
+    chance = several and is_number(corrected) and corrected > LEVEL
+    return Badge("no difference shown") if chance else verdict_of(low, high)
 
 
 def verdict_of(low: float, high: float) -> Badge:
@@ -50,7 +57,7 @@ def section(runs: Sequence[Run]) -> Section:
     compared = [run for run in runs if run.job == "compare" and run.rows("rows")]
     lead = (
         "Differences are to the first row, image by image on the same images. A gain is called one only where the "
-        "whole 95 % interval is above 0."
+        "whole 95 % interval is above 0 and, of several rows, p (Holm) is at most 0.05."
     )
     made = Section("comparisons", "Comparisons", (lead,), runs=compared)
     for run in compared:

@@ -21,9 +21,12 @@ HEADINGS = (
 
 
 def gpu_hours(run: Run) -> float:
-    """Hours of GPUs that ranks held; an older result says nothing of its ranks and counts as one."""
-    gpus, seconds, ranks = run.rows("hardware", "gpus"), run.get("seconds"), run.get("hardware", "ranks")
-    return (ranks if is_number(ranks) else 1) * seconds / 3600 if gpus and is_number(seconds) else 0.0
+    """Hours of GPUs that ranks held; an older result says nothing of its ranks and counts as one. fgvc crop is one
+    process, whose ranks are those of its detectors."""
+    gpus, seconds = run.rows("hardware", "gpus"), run.get("seconds")
+    ranks = [run.get("hardware", "ranks"), run.config.get("processes")]
+    most = max([1, *filter(is_number, ranks)])
+    return most * seconds / 3600 if gpus and is_number(seconds) else 0.0
 
 
 def section(runs: Sequence[Run]) -> Section:

@@ -1,12 +1,13 @@
 """The first screen: the few figures that matter, and the table of ours, the origin's recipe, the origin's figures."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fgvc.reporting.blocks import Card, Line, Row, RunLink, Section, bounds, cell, interval, line, table
-from fgvc.reporting.origin import is_origins, origin_row, published
+from fgvc.reporting.origin import of_origin, origin_row, published
 from fgvc.reporting.runs import Run
 from fgvc.reporting.sections.comparisons import best_row, verdict
-from fgvc.reporting.sections.shared import images_of, share_interval
+from fgvc.reporting.sections.shared import doubts, images_of, share_interval
 
 HEADLINES = {  # job -> key of its figure in a split, and what that is
     "classify": ("top1", "classifier, top-1"),
@@ -18,12 +19,13 @@ SAME = ("train_split", "test_split", "folds", "fold", "holdout", "limit")  # set
 
 
 def cards(runs: Sequence[Run]) -> list[Card]:
-    """The figures of the first screen: one of every kind of run, the first that has it."""
+    """The figures of the first screen: one of every kind of run, the first that has it; one that says nothing of new
+    images only where there is no other."""
     found: dict[str, Card] = {}
     for job, make in CARDS:
-        for run in runs:
-            if run.job == job and not is_origins(run) and (card := make(run)) is not None:
-                found.setdefault(card.label, card)
+        for run in sorted(runs, key=lambda run: bool(doubts(run))):
+            if run.job == job and not of_origin(run, runs) and (card := make(run)) is not None:
+                found.setdefault(card.label, replace(card, below=(*card.below, *doubts(run))))
     return list(found.values())
 
 
@@ -100,8 +102,9 @@ CARDS = (
 
 def section(runs: Sequence[Run]) -> Section:
     """The headline table."""
-    rows = [row for run in runs if not is_origins(run) for row in _rows(run, runs)]
-    rows += [_origins_own(run) for run in runs if is_origins(run) and not _stands_beside(run, runs)]
+    rows = [row for run in runs if not of_origin(run, runs) for row in _rows(run, runs)]
+    origins = [run for run in runs if of_origin(run, runs) and not _stands_beside(run, runs)]
+    rows += [row for run in origins for row in _origins_own(run, runs)]
     made = Section("headline", "Headline", runs=runs)
     if rows:
         headings = ("what", "ours", "origin's recipe, same data", "origin's published figures (other data)")
@@ -124,7 +127,7 @@ def _rows(run: Run, runs: Sequence[Run]) -> list[Row]:
     key, title = HEADLINES[run.job]
     rows = []
     for split in run.splits(key)[:1]:
-        beside = [_figure(other, split) for other in runs if is_origins(other) and _same_data(run, other)]
+        beside = [_figure(other, split) for other in runs if of_origin(other, runs) and _same_data(run, other)]
         recipe = next((found for found in beside if found), ())
         rows.append(_row(run, f"{title}, {images_of(split)}", _figure(run, split), recipe))
     return rows
@@ -140,7 +143,9 @@ def _figure(run: Run, split: str) -> Line:
 
 
 def _row(run: Run, what: str, ours: Line, recipe: Line = ()) -> Row:
-    return Row((cell(f"{what} ", RunLink(run.key)), cell(*ours), cell(*recipe), cell(published(run) or None)))
+    return Row(
+        (cell(f"{what} ", RunLink(run.key), *doubts(run)), cell(*ours), cell(*recipe), cell(published(run) or None))
+    )
 
 
 def _comparison_rows(run: Run) -> list[Row]:
@@ -155,7 +160,7 @@ def _comparison_rows(run: Run) -> list[Row]:
     first = run.number("percent", "rows", 0, key) if origin_row(run) is not None else None
     images = run.number("count", "rows", place, "images")
     what = line("comparison, best row over the first, ", images, f" {images_of(str(run.get('split')))} ")
-    return [Row((cell(*what, RunLink(run.key)), cell(*ours), cell(first), cell(None)))]
+    return [Row((cell(*what, RunLink(run.key), *doubts(run)), cell(*ours), cell(first), cell(None)))]
 
 
 def _explain_rows(run: Run) -> list[Row]:
@@ -195,11 +200,10 @@ def _same_data(run: Run, other: Run) -> bool:
 
 
 def _stands_beside(origin: Run, runs: Sequence[Run]) -> bool:
-    return any(not is_origins(run) and _same_data(run, origin) for run in runs)
+    """Whether its figure is in the row of one of ours."""
+    return origin.job in HEADLINES and any(not of_origin(run, runs) and _same_data(run, origin) for run in runs)
 
 
-def _origins_own(run: Run) -> Row:
-    """A run of the origin's recipe that has none of ours beside it."""
-    key, title = HEADLINES[run.job]
-    split = next(iter(run.splits(key)), "test")
-    return _row(run, f"{title}, {images_of(split)}", (), _figure(run, split))
+def _origins_own(run: Run, runs: Sequence[Run]) -> list[Row]:
+    """Rows of a run of the origin's recipe, or of its weights, that has none of ours beside it."""
+    return [Row((row.cells[0], cell(), row.cells[1], row.cells[3])) for row in _rows(run, runs)]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from fgvc.classification.metrics import wilson
-from fgvc.reporting.blocks import Chart, Charts, Gallery, Line, Picture, RunLink, interval, present
+from fgvc.reporting.blocks import Badge, Chart, Charts, Gallery, Line, Picture, RunLink, interval, present
 from fgvc.reporting.charts import curve, line_chart
 from fgvc.reporting.numbers import Derived, Number, bare_percent
 from fgvc.reporting.runs import Run
@@ -12,6 +12,7 @@ SPLIT_NAMES = {
     "train": "training images", "test": "test images", "val": "held-out training images",
     "held_out": "held-out training images",
 }  # fmt: skip
+DEBUG = ".debug"  # in the folder of a run by --on debug
 MANY = 30  # rows from which on a table is folded up
 Panel = tuple[str, Sequence[tuple[str, str, bool]], bool]  # title, (column, label, measured now and then), a share
 
@@ -19,6 +20,12 @@ Panel = tuple[str, Sequence[tuple[str, str, bool]], bool]  # title, (column, lab
 def images_of(split: str) -> str:
     """A split in words."""
     return SPLIT_NAMES.get(split, f"{split} images")
+
+
+def doubts(run: Run) -> Line:
+    """Why a run's figures say nothing of new images, as badges with a blank before each."""
+    said = {"debug run": (run.folder / DEBUG).is_file(), "seen in training": bool(run.get("seen"))}
+    return tuple(part for word, holds in said.items() if holds for part in (" ", Badge(word, "bad")))
 
 
 def share_interval(share: Number | None, images: Number | None) -> Line:

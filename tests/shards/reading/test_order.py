@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 import subprocess
 import sys
 import time
@@ -230,6 +231,26 @@ def test_cache_copies_once_and_refuses_damage(guide: Manifest, tmp_path) -> None
     wrong = replace(guide, shards=tuple(replace(shard, sha256="0" * 64) for shard in guide.shards))
     with pytest.raises(UserError, match="checksum differs"):
         Reader(wrong, str(tmp_path / "other")).read(0)
+    assert not list((tmp_path / "other").glob("*.partial"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be copied to data.cache=.*file/below \(Not a directory\)"):
+        Reader(guide, str(tmp_path / "file/below")).read(0)
+
+
+def test_a_copy_is_on_the_disk_before_it_has_its_name(
+    guide: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later reader looks at its size alone."""
+    synced, sync = [], os.fsync
+
+    def noting(file: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).name)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    Reader(guide, str(tmp_path)).read(0)
+    (copy,) = tmp_path.glob("*.tar")
+    assert synced == [copy.with_suffix(".partial").name]
 
 
 def test_few_files_are_open_however_many_shards_there_are(tmp_path: Path) -> None:
