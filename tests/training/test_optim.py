@@ -1,12 +1,16 @@
-"""Parameter groups against timm's own, family by family."""
+"""Parameter groups against timm's own, family by family; an optimizer's state taken up again."""
+
+from typing import Any, cast
 
 import pytest
 import timm
 import torch
 from timm.optim import param_groups_layer_decay
+from torch import nn
 
-from fgvc.training.config import OptimConfig
-from fgvc.training.optim import parameter_groups
+from fgvc.training.config import LoopConfig, OptimConfig
+from fgvc.training.optim import create_optimizer, parameter_groups
+from fgvc.training.strategies.ddp import Ddp
 
 FAMILIES = [
     "vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "swin_tiny_patch4_window7_224", "convnext_atto",
@@ -42,3 +46,17 @@ def test_positions_and_tokens_do_not_decay() -> None:
     }
     assert decays["pos_embed"] == decays["cls_token"] == 0.0
     assert decays["patch_embed.proj.weight"] > 0.0
+
+
+@pytest.mark.parametrize(("fused", "place"), [(True, "meta"), (None, "cpu")])
+def test_a_resumed_adam_counts_its_steps_where_its_kernel_reads_them(fused: bool | None, place: str) -> None:
+    """As torch's own load_state_dict has it; the device "meta" stands for a GPU, which `fused` takes for granted."""
+    network = nn.Linear(2, 3, device="meta")
+    strategy = Ddp(cast(Any, None), LoopConfig(), OptimConfig(method="adamw"))
+    strategy.optimizer = create_optimizer(network, strategy.optim)
+    strategy.optimizer.defaults["fused"] = fused
+    saved = {"step": torch.tensor(7.0), "exp_avg": torch.zeros(3, 2), "exp_avg_sq": torch.zeros(3, 2)}
+    strategy.load_optimizer_state({"weight": saved})
+    state = strategy.optimizer.state[network.weight]
+    assert state["step"].device.type == place
+    assert state["exp_avg"].device.type == "meta"
