@@ -11,6 +11,7 @@ from torch import nn
 from fgvc.training.config import LoopConfig, OptimConfig
 from fgvc.training.optim import create_optimizer, parameter_groups
 from fgvc.training.strategies.ddp import Ddp
+from shards.errors import UserError
 
 FAMILIES = [
     "vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "swin_tiny_patch4_window7_224", "convnext_atto",
@@ -46,6 +47,15 @@ def test_positions_and_tokens_do_not_decay() -> None:
     }
     assert decays["pos_embed"] == decays["cls_token"] == 0.0
     assert decays["patch_embed.proj.weight"] > 0.0
+
+
+@pytest.mark.parametrize("name", ["poolformer_s12", "pit_ti_224"])
+def test_layers_that_timm_does_not_name_are_not_decayed_in_silence(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=7)
+    with pytest.raises(UserError, match=r"optim\.layer_decay=0\.7: timm does not say which layers .* set it to 1"):
+        parameter_groups(model, OptimConfig(layer_decay=0.7))
+    assert {group["lr_scale"] for group in parameter_groups(model, OptimConfig())} == {1.0, 10.0}
 
 
 @pytest.mark.parametrize(("fused", "place"), [(True, "meta"), (None, "cpu")])
