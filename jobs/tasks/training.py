@@ -162,6 +162,8 @@ def _attempt(
             fit(learner, batches, config.train, schedule, folder.path, tracker, evaluate, watch)
             if isinstance(learner, SupervisedLearner):
                 check_weights(learner.eval_network(), learner.step)
+            if guard is not None:
+                guard.check_probe()
         figures, pictures = task.measure(learner)
         if rank() == 0:
             if not task.trains:
