@@ -28,6 +28,7 @@ from fgvc.models.lora import add_lora, merge_lora
 from fgvc.models.normalised import Normalised
 from fgvc.models.timm import create_model, input_size, input_statistics, model_record
 from fgvc.robustness.watch import Watch, strengthened
+from fgvc.runtime.distributed import sync_module
 from fgvc.training.best import BestEpoch
 from fgvc.training.curves import Panel
 from fgvc.training.learner import Objective, SupervisedLearner
@@ -227,6 +228,7 @@ class Classify:
 
         looks = product(self.crops.train, range(config.image.eval_crops))
         self.network.to(self.accelerator.device)
+        sync_module(self.network)  # where weights are drawn at random, every rank has drawn its own
         found = probe_head(
             self.network, self._normalised(self.network), [partial(loader_of, *look) for look in looks],
             self.accelerator.device, config.train.precision, train, self.folder.features, len(self.manifest.classes),
