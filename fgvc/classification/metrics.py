@@ -98,7 +98,11 @@ def summary(
         raise UserError("no images to measure: there are no figures of an empty split")
     predictions.check_finite()
     probabilities = predictions.probabilities
-    rank = (predictions.logits > predictions.logits[np.arange(len(labels)), labels][:, None]).sum(axis=1)
+    # Of equal logits, which bf16 makes often, the first class is the answer and the others follow it, in top-5 as in
+    # top-1: a network that says the same of every class has 5 of them right, not all.
+    logits, own = predictions.logits, predictions.logits[np.arange(len(labels)), labels][:, None]
+    earlier = np.arange(logits.shape[1]) < labels[:, None]
+    rank = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
     of_class = {
         name: float(predictions.correct[labels == label].mean())
         for label, name in enumerate(classes)
