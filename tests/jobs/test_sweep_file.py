@@ -6,8 +6,11 @@ import pytest
 import yaml
 from places import ROOT
 
+from fgvc.study.search import Trial
 from jobs.cli import main
+from jobs.experiments.sweep_agent import trial_task
 from jobs.experiments.sweep_file import agent_words, read_sweep, split_command, trial_words
+from jobs.experiments.trials import PlannedSweep
 from shards.errors import UserError
 
 COMMAND = ["fgvc", "classify", "a.yaml", "data.folds=3", "evaluate_test=false", "${args_no_hyphens}"]
@@ -170,6 +173,16 @@ def test_sweeps_of_this_repository_are_sound(monkeypatch, capsys):
         shown = capsys.readouterr().out.splitlines()
         assert [line.split()[0] for line in shown[:5]] == ["new"] * 5
         assert all("evaluate_test=false" in line or "split=held_out" in line for line in shown[:5])
+
+
+@pytest.mark.parametrize(("more", "guard"), [([], "false"), (["train.guard=true"], "true")])
+def test_no_guard_ends_a_trial_unless_the_command_asks_for_it(more, guard, tmp_path):
+    write(GOOD | {"command": [*COMMAND[:-1], *more, COMMAND[-1]]})
+    plan = PlannedSweep(read_sweep(Path("s.yaml"), []), tmp_path, 4, 0)
+    words = plan.command(Trial(0, {}, {"optim.lr": 0.1})).words
+    assert [word for word in words if word.startswith("train.guard=")] == [f"train.guard={guard}"]
+    agents = trial_task("classify", ["a.yaml", *more], {"optim.lr": 0.1}, tmp_path, "id").words
+    assert [word for word in agents if word.startswith("train.guard=")] == [f"train.guard={guard}"]
 
 
 def test_words_of_wandbs_agent_are_taken_as_they_come():
