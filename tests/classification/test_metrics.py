@@ -1,4 +1,5 @@
-"""Figures of predictions: what has none is refused, NLL holds for any finite logits, ties favour nobody, images can be left out."""
+"""Figures of predictions: what has none is refused, NLL holds for any finite logits, ties favour nobody, images can be
+left out."""
 
 import math
 

@@ -96,9 +96,9 @@ class Strategy(ABC):
     def _whole(self, value: Any) -> Any:
         return value
 
-    def _share(self, value: Any, parameter: nn.Parameter) -> Any:
-        """This rank's share of a state value. Adam's `step`, a number, is where torch keeps it: on the CPU, but with the
-        parameter where one kernel makes the step of all weights (`fused`), which would read it there."""
+    def _share(self, value: Any, parameter: torch.Tensor) -> Any:
+        """This rank's share of a state value. Adam's `step`, a number, is where torch keeps it: on the CPU, but beside
+        the parameter where one kernel makes the step of all weights (`fused`), which reads it there."""
         if not torch.is_tensor(value) or (not value.ndim and not self.optimizer.defaults["fused"]):
             return copy.deepcopy(value)
         return value.to(parameter.device, copy=True)
