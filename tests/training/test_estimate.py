@@ -152,7 +152,7 @@ def test_a_detector_is_counted_on_real_images() -> None:
     assert found.optimizer == found.trainable * 2
 
 
-def test_attention_crops_and_larger_sizes_are_counted(capsys: pytest.CaptureFixture) -> None:
+def test_passes_kept_side_by_side_and_larger_sizes_are_counted(capsys: pytest.CaptureFixture) -> None:
     def activations(*more: str) -> float:
         words = [
             "classify",
@@ -168,4 +168,5 @@ def test_attention_crops_and_larger_sizes_are_counted(capsys: pytest.CaptureFixt
 
     plain = activations()
     assert activations("train.attention_crops=true") == pytest.approx(3 * plain, rel=0.05)
+    assert activations("defence.method=trades") == pytest.approx(2 * plain, rel=0.05)
     assert activations("image.sizes=[64,128]") == pytest.approx(4 * plain, rel=0.1)
