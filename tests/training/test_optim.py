@@ -70,3 +70,15 @@ def test_a_resumed_adam_counts_its_steps_where_its_kernel_reads_them(fused: bool
     state = strategy.optimizer.state[network.weight]
     assert state["step"].device.type == place
     assert state["exp_avg"].device.type == "meta"
+
+
+def test_a_resumed_optimizer_has_the_weights_memory_layout() -> None:
+    """fsdp saves channels last of all as channels first; so does a run with train.channels_last=false."""
+    network = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    strategy = Ddp(cast(Any, None), LoopConfig(), OptimConfig(method="adamw"))
+    strategy.optimizer = create_optimizer(network, strategy.optim)
+    saved = torch.rand(4, 3, 3, 3)
+    strategy.load_optimizer_state({"weight": {"step": torch.tensor(7.0), "exp_avg": saved, "exp_avg_sq": saved}})
+    found = strategy.optimizer.state[network.weight]["exp_avg"]
+    assert found.stride() == network.weight.stride() != saved.stride()
+    assert torch.equal(found, saved)
