@@ -162,7 +162,7 @@ def _attempt(
             fit(learner, batches, config.train, schedule, folder.path, tracker, evaluate, watch)
             if isinstance(learner, SupervisedLearner):
                 check_weights(learner.eval_network(), learner.step)
-            if guard is not None:
+            if guard is not None and getattr(config.train, "keep", "last") == "last":  # else an earlier epoch is kept
                 guard.check_probe()
         figures, pictures = task.measure(learner)
         if rank() == 0:
