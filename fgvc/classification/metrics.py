@@ -22,6 +22,16 @@ def wilson(share: float, images: float) -> tuple[float, float]:
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
+class NotFinite(UserError):
+    """A network's answers are no numbers."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}; its weights diverged (lower optim.lr, set optim.clip=1) or need train.precision=fp32"
+        )
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Predictions:
     """logits: (N, classes) float32. labels, entries: (N,) int64, sorted by entry (index into the manifest)."""
@@ -42,14 +52,13 @@ class Predictions:
             raise UserError(f"{path}: not readable as predictions ({error}); evaluate the run again") from None
 
     def check_finite(self, key_of: Callable[[int], str] | None = None) -> None:
-        """Raise UserError naming the first image whose logits are not finite. key_of: entry -> its key."""
+        """Raise NotFinite naming the first image whose logits are not finite. key_of: entry -> its key."""
         bad = np.flatnonzero(~np.isfinite(self.logits).all(axis=1))
         if len(bad):
             entry = int(self.entries[bad[0]])
             first = f"'{key_of(entry)}'" if key_of else f"entry {entry}"
-            raise UserError(
-                f"the network's outputs are not finite for {len(bad)} of {len(self.labels)} images, first {first}; "
-                "its weights diverged (lower optim.lr, set optim.clip=1) or need train.precision=fp32"
+            raise NotFinite(
+                f"the network's outputs are not finite for {len(bad)} of {len(self.labels)} images, first {first}"
             )
 
     def without(self, entries: Collection[int]) -> "Predictions":
@@ -89,7 +98,11 @@ def summary(
         raise UserError("no images to measure: there are no figures of an empty split")
     predictions.check_finite()
     probabilities = predictions.probabilities
-    rank = (predictions.logits > predictions.logits[np.arange(len(labels)), labels][:, None]).sum(axis=1)
+    # Of equal logits, which bf16 makes often, the first class is the answer and the others follow it, in top-5 as in
+    # top-1: a network that says the same of every class has 5 of them right, not all.
+    logits, own = predictions.logits, predictions.logits[np.arange(len(labels)), labels][:, None]
+    earlier = np.arange(logits.shape[1]) < labels[:, None]
+    rank = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
     of_class = {
         name: float(predictions.correct[labels == label].mean())
         for label, name in enumerate(classes)

@@ -50,7 +50,7 @@ def interval_over_seeds(values: np.ndarray, draws: int = DRAWS, level: float = 0
     """The mean of (S, N) values, S >= 2 seeds of the same N images, by percentile bootstrap over both.
 
     Every draw takes S seeds and N images with replacement (the "pigeonhole" bootstrap of crossed factors,
-    https://arxiv.org/abs/0710.5524). Deviations of seeds from their mean are scaled by sqrt(S / (S - 1)), or the
+    https://arxiv.org/abs/0712.1111). Deviations of seeds from their mean are scaled by sqrt(S / (S - 1)), or the
     spread of few seeds would come out too small: a draw of 2 seeds from 2 has half the variance of 2 new ones.
     """
     seeds, images = values.shape

@@ -5,7 +5,8 @@ import torch
 
 class Average:
     """An exponential moving average of named tensors, decaying as timm's ModelEmaV3 does with warm-up: `decay` at
-    most, and 1 - step ** -0.75 before. It goes element by element, so the average of a part is that part of it."""
+    most, and 1 - step ** -0.75 before (timm's power for runs of less than a million steps; its default is 2/3). It goes
+    element by element, so the average of a part is that part of it."""
 
     def __init__(self, tensors: dict[str, torch.Tensor], decay: float) -> None:
         self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}

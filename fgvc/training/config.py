@@ -13,7 +13,7 @@ class OptimConfig:
     """Optimizer, learning rates and schedule."""
 
     method: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum | AdamW")
-    lr: Annotated[float, Gt(0)] = option(0.01, "peak learning rate of the last backbone layer")
+    lr: Annotated[float, Gt(0)] = option(0.01, "peak learning rate of the backbone, before layer_decay")
     lr_batch: Annotated[int, Ge(0)] = option(
         0, "the train.batch that lr is meant for: lr follows another one, sgd's in proportion, adamw's by the square "
         "root (0: lr as it stands)",

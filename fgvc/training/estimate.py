@@ -6,7 +6,9 @@ forward pass really saves for its backward pass, counted with torch's fake tenso
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,12 +44,7 @@ def count(network: nn.Module, optim: OptimConfig, config: LoopConfig, size: int)
     """network: on the device "meta", in training mode, with its frozen parameters marked. size: side of its input in
     pixels."""
     two, four = (saved_bytes(network, config.precision, batch, size) for batch in (2, 4))
-    again = 0
-    if config.grad_checkpointing:
-        plain: Any = copy.deepcopy(network)
-        plain.set_grad_checkpointing(False)
-        whole = saved_bytes(plain, config.precision, 4, size) - saved_bytes(plain, config.precision, 2, size)
-        again = whole // 2 // max(1, len(list(getattr(network, "blocks", [network]))))
+    again = computed_again(network, config.precision, size) if config.grad_checkpointing else 0
     return counted([weights(network, optim, config.ema)], {2: two, 4: four}, again)
 
 
@@ -89,6 +86,37 @@ def saved_bytes(network: nn.Module, precision: str, batch: int, size: int) -> in
         return saved_by(forward, [model])
 
 
+def computed_again(network: nn.Module, precision: str, size: int) -> int:
+    """Bytes an image that a network with checkpointed gradients computes once more at a time: what the largest of its
+    checkpointed parts would save. Those are the outermost modules that are called and save nothing, and would without
+    checkpoints."""
+    plain: Any = copy.deepcopy(network)
+    plain.set_grad_checkpointing(False)
+    kept = saved_within(network, precision, 4, size)
+    few, many = (saved_within(plain, precision, batch, size) for batch in (2, 4))
+    parts = {name for name in many if many[name] and kept.get(name) == 0}
+    inner = {name for name in parts if any(name.startswith(f"{outer}.") for outer in parts)}
+    return max(((many[name] - few[name]) // 2 for name in parts - inner), default=0)
+
+
+def saved_within(network: nn.Module, precision: str, batch: int, size: int) -> dict[str, int]:
+    """What `saved_bytes` counts, of the forward pass of every module inside that is called, by name."""
+    found: dict[str, int] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        (model,) = hollow(network)
+        images = torch.empty(batch, 3, size, size)
+        with saved_so_far([model]) as so_far, autocast(images.device, precision):
+
+            def add(name: str, sign: int, *_: Any) -> None:
+                found[name] = found.get(name, 0) + sign * so_far()
+
+            for name, module in list(model.named_modules())[1:]:
+                module.register_forward_pre_hook(partial(add, name, -1))
+                module.register_forward_hook(partial(add, name, 1))
+            model(images)
+    return found
+
+
 def hollow(*networks: nn.Module) -> Iterator[nn.Module]:
     """Copies whose tensors are made anew and hold nothing: for use under a FakeTensorMode. A network that stands in
     two of them is one in the copies too."""
@@ -105,16 +133,28 @@ def hollow(*networks: nn.Module) -> Iterator[nn.Module]:
 def saved_by(forward: Callable[[], Any], networks: Sequence[nn.Module]) -> int:
     """Bytes of the tensors that `forward` saves for backward passes, each storage once, without the networks' own
     parameters."""
+    with saved_so_far(networks) as so_far:
+        forward()
+    return so_far()
+
+
+@contextmanager
+def saved_so_far(networks: Sequence[nn.Module]) -> Iterator[Callable[[], int]]:
+    """While entered, the bytes that `saved_by` counts, of all forward passes up to the call."""
     found: dict[int, Any] = {}  # kept: the address of a storage that is gone would come back
+    total = 0
+    own = {one.untyped_storage()._cdata for network in networks for one in network.parameters()}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        found[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        nonlocal total
+        storage = tensor.untyped_storage()
+        if storage._cdata not in found:
+            found[storage._cdata] = storage
+            total += 0 if storage._cdata in own else storage.nbytes()
         return tensor
 
-    own = {one.untyped_storage()._cdata for network in networks for one in network.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward()
-    return sum(storage.nbytes() for key, storage in found.items() if key not in own)
+        yield lambda: total
 
 
 def per_rank(counted: Counted, strategy: str, ranks: int, micro_batch: int, accumulation: int) -> dict[str, int]:

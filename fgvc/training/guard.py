@@ -42,6 +42,13 @@ class Guard:
 
     def step(self, step: int, figures: dict[str, float]) -> None:
         """Look at a step's figures. Raises Diverged for a leap of the loss, UserError for a run that has unlearnt."""
+        self.check_probe()
+        self._look_for_leap(step, figures["loss"])
+        if "top1" in figures:
+            self._look_for_fall(step, figures["top1"])
+
+    def check_probe(self) -> None:
+        """Raise UserError where the two last evaluations were below the probe."""
         if all(self._is_below(row) for row in self._last):
             now = self._last[-1]
             raise UserError(
@@ -49,12 +56,10 @@ class Guard:
                 f"{now[OVER_PROBE_P]:.0e}), at two evaluations running: fine-tuning destroys what it started from; "
                 f"{ADVICE}"
             )
-        self._look_for_leap(step, figures["loss"])
-        if "top1" in figures:
-            self._look_for_fall(step, figures["top1"])
 
     def evaluated(self, step: int, figures: dict[str, float]) -> None:
-        """Take in a held-out evaluation. What follows from it is said at the next step, when the record holds it."""
+        """Take in a held-out evaluation. What follows from it is said at the next step, or by `check_probe` after the
+        last one: when the record holds it."""
         if OVER_PROBE in figures:
             self._last = [self._last[-1], {"step": step} | figures]
 

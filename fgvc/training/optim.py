@@ -8,18 +8,27 @@ from torch import nn
 
 from fgvc.models.layers import classifier_names
 from fgvc.training.config import OptimConfig, PlayerOptimConfig
+from shards.errors import UserError
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """Groups with `lr_scale`, `weight_decay` and `names`; every trainable parameter is in exactly one.
 
     The scale of layer i of n is layer_decay ** (n - i), as in BEiT (https://arxiv.org/abs/2106.08254); the layers are
-    timm's `group_matcher`. The classifier's is head_multiplier. Weight decay spares what is one-dimensional and what
-    the network itself names (timm's `no_weight_decay`: positions, class and register tokens, relative position biases).
+    timm's `group_matcher`. The classifier, layer n, has head_multiplier instead. Weight decay spares what is
+    one-dimensional and what the network itself names (timm's `no_weight_decay`: positions, class and register tokens,
+    relative position biases).
+
+    Raises UserError for layer_decay where timm has no such groups.
     """
     layers: dict[str, int] = {}
-    if config.layer_decay < 1 and hasattr(model, "group_matcher"):
-        matcher: Any = model.group_matcher
+    if config.layer_decay < 1:
+        matcher: Any = getattr(model, "group_matcher", None)
+        if matcher is None:
+            raise UserError(
+                f"optim.layer_decay={config.layer_decay:g}: timm does not say which layers {type(model).__name__} has; "
+                "set it to 1"
+            )
         layers = group_parameters(model, matcher(coarse=False), reverse=True)
     last = max(layers.values(), default=0)
     spared: Any = getattr(model, "no_weight_decay", set)

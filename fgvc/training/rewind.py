@@ -7,10 +7,12 @@ back about a hundred steps at each spike of the loss (https://arxiv.org/abs/2204
 import json
 import logging
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from fgvc.runtime.distributed import broadcast_object, rank
 from fgvc.training.checkpoint import latest_valid, load
@@ -47,11 +49,21 @@ def drop_broken(folder: Path) -> None:
     step that broke them, whose own loss was still a number. Rank 0 calls it."""
     while (newest := latest_valid(folder)) is not None:
         networks = load(newest, "shared").get("networks", {}).values()
-        weights = [one for network in networks for one in network["weights"].values() if one.is_floating_point()]
-        if all(bool(torch.isfinite(one).all()) for one in weights):
+        if all(_are_finite(network["weights"].values()) for network in networks):
             return
         log.warning("%s: holds weights that are not finite; using the one before it", newest)
         shutil.rmtree(newest)
+
+
+def check_weights(network: nn.Module, step: int) -> None:
+    """Raise Diverged where a network's weights are not finite: the last step of a run has no next one whose loss would
+    show what it did."""
+    if not _are_finite(network.parameters()):
+        raise Diverged(f"weights are not finite after step {step}")
+
+
+def _are_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    return all(bool(torch.isfinite(one).all()) for one in tensors if one.is_floating_point())
 
 
 class Rewinds:

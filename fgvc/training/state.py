@@ -40,9 +40,9 @@ def state_of(
 
 @contextmanager
 def unchanged_draws() -> Iterator[None]:
-    """Leave every generator of random numbers as it was before."""
+    """Leave every generator of random numbers as it was before; of several GPUs, this rank's."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
         yield
     np.random.set_state(numpy_state)
     random.setstate(python_state)

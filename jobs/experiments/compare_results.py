@@ -36,7 +36,8 @@ def write_results(config: Config, runs: list[Run], folder: Path, failed: dict[st
     done = next((group[0].result[split] for group in measured.values() if group), None)
     if title.conditions is not None and done is not None:
         heading = f"{heading[:-1]}, {title.conditions(done)}."
-    text = "\n\n".join([heading, table(rows, title.title), notes(touched, failed, rows)])
+    lowered = [label for label, group in measured.items() for run in group if run.result.get("rewinds")]
+    text = "\n\n".join([heading, table(rows, title.title), notes(touched, failed, rows, lowered)])
     # A comparison file like any other: it makes this comparison again.
     write_bytes(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False).encode())
     write_bytes(folder / "table.md", f"# {config.name}\n\n{text}\n".encode())
@@ -70,8 +71,11 @@ def _heading(config: Config, title: str, images: int) -> str:
     return f"{title.capitalize()} on held-out training images ({images}, {folds}), {seeds}."
 
 
-def notes(touched: dict[str, int], failed: dict[str, str], rows: Sequence[RowFigures] = ()) -> str:
-    """What stands under the table: how to read it, which rows touched the test split, which runs failed."""
+def notes(
+    touched: dict[str, int], failed: dict[str, str], rows: Sequence[RowFigures] = (), lowered: Sequence[str] = ()
+) -> str:  # fmt: skip
+    """What stands under the table: how to read it, which rows touched the test split, which runs failed. lowered: the
+    row of every run that broke and was continued at a lower learning rate than its own."""
     over_seeds = any(row.std is not None for row in rows)
     over = "images and seeds (both drawn with replacement)" if over_seeds else "images"
     lines = [
@@ -96,5 +100,9 @@ def notes(touched: dict[str, int], failed: dict[str, str], rows: Sequence[RowFig
         )
     else:
         lines.append("No row touched the test split.")
+    lines += [
+        f"{label}: {lowered.count(label)} of its runs broke and went on at a lower learning rate than optim.lr says."
+        for label in dict.fromkeys(lowered)
+    ]
     lines += [f"Failed: {name}: {reason}" for name, reason in failed.items()]
     return "\n\n".join(lines)

@@ -24,7 +24,7 @@ from annotated_types import Ge
 
 from jobs.config import describe, held_out_only, load, load_command, read_yaml
 from jobs.experiments.runners import job_says
-from jobs.experiments.sweep_file import flat, job_config, split_command, trial_words_of
+from jobs.experiments.sweep_file import flat, job_config, split_command, trial_words_of, unguarded
 from jobs.launch import fetch_weights, read_profile, scratch_runs, split_words
 from jobs.words import Parser
 from shards.errors import UserError
@@ -117,7 +117,7 @@ def trial_task(job: str, words: list[str], values: dict[str, Any], folder: Path,
     run_id = checked_id(run_id)
     settings = [word for word in words if "=" in word]
     own = {"name": run_id, "runs_dir": str(folder)} | held_out_only(job_config(job))
-    settings = trial_words_of(settings, values, own)
+    settings = trial_words_of(settings, unguarded(job_config(job), settings) | values, own)
     files = [word for word in words if "=" not in word]
     if len(files) != 1:
         raise UserError(f"command: expected one config file after {job}, found {files}")

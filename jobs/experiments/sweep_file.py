@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ KEYS = (
 )  # fmt: skip
 OWN = ("name", "runs_dir", "evaluate_test", "split", "track.group")  # settings of a trial that the sweep sets
 FIXED = ("data.folds", "data.fold", "data.train_split", "data.test_split", "images")  # what every trial is measured on
+GUARD = "train.guard"
 ARGUMENTS = "${args_no_hyphens}"  # key=value, one word each
 
 
@@ -101,6 +103,13 @@ def trial_words_of(words: list[str], values: dict[str, Any], own: dict[str, str]
     searched = {key: text_of(value) for key, value in values.items()} | own
     kept = [word for word in words if word.partition("=")[0] not in searched]  # each setting once
     return [*kept, *(f"{key}={value}" for key, value in searched.items())]
+
+
+def unguarded(kind: type, words: Sequence[str]) -> dict[str, str]:
+    """The setting that lets a trial run to its end, unless the command's words decide about it: a rate that ruins a
+    network is an answer, where the guard would make a failed trial of it, without a score and tried again for ever."""
+    given = {word.partition("=")[0] for word in words}
+    return {key: "false" for key, _ in walk(kind) if key == GUARD and key not in given}
 
 
 def agent_words(kind: type, words: list[str]) -> list[str]:

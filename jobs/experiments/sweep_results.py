@@ -37,8 +37,9 @@ def write_results(plan: PlannedSweep, folder: RunFolder, trials: list[Trial], se
         }  # fmt: skip
         finish(folder, record, result["inputs"], seconds)
     images = f" of {result['val']['count']} held-out images" if "count" in result["val"] else ""
+    lowered = ", and from a checkpoint on at a lower optim.lr than that: it broke" if result.get("rewinds") else ""
     return (
-        f"{text}\n\nbest: {command.name}, {metric.name} {value:.4f}{images}, with {settings}\n"
+        f"{text}\n\nbest: {command.name}, {metric.name} {value:.4f}{images}, with {settings}{lowered}\n"
         f"{_what_next(plan, best, len(done))}\n"
         f"look at {folder.path}: table.md, sweep.png, result.json, trials.jsonl, {plan.sweep.job}/"
     )

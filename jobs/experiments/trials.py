@@ -20,7 +20,7 @@ from fgvc.runtime.run_folder import RESULT
 from fgvc.study.search import Trial, ask, grid_size
 from jobs.config import held_out_only
 from jobs.experiments.sequence import Command
-from jobs.experiments.sweep_file import Metric, Sweep, trial_words
+from jobs.experiments.sweep_file import Metric, Sweep, trial_words, unguarded
 from jobs.registry import command_module
 from shards.errors import UserError
 from shards.files import write_bytes
@@ -44,8 +44,10 @@ class PlannedSweep:
         """The command of a trial, with a run folder of its own."""
         name = f"trial-{trial.number:03}"
         own = {"name": name, "runs_dir": str(self.folder), "track.group": self.folder.name}
-        own |= held_out_only(command_module(self.sweep.job).Config)
-        words = (*trial_words(self.sweep, trial.values, own), *self.more)
+        kind = command_module(self.sweep.job).Config
+        own |= held_out_only(kind)
+        values = unguarded(kind, self.sweep.words) | trial.values
+        words = (*trial_words(self.sweep, values, own), *self.more)
         return Command(
             name, (self.sweep.job, str(self.sweep.config), *words, *self.sweep.options),
             self.folder / self.sweep.job / name, self.folder / "logs" / f"{name}.log",

@@ -15,7 +15,7 @@ from fgvc.classification.balance import class_weights
 from fgvc.classification.calibration import calibration_folds, temperature_from
 from fgvc.classification.evaluation import about, evaluate_split, image_sizes, split_loader
 from fgvc.classification.listed import read_listed
-from fgvc.classification.metrics import Predictions, nll, summary
+from fgvc.classification.metrics import NotFinite, Predictions, nll, summary
 from fgvc.classification.objective import classification
 from fgvc.classification.probe import probe_head
 from fgvc.classification.probe_guard import against_probe, keep_probe
@@ -28,10 +28,11 @@ from fgvc.models.lora import add_lora, merge_lora
 from fgvc.models.normalised import Normalised
 from fgvc.models.timm import create_model, input_size, input_statistics, model_record
 from fgvc.robustness.watch import Watch, strengthened
+from fgvc.runtime.distributed import sync_module
 from fgvc.training.best import BestEpoch
 from fgvc.training.curves import Panel
 from fgvc.training.learner import Objective, SupervisedLearner
-from fgvc.training.rewind import Rewinds
+from fgvc.training.rewind import Diverged, Rewinds
 from fgvc.training.schedule import Schedule
 from jobs.classify import Config
 from jobs.inputs import check_forward, loader_workers
@@ -139,7 +140,10 @@ class Classify:
         if not self.splits.watched:
             return figures
         network = learner.eval_network()
-        predictions = self.predict(network, self.splits.watched, "held out")
+        try:
+            predictions = self.predict(network, self.splits.watched, "held out")
+        except NotFinite as error:  # the loss of the step that broke it was still a number
+            raise Diverged(f"{error.reason}, held out, after step {learner.step}") from None
         figures |= {"val_top1": float(predictions.correct.mean()), "val_nll": nll(predictions)}
         if self.best is not None and self.best.figure in figures:
             self.best.add(learner.step, figures[self.best.figure], network)
@@ -224,6 +228,7 @@ class Classify:
 
         looks = product(self.crops.train, range(config.image.eval_crops))
         self.network.to(self.accelerator.device)
+        sync_module(self.network)  # where weights are drawn at random, every rank has drawn its own
         found = probe_head(
             self.network, self._normalised(self.network), [partial(loader_of, *look) for look in looks],
             self.accelerator.device, config.train.precision, train, self.folder.features, len(self.manifest.classes),

@@ -84,8 +84,9 @@ def _classifier(config: Any) -> Found:
     freeze_batch_norm(network, train.freeze_bn)
     freeze_layers(network, train.freeze_layers)
     found = count(network, config.optim, train, size)
-    if train.attention_crops:  # three passes, whose tensors are kept until the one backward pass
-        found = replace(found, saved=(found.saved[0], 3 * found.saved[1]))
+    # Passes that are all kept until the one backward pass: of an image and its two parts, or of it clean and attacked.
+    passes = 3 if train.attention_crops else 2 if config.defence.method == "trades" else 1
+    found = replace(found, saved=(found.saved[0], passes * found.saved[1]))
     return found, f"{config.model.name}, {train.method}", STRATEGIES
 
 

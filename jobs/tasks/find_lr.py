@@ -1,5 +1,6 @@
 """The learning rate range test of a classifier: the work of `fgvc find-lr`."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from fgvc.runtime.device import seed_everything
 from fgvc.runtime.progress import with_progress
 from fgvc.runtime.run_folder import RunFolder
 from fgvc.training.find_lr import plot_range_test, range_test, rates_between
-from fgvc.training.schedule import Schedule, peak_lr
+from fgvc.training.schedule import Schedule
 from fgvc.training.strategies.create import create_accelerator
 from jobs.find_lr import Range
 from jobs.inputs import open_shards
@@ -29,6 +30,7 @@ def run(config: Any, tried: Range) -> tuple[str, float]:
     manifest = open_shards(config.data)
     folder = RunFolder(Path(config.runs_dir) / "find-lr" / config.name, None)
     folder.path.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder.features, ignore_errors=True)  # of an earlier test, of other weights or images perhaps
     seed_everything(config.seed, 0, train.deterministic)
     task = Classify(Opened(config, manifest, open_splits(manifest, config.data), folder, accelerator))
     schedule = Schedule.of(train, task.images)
@@ -38,7 +40,7 @@ def run(config: Any, tried: Range) -> tuple[str, float]:
     rates = rates_between(tried.low, tried.high, tried.steps)
 
     def step(rate: float) -> float:
-        schedule.lr_scale = rate / peak_lr(optim, train.batch)
+        schedule.lr_scale = rate / optim.lr  # the rates are optim.lr's, which follows the batch where lr_batch says so
         means = learner.learn([next(batches) for _ in range(train.accumulation)])
         return float(means["loss"])
 

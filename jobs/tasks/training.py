@@ -21,7 +21,7 @@ from fgvc.training.guard import Guard
 from fgvc.training.learner import Learner, SupervisedLearner
 from fgvc.training.loop import fit
 from fgvc.training.memory import memory_is_named_outside_steps
-from fgvc.training.rewind import Diverged, Rewind, Rewinds, drop_broken
+from fgvc.training.rewind import Diverged, Rewind, Rewinds, check_weights, drop_broken
 from fgvc.training.schedule import Schedule
 from fgvc.training.strategies.create import check_strategy, create_accelerator
 from jobs.config import to_dict
@@ -118,7 +118,8 @@ def _train(job: str, make: Callable[[Opened], Task], opened: Opened, end: End) -
                 drop_broken(opened.folder.checkpoints)
             found = broadcast_object(latest_valid(opened.folder.checkpoints) if rank() == 0 else None)
             news = rewinds.add(error, step_of(found) if found else 0, config.train.rewinds)
-        gc.collect()  # the broken networks
+        opened.accelerator.free_memory()  # it holds what it has prepared: the broken networks and their optimizers
+        gc.collect()
 
 
 def _attempt(
@@ -159,6 +160,10 @@ def _attempt(
 
             watch = guard.step if guard is not None else None
             fit(learner, batches, config.train, schedule, folder.path, tracker, evaluate, watch)
+            if isinstance(learner, SupervisedLearner):
+                check_weights(learner.eval_network(), learner.step)
+            if guard is not None and getattr(config.train, "keep", "last") == "last":  # else an earlier epoch is kept
+                guard.check_probe()
         figures, pictures = task.measure(learner)
         if rank() == 0:
             if not task.trains:

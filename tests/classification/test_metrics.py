@@ -1,4 +1,5 @@
-"""Figures of predictions: what has none is refused, NLL holds for any finite logits, images can be left out."""
+"""Figures of predictions: what has none is refused, NLL holds for any finite logits, ties favour nobody, images can be
+left out."""
 
 import math
 
@@ -26,6 +27,14 @@ def test_outputs_that_are_not_finite_are_an_error(value: float) -> None:
 def test_nll_of_sure_and_wrong_answers_is_what_the_logits_say() -> None:
     figures = summary(predictions([[100, 0], [0, 3]], [1, 1]), ("a", "b"))
     assert figures["nll"] == pytest.approx((100 + math.log(1 + math.exp(-3))) / 2)
+
+
+def test_equal_logits_are_right_as_often_in_top5_as_in_top1() -> None:
+    figures = summary(predictions([[0] * 20] * 20, list(range(20))), tuple("abcdefghijklmnopqrst"))
+    assert (figures["top1"], figures["top5"]) == (1 / 20, 5 / 20)
+    # four are above it and one beside it: the earlier one is fifth
+    beside = [[9, 9, 9, 9, 5, 5, 0]] * 2
+    assert summary(predictions(beside, [4, 5]), tuple("abcdefg"))["top5"] == 0.5
 
 
 def test_an_empty_split_has_no_figures() -> None:

@@ -1,13 +1,15 @@
-"""A probe that was stopped computes no feature twice, and ends as one that was left alone."""
+"""A probe that was stopped computes no feature twice, and ends as one that was left alone; on two ranks as on one."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from interruptions import finish
+from safetensors.torch import load_file
 from small_runs import small_run
 from torch.utils.data import DataLoader
 
@@ -68,3 +70,13 @@ def test_features_of_another_number_of_ranks_are_computed_again(
     stored("moved", 16)  # as two ranks keep them
     found = stored("moved", 8)
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_two_ranks_probe_one_network(guide: Manifest, fgvc: Callable[..., Any], tmp_path: Path) -> None:
+    words = ["train.method=probe", "train.mixup=0", "data.folds=4", "evaluate_test=false"]
+    finish(fgvc(*small_run(guide, tmp_path, "two", *words), "--processes", "2"))
+    assert main(small_run(guide, tmp_path, "one", *words)) == 0
+    two, one = (load_file(tmp_path / "classify" / name / "model.safetensors") for name in ("two", "one"))
+    assert [name for name in one if not torch.allclose(one[name], two[name], atol=1e-4)] == []
+    found = [json.loads((tmp_path / "classify" / name / "result.json").read_text())["val"] for name in ("two", "one")]
+    assert found[0]["nll"] == pytest.approx(found[1]["nll"], rel=1e-4)  # every rank's images by that network

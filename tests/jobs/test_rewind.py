@@ -1,12 +1,14 @@
 """Training that breaks returns to its last checkpoint at half the learning rate, says so, and ends after three."""
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_runs import small_run
 from torch import nn
 
@@ -73,3 +75,58 @@ def test_none_where_none_are_allowed(
     monkeypatch.setattr(classify, "classification", breaking(lambda steps: steps == 5))
     assert main(small_run(guide, tmp_path, "a", "train.rewinds=0")) == 2
     assert "the loss is nan at step 5; lower optim.lr" in capsys.readouterr().err
+
+
+def breaking_weights(step: int) -> Callable[..., Any]:
+    """`classification` whose loss is a number in every step, and whose gradients are none in one of them."""
+    made, real = {"steps": 0}, classify.classification
+
+    def make(*arguments: Any) -> Any:
+        objective = real(*arguments)
+
+        def broken(model: nn.Module, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            loss, figures = objective(model, batch)
+            made["steps"] += 1
+            weights = torch.cat([one.flatten() for one in model.parameters()])
+            return (loss + (0 * weights).sum().sqrt() if made["steps"] == step else loss), figures
+
+        return broken
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("step", "more", "reason"),
+    [
+        (10, ["data.folds=4"], "outputs are not finite for 20 of 20 images, first 'train_001_00012', held out, after"),
+        (30, [], "weights are not finite after step 30"),  # measured next: nothing trains on
+    ],
+)
+def test_a_step_that_breaks_the_weights_and_not_its_own_loss(
+    guide: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, more: list[str], reason: str
+) -> None:
+    monkeypatch.setattr(classify, "classification", breaking_weights(step))
+    words = ["evaluate_test=false", "train.batch=6" if more else "train.batch=8", "train.rewinds=1", *more]
+    assert main(small_run(guide, tmp_path, "a", *words)) == 0
+    result = json.loads((tmp_path / "classify/a/result.json").read_text())
+    (rewind,) = result["rewinds"]
+    assert reason in rewind["reason"]
+    assert (rewind["step"], result["steps"]) == (step - 10, 30)
+    assert all(bool(one.isfinite().all()) for one in load_file(tmp_path / "classify/a/model.safetensors").values())
+
+
+def test_the_broken_network_is_let_go(guide: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks: list[weakref.ref] = []
+    real = classify.create_model
+
+    def remembered(*arguments: Any) -> nn.Module:
+        alive.append([one() is not None for one in networks])
+        network = real(*arguments)
+        networks.append(weakref.ref(network))
+        return network
+
+    alive: list[list[bool]] = []
+    monkeypatch.setattr(classify, "create_model", remembered)
+    monkeypatch.setattr(classify, "classification", breaking(lambda steps: steps == 3))
+    assert main(small_run(guide, tmp_path, "a", "train.epochs=1", "evaluate_test=false")) == 0
+    assert alive == [[], [False]]  # a device would have to hold both, with what their optimizers keep

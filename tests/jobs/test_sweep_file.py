@@ -1,13 +1,19 @@
 """Sweep files: W&B's format is read, and every mistake is one line before anything starts."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 from places import ROOT
 
+from fgvc.runtime.run_folder import RunFolder
+from fgvc.study.search import Trial
 from jobs.cli import main
+from jobs.experiments.sweep_agent import trial_task
 from jobs.experiments.sweep_file import agent_words, read_sweep, split_command, trial_words
+from jobs.experiments.sweep_results import write_results
+from jobs.experiments.trials import PlannedSweep
 from shards.errors import UserError
 
 COMMAND = ["fgvc", "classify", "a.yaml", "data.folds=3", "evaluate_test=false", "${args_no_hyphens}"]
@@ -170,6 +176,29 @@ def test_sweeps_of_this_repository_are_sound(monkeypatch, capsys):
         shown = capsys.readouterr().out.splitlines()
         assert [line.split()[0] for line in shown[:5]] == ["new"] * 5
         assert all("evaluate_test=false" in line or "split=held_out" in line for line in shown[:5])
+
+
+@pytest.mark.parametrize(("more", "guard"), [([], "false"), (["train.guard=true"], "true")])
+def test_no_guard_ends_a_trial_unless_the_command_asks_for_it(more, guard, tmp_path):
+    write(GOOD | {"command": [*COMMAND[:-1], *more, COMMAND[-1]]})
+    plan = PlannedSweep(read_sweep(Path("s.yaml"), []), tmp_path, 4, 0)
+    words = plan.command(Trial(0, {}, {"optim.lr": 0.1})).words
+    assert [word for word in words if word.startswith("train.guard=")] == [f"train.guard={guard}"]
+    agents = trial_task("classify", ["a.yaml", *more], {"optim.lr": 0.1}, tmp_path, "id").words
+    assert [word for word in agents if word.startswith("train.guard=")] == [f"train.guard={guard}"]
+
+
+def test_a_best_trial_that_did_not_keep_its_rate_is_called_that(tmp_path):
+    plan = PlannedSweep(read_sweep(write(GOOD), []), tmp_path / "s", 2, 0)
+    trials = [Trial(number, {}, {"optim.lr": 0.1 * (number + 1)}, score=0.5 + number / 10) for number in range(2)]
+    for trial in trials:
+        folder = plan.command(trial).folder
+        folder.mkdir(parents=True)
+        result = {"val": {"top1": trial.score, "count": 4}, "inputs": {}, "rewinds": [{"step": 3}] * trial.number}
+        (folder / "result.json").write_text(json.dumps(result))
+    said = write_results(plan, RunFolder(tmp_path / "s", None), trials, 1.0)
+    assert "optim.lr=0.2, and from a checkpoint on at a lower optim.lr than that: it broke" in said
+    assert "it broke" not in write_results(plan, RunFolder(tmp_path / "s", None), trials[:1], 1.0)
 
 
 def test_words_of_wandbs_agent_are_taken_as_they_come():

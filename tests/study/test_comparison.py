@@ -112,3 +112,10 @@ def test_rows_that_touched_the_test_split_are_named_and_counted():
     assert "75.00" in table(rows, "top-1")
     assert "**1 row touched the test split, 2 measurements in all: spent.**" in notes({"spent": 2}, {})
     assert "No row touched the test split." in notes({}, {})
+
+
+def test_rows_whose_runs_did_not_keep_their_learning_rate_are_named() -> None:
+    text = notes({}, {}, (), ["fast", "faster", "fast"])
+    assert "fast: 2 of its runs broke and went on at a lower learning rate than optim.lr says." in text
+    assert "faster: 1 of its runs broke" in text
+    assert "broke" not in notes({}, {})

@@ -1,6 +1,7 @@
 """The estimate against tensors that are there: a real learner's, and those that a real forward pass saves."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,9 @@ CASES = [
     ("test_vit", {"method": "lora", "lora_rank": 4}, OptimConfig(method="adamw")),
     ("test_resnet", {"ema": 0.9}, OptimConfig(method="sgd")),
 ]
+
+
+BLOCKS = ("Block", "ConvNeXtBlock", "BasicBlock", "Bottleneck", "ConvBnAct", "EdgeResidual", "InvertedResidual")
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +94,26 @@ def test_it_counts_what_a_real_learner_holds(name: str, train: dict, optim: Opti
     kept = counted.saved[0] + 6 * counted.saved[1]
     assert kept == pytest.approx(activations, rel=0.05)
     assert activations > 1_000_000 * (1 if config.grad_checkpointing else 3)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet", "test_efficientnet"])
+def test_checkpointed_gradients_compute_the_largest_block_again(name: str) -> None:
+    config, optim = TrainConfig(batch=6), OptimConfig()
+    with torch.device("meta"):
+        network = create_model(ModelConfig(name, "none"), 5).train()
+    plain = count(network, optim, config, 160)
+    checkpoint_gradients(network)
+    found = count(network, optim, replace(config, grad_checkpointing=True), 160)
+    assert found.activations(6) < 0.95 * plain.activations(6)
+
+    real = create_model(ModelConfig(name, "none"), 5).train()
+    blocks = [module for module in real.modules() if type(module).__name__ in BLOCKS]
+    inputs: dict[Any, torch.Tensor] = {}
+    for block in blocks:
+        block.register_forward_pre_hook(lambda module, given: inputs.setdefault(module, given[0]))
+    real(torch.rand(6, 3, 160, 160))
+    kept = [saved_by(partial(block, inputs[block]), [block]) for block in blocks]
+    assert 6 * found.again == pytest.approx(max(kept), rel=0.1)
 
 
 def test_what_each_strategy_shares_out() -> None:
@@ -152,7 +176,7 @@ def test_a_detector_is_counted_on_real_images() -> None:
     assert found.optimizer == found.trainable * 2
 
 
-def test_attention_crops_and_larger_sizes_are_counted(capsys: pytest.CaptureFixture) -> None:
+def test_passes_kept_side_by_side_and_larger_sizes_are_counted(capsys: pytest.CaptureFixture) -> None:
     def activations(*more: str) -> float:
         words = [
             "classify",
@@ -168,4 +192,5 @@ def test_attention_crops_and_larger_sizes_are_counted(capsys: pytest.CaptureFixt
 
     plain = activations()
     assert activations("train.attention_crops=true") == pytest.approx(3 * plain, rel=0.05)
+    assert activations("defence.method=trades") == pytest.approx(2 * plain, rel=0.05)
     assert activations("image.sizes=[64,128]") == pytest.approx(4 * plain, rel=0.1)

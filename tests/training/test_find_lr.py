@@ -59,3 +59,32 @@ def test_the_command(guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "a probe has no learning rate" in capsys.readouterr().err
     assert main([*words, "step=3"]) == 2
     assert "step" in capsys.readouterr().err
+
+
+def test_the_rates_are_the_settings_and_not_what_a_batch_makes_of_them(guide: Manifest, tmp_path: Path) -> None:
+    config = tmp_path / "net.yaml"
+    config.write_text("model: {name: test_resnet, weights: none}\nimage: {size: 32}\n")
+    words = ["find-lr", str(config), f"data.shards={guide.folder}", "data.workers=0", "steps=10", "evaluate_test=false"]
+
+    def losses(name: str, *more: str) -> list[float]:
+        assert main([*words, f"runs_dir={tmp_path}", f"name={name}", *more]) == 0
+        found: dict[str, list[float]] = json.loads((tmp_path / "find-lr" / name / "rates.json").read_text())
+        return found["losses"]
+
+    plain = losses("a", "train.batch=8", "low=0.004", "high=0.4")
+    # SGD's rate is four times optim.lr with a batch four times the one that it is meant for
+    assert losses("b", "train.batch=8", "optim.lr_batch=2", "low=0.001", "high=0.1") == pytest.approx(plain)
+
+
+def test_a_probes_features_are_those_of_this_test(guide: Manifest, tmp_path: Path) -> None:
+    config = tmp_path / "net.yaml"
+    config.write_text("model: {name: test_resnet, weights: none}\ntrain: {batch: 8, head_start: probe}\n")
+    words = ["find-lr", str(config), f"data.shards={guide.folder}", f"runs_dir={tmp_path}", "data.workers=0"]
+
+    def losses(name: str, size: int) -> list[float]:
+        assert main([*words, "steps=10", "evaluate_test=false", f"name={name}", f"image.size={size}"]) == 0
+        found: dict[str, list[float]] = json.loads((tmp_path / "find-lr" / name / "rates.json").read_text())
+        return found["losses"]
+
+    losses("net", 64)
+    assert losses("net", 32) == losses("alone", 32)

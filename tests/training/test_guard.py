@@ -153,6 +153,30 @@ def plain(tmp_path: Path) -> Manifest:
     return read_manifest(tmp_path / "plain")
 
 
+def test_a_run_that_ends_below_its_probe_is_not_finished(
+    plain: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = small_run(
+        plain, tmp_path, "a", "train.head_start=probe", "data.folds=2", "evaluate_test=false", "train.mixup=0",
+        "train.ema=0", "optim.method=adamw", "optim.lr=1", "optim.warmup_epochs=0", "optim.schedule=constant",
+        "train.epochs=2",
+    )  # fmt: skip
+
+    def below(name: str) -> list[int]:
+        rows = [json.loads(line) for line in (tmp_path / "classify" / name / "metrics.jsonl").read_text().splitlines()]
+        return [row["step"] for row in rows if row.get(OVER_PROBE, 0) <= -0.05]
+
+    best = ["name=b", "data.folds=0", "data.holdout=0.5", "train.keep=best"]  # the better of two is kept, not the last
+    assert main([*words, *best]) == 0
+    assert below("b") == [5, 10]
+    for _ in range(2):  # a later start, too
+        assert main(words) == 2
+        assert "points below the probe that the run began with" in capsys.readouterr().err
+    assert below("a") == [5, 10]
+    assert main([*words, "train.guard=false"]) == 0
+    assert json.loads((tmp_path / "classify/a/result.json").read_text())["steps"] == 10
+
+
 @pytest.mark.slow
 def test_a_rate_far_too_high_is_caught_on_two_ranks_and_can_be_overridden(
     plain: Manifest, fgvc: Callable[..., Any], tmp_path: Path

@@ -6,10 +6,12 @@ import math
 import os
 import signal
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from counting_learner import Counting, Noting
 
 from fgvc.runtime.interrupt import Interrupted
@@ -19,6 +21,7 @@ from fgvc.training.config import LoopConfig
 from fgvc.training.loop import Evaluate, fit
 from fgvc.training.rewind import Diverged
 from fgvc.training.schedule import Schedule
+from fgvc.training.state import unchanged_draws
 from shards.errors import UserError
 
 PER_EPOCH = 12
@@ -186,3 +189,13 @@ def test_an_error_of_the_writing_thread_ends_the_run_at_the_next_step(
         train(tmp_path, learner, 60)
     assert 12 < learner.step < 24
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_measuring_draws_nothing_and_leaves_the_other_ranks_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # torch would warn of, and ask, every one of them
+    before = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with unchanged_draws():
+            torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -96,11 +96,15 @@ class Strategy(ABC):
     def _whole(self, value: Any) -> Any:
         return value
 
-    def _share(self, value: Any, parameter: nn.Parameter) -> Any:
-        """This rank's share of a state value. Adam's `step`, a number, stays on the CPU as torch keeps it."""
-        if not torch.is_tensor(value) or not value.ndim:
+    def _share(self, value: Any, parameter: torch.Tensor) -> Any:
+        """This rank's share of a state value, on the parameter's device and in its memory layout, whatever that was
+        where the value was saved: one kernel that steps all weights (`fused`) takes no other. Adam's `step`, a number,
+        is where torch keeps it: on the CPU, but for such a kernel."""
+        if not torch.is_tensor(value) or (not value.ndim and not self.optimizer.defaults["fused"]):
             return copy.deepcopy(value)
-        return value.to(parameter.device, copy=True)
+        if not value.ndim:
+            return value.to(parameter.device, copy=True)
+        return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def make_ready(network: nn.Module, whole: nn.Module, device: torch.device, precision: str) -> None:

@@ -155,7 +155,8 @@ class Zero(Strategy):
         weights = [key for key, value in like.items() if torch.is_tensor(value) and value.ndim]
         for flat in self._flat():
             self.optimizer.state[flat] = {
-                key: torch.zeros_like(flat) if key in weights else copy.deepcopy(value) for key, value in like.items()
+                key: torch.zeros_like(flat) if key in weights else self._share(value, flat)
+                for key, value in like.items()
             }
         self._link()
         for name, parameter in self._named:
