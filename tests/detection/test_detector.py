@@ -21,6 +21,7 @@ from fgvc.detection.metrics import summary
 from fgvc.detection.models import create_detector
 from fgvc.models.config import ModelConfig
 from fgvc.models.timm import create_model
+from fgvc.runtime.distributed import end_group
 from jobs.config import load
 from jobs.detect import Config
 from jobs.tasks.detect import run
@@ -126,7 +127,7 @@ def _rank(rank: int, port: int, folder: str, shards: str) -> None:
     for name, config in (("faster_rcnn", TINY), ("rtmdet", TINY_RTM)):
         mine = gradients(config, manifest, [4 * rank + i for i in range(4)], seed=100 + rank, ddp=True)
         save_file(mine, f"{folder}/{name}-{rank}.safetensors")
-    dist.destroy_process_group()
+    end_group()
 
 
 def test_two_ranks_gradients(guide: Manifest, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from fgvc.generation.networks.layers import BatchNorm
+from fgvc.runtime.distributed import end_group
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
@@ -20,4 +21,4 @@ assert layer.weight is not None
 state = {"out": found.detach(), "gradient": mine.grad, "weight": layer.weight.grad}
 state |= {"running_mean": layer.running_mean, "running_var": layer.running_var}
 torch.save(state, Path(sys.argv[1]) / f"{rank}.pt")
-dist.destroy_process_group()
+end_group()

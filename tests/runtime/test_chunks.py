@@ -84,7 +84,7 @@ from datetime import timedelta
 from pathlib import Path
 import numpy as np, torch.distributed as dist
 from fgvc.runtime.chunks import in_chunks
-from shards.errors import UserError
+from fgvc.runtime.distributed import end_group
 
 number, folder = int(sys.argv[1]), Path(sys.argv[2])
 store = dist.FileStore(str(folder / "store"), 2)
@@ -94,6 +94,7 @@ def work(batch):
     return {"entry": batch}
 found = in_chunks(folder / "chunks", [0, 1], 1, lambda parts: map(np.array, parts), work)
 assert found["entry"].tolist() == [0, 1]
+end_group()
 """
 
 
