@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from sahi.models.base import DetectionModel
 from sahi.predict import get_sliced_prediction
 from sahi.prediction import ObjectPrediction
@@ -88,10 +89,15 @@ def find_in_slices(model: SahiDetector, image: torch.Tensor, side: int, overlap:
     """
     # SAHI's own choice, made here because it warns of it for every image: merging makes chains of many weak boxes.
     join, metric = ("NMS", "IOU") if model.confidence_threshold < 0.1 else ("GREEDYNMM", "IOS")
-    result = get_sliced_prediction(
-        image.permute(1, 2, 0).numpy(), model, slice_height=side, slice_width=side, overlap_height_ratio=overlap,
-        overlap_width_ratio=overlap, postprocess_type=join, postprocess_match_metric=metric, verbose=0, batch_size=8,
-    )  # fmt: skip
+    limit = Image.MAX_IMAGE_PIXELS  # which SAHI lifts, for good, for whatever the process opens afterwards
+    try:
+        result = get_sliced_prediction(
+            image.permute(1, 2, 0).numpy(), model, slice_height=side, slice_width=side, overlap_height_ratio=overlap,
+            overlap_width_ratio=overlap, postprocess_type=join, postprocess_match_metric=metric, verbose=0,
+            batch_size=8,
+        )  # fmt: skip
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
     found = sorted(result.object_prediction_list, key=lambda prediction: -prediction.score.value)
     return Detections(
         np.array([prediction.bbox.to_xyxy() for prediction in found], dtype=np.float32).reshape(-1, 4),

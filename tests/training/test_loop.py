@@ -193,6 +193,7 @@ def test_an_error_of_the_writing_thread_ends_the_run_at_the_next_step(
 
 def test_measuring_draws_nothing_and_leaves_the_other_ranks_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # torch would warn of, and ask, every one of them
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # else NVML's way to ask believes the two
     before = torch.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
