@@ -18,9 +18,7 @@ MEANS = ("pointing", "energy", "telling", "insertion", "deletion", "road", "empt
 PERTURBED = ("insertion", "deletion", "road")  # are measured on few images, of all methods
 DRAWS = 2000
 LEAST_IMAGES = 5  # of a class, to say where its maps lie
-CLEARLY = (
-    0.5  # of what the other classes' maps gain over the boxes' share: names none of 50 real classes (docs/explain.md)
-)
+CLEARLY = 0.5  # of what the other classes' maps gain; it names none of 50 real classes (docs/explain.md)
 LARGER = ("pointing", "energy", "max_box_acc", "telling", "insertion", "road", "funnybirds")  # is better
 
 

@@ -17,8 +17,8 @@ from jobs.tasks import classify
 from shards.manifest import Manifest
 
 
-def breaking(when: Callable[[int], bool]) -> Callable[..., Any]:
-    """`classification` whose loss is not a number in the steps, counted over all attempts, for which `when` holds."""
+def spoilt(spoil: Callable[[int, nn.Module, torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+    """`classification` whose loss is what `spoil` makes of (step, counted over all attempts; model; loss)."""
     made, real = {"steps": 0}, classify.classification
 
     def make(*arguments: Any) -> Any:
@@ -27,11 +27,16 @@ def breaking(when: Callable[[int], bool]) -> Callable[..., Any]:
         def broken(model: nn.Module, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             loss, figures = objective(model, batch)
             made["steps"] += 1
-            return (loss * float("nan") if when(made["steps"]) else loss), figures
+            return spoil(made["steps"], model, loss), figures
 
         return broken
 
     return make
+
+
+def breaking(when: Callable[[int], bool]) -> Callable[..., Any]:
+    """`classification` whose loss is not a number in the steps for which `when` holds."""
+    return spoilt(lambda step, model, loss: loss * float("nan") if when(step) else loss)
 
 
 def test_a_broken_step_costs_an_epoch_at_most(
@@ -77,22 +82,14 @@ def test_none_where_none_are_allowed(
     assert "the loss is nan at step 5; lower optim.lr" in capsys.readouterr().err
 
 
-def breaking_weights(step: int) -> Callable[..., Any]:
+def breaking_weights(bad: int) -> Callable[..., Any]:
     """`classification` whose loss is a number in every step, and whose gradients are none in one of them."""
-    made, real = {"steps": 0}, classify.classification
 
-    def make(*arguments: Any) -> Any:
-        objective = real(*arguments)
+    def spoil(step: int, model: nn.Module, loss: torch.Tensor) -> torch.Tensor:
+        weights = torch.cat([one.flatten() for one in model.parameters()])
+        return loss + (0 * weights).sum().sqrt() if step == bad else loss
 
-        def broken(model: nn.Module, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            loss, figures = objective(model, batch)
-            made["steps"] += 1
-            weights = torch.cat([one.flatten() for one in model.parameters()])
-            return (loss + (0 * weights).sum().sqrt() if made["steps"] == step else loss), figures
-
-        return broken
-
-    return make
+    return spoilt(spoil)
 
 
 @pytest.mark.parametrize(
