@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import ColorJitter, functional
 
 from shards.manifest import Manifest
 from shards.reading.config import DataConfig
 from shards.reading.decode import decode
 from shards.reading.detection_config import BoxedImageConfig
+from shards.reading.handover import Handed, gathered
 from shards.reading.order import transform_seed
 from shards.reading.reader import Reader
 from shards.reading.transforms import seeded
@@ -35,7 +36,7 @@ class Boxed:
 
 
 @dataclass
-class BoxedBatch:
+class BoxedBatch(Handed):
     """images: (N, 3, S, S) uint8. boxes, labels: of every image, (K, 4) float32 and (K,) int64. places: (N, 4).
     entries, epochs: (N,) int64; entries index the manifest."""
 
@@ -131,7 +132,7 @@ class BoxedSamples(Dataset):
 def collate_boxed(rows: list[tuple[Boxed, int, int, int]]) -> BoxedBatch:
     boxed, labels, entries, epochs = zip(*rows, strict=True)
     return BoxedBatch(
-        default_collate([sample.image for sample in boxed]),
+        gathered([sample.image for sample in boxed]),
         [sample.boxes for sample in boxed],
         [torch.full((len(sample.boxes),), label) for sample, label in zip(boxed, labels, strict=True)],
         torch.stack([sample.place for sample in boxed]),

@@ -3,25 +3,27 @@
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from shards.heap import keep_freed_memory
 from shards.manifest import Manifest
 from shards.reading.balance import AGAIN
 from shards.reading.decode import decode
+from shards.reading.handover import PREFETCH, Handed, Handover, begin_handover, gathered, handover_for
 from shards.reading.order import global_batches, rank_batches, transform_seed, view_choice
 from shards.reading.reader import Reader
-from shards.reading.transforms import ByEpoch, Transform, seeded
+from shards.reading.transforms import ByEpoch, Transform, kept_generator, seed_generator
 from shards.reading.views import WHOLE, View
 from shards.signals import end_with_parent, obey_only_the_parent
 
 
 @dataclass
-class Batch:
+class Batch(Handed):
     """images: (N, 3, H, W) uint8. labels, entries, epochs: (N,) int64. entries index the manifest."""
 
     images: torch.Tensor
@@ -35,6 +37,9 @@ class Batch:
         return self
 
 
+Row = tuple[torch.Tensor, int, int, int]  # image, label, entry, epoch
+
+
 class Samples(Dataset):
     """(epoch, entry) -> image, label, entry, epoch. epoch -1 means evaluation: deterministic, the first view. In
     training an epoch takes one of several views, drawn by (seed, epoch, entry)."""
@@ -46,24 +51,31 @@ class Samples(Dataset):
         self.reader = Reader(manifest, cache)
         self.views, self.transform, self.seed = views, transform, seed
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[torch.Tensor, int, int, int]:
-        epoch, index = place
+    def __getitem__(self, place: tuple[int, int]) -> Row:
+        return self.__getitems__([place])[0]
+
+    def __getitems__(self, places: list[tuple[int, int]]) -> list[Row]:
+        """The samples of a batch. torch's generator, which is seeded for each, is put back once."""
+        with kept_generator():
+            return [self._row(epoch, index) for epoch, index in places]
+
+    def _row(self, epoch: int, index: int) -> Row:
         entries = self.reader.manifest.entries
-        image = decode(self.reader.read(index), entries.key(index))
+        image = decode(self.reader.read(index), partial(entries.key, index))
         transform = self.transform.at(epoch % AGAIN) if isinstance(self.transform, ByEpoch) else self.transform
         if epoch < 0:
             image = transform(self.views[0].cut(image, index))
         else:
             choice = view_choice(self.seed, epoch, index, len(self.views)) if len(self.views) > 1 else 0
             view = self.views[choice]
-            image = seeded(transform, view.cut(image, index), transform_seed(self.seed, epoch, index))
+            seed_generator(transform_seed(self.seed, epoch, index))
+            image = transform(view.cut(image, index))
         return image, int(entries.label[index]), index, epoch
 
 
-def collate(rows: list[tuple[torch.Tensor, int, int, int]]) -> Batch:
+def collate(rows: list[Row]) -> Batch:
     images, labels, entries, epochs = zip(*rows, strict=True)
-    # In a worker, default_collate stacks straight into memory shared with the main process: one copy less.
-    return Batch(default_collate(list(images)), torch.tensor(labels), torch.tensor(entries), torch.tensor(epochs))
+    return Batch(gathered(list(images)), torch.tensor(labels), torch.tensor(entries), torch.tensor(epochs))
 
 
 @dataclass(frozen=True)
@@ -144,20 +156,27 @@ def _loader(
     samples: Dataset, batches: Iterable[list[tuple[int, int]]], workers: int, collate: Callable[[list], Any]
 ) -> DataLoader:
     keep_freed_memory()
-    return DataLoader(
+    return _Loader(
         samples,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
         # Workers draw a base seed from the global generator otherwise, which training's own draws would feel.
         generator=torch.Generator(),
-        worker_init_fn=_begin_worker,
     )
 
 
-def _begin_worker(worker: int) -> None:
+class _Loader(DataLoader):
+    def __iter__(self) -> Any:
+        # Of this iteration alone: another one at the same time has workers of its own.
+        self.worker_init_fn = partial(_begin_worker, handover_for(self.num_workers))
+        return super().__iter__()
+
+
+def _begin_worker(handover: Handover | None, worker: int) -> None:
+    begin_handover(handover, worker)
     keep_freed_memory()
     torch.set_num_threads(1)  # one core a worker; more only fight over the others' cores
     obey_only_the_parent()

@@ -1,6 +1,7 @@
 """Training and evaluation transforms: torchvision v2 on uint8, seeded by the sample and not by the process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -74,14 +75,24 @@ def eval_transform(config: ImageConfig, size: int, cut: bool = False, crop: int 
 
 def seeded(transform: Transform, image: torch.Tensor, seed: int) -> torch.Tensor:
     """`transform(image)` with torch's generator seeded, and restored afterwards (training draws from it too)."""
-    # Not torch.manual_seed: it would seed absent GPUs too, and formats a stack trace for them: as slow as decoding.
-    generator = torch.default_generator
-    before = generator.get_state()
-    generator.manual_seed(seed)
-    try:
+    with kept_generator():
+        seed_generator(seed)
         return transform(image)
+
+
+def seed_generator(seed: int) -> None:
+    """torch.manual_seed, which would seed absent GPUs too, and formats a stack trace for them: as slow as decoding."""
+    torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def kept_generator() -> Iterator[None]:
+    """Put torch's generator back to where it was."""
+    before = torch.default_generator.get_state()
+    try:
+        yield
     finally:
-        generator.set_state(before)
+        torch.default_generator.set_state(before)
 
 
 def _corner(fit: str, size: int, mode: InterpolationMode, crop_share: float, bottom: int, right: int) -> Transform:

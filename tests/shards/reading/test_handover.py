@@ -1,0 +1,84 @@
+"""Batches from workers through shared memory: what arrives, in any number at once and of any size."""
+
+import pytest
+import torch
+
+from shards.manifest import Manifest
+from shards.reading import handover
+from shards.reading.config import DataConfig, ImageConfig
+from shards.reading.detection import BoxedSamples, collate_boxed
+from shards.reading.detection_config import BoxedImageConfig
+from shards.reading.handover import PLACES
+from shards.reading.loader import Batch, Samples, eval_loader, train_loader
+from shards.reading.transforms import eval_transform, train_transform
+
+BATCHES = 3 * PLACES  # of each worker, so that every place is written to again and again
+
+
+def trained(guide: Manifest, workers: int) -> list[Batch]:
+    samples = Samples(guide, train_transform(ImageConfig(), 32), seed=3)
+    loader = train_loader(
+        guide, range(16 * PLACES), samples, seed=3, batch=8, epochs=3, workers=workers, window=4
+    )  # fmt: skip
+    return list(loader)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in vars(one))
+
+
+def test_batches_that_are_all_kept_stay_what_they_were(guide: Manifest):
+    here, there = trained(guide, 0), trained(guide, 2)
+    assert len(here) == len(there) == 2 * BATCHES
+    assert all(same(one, other) for one, other in zip(here, there, strict=True))
+
+
+def test_two_passes_of_one_loader_at_once(guide: Manifest):
+    loader = eval_loader(range(96), Samples(guide, eval_transform(ImageConfig(), 32)), batch=4, workers=1)
+    together = list(zip(loader, loader, strict=True))
+    assert len(together) == 24
+    assert all(same(one, other) for one, other in together)
+
+
+@pytest.mark.parametrize("largest", [0, 8 * 3 * 32 * 32])
+def test_what_is_too_large_goes_the_usual_way(guide: Manifest, monkeypatch: pytest.MonkeyPatch, largest: int):
+    """The last batches are smaller than the others, and come to fit."""
+    here = trained(guide, 0)
+    monkeypatch.setattr(handover, "LARGEST", largest)
+    assert all(same(one, other) for one, other in zip(here, trained(guide, 1), strict=True))
+
+
+def test_without_address_space_it_is_the_usual_way_for_all(guide: Manifest, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(handover, "LARGEST", 1 << 50)
+    assert handover.handover_for(2) is None
+    assert all(same(one, other) for one, other in zip(trained(guide, 0), trained(guide, 1), strict=True))
+
+
+def test_boxes_of_any_number_arrive_with_their_images(guide: Manifest):
+    samples = BoxedSamples(guide, DataConfig(), BoxedImageConfig(size=64), seed=1)
+
+    def batches(workers: int) -> list:
+        loader = train_loader(
+            guide, range(16), samples, seed=1, batch=2, epochs=4, workers=workers, collate=collate_boxed
+        )  # fmt: skip
+        return list(loader)
+
+    here, there = batches(0), batches(1)
+    assert len(here) == len(there) > PLACES
+    for one, other in zip(here, there, strict=True):
+        for name, value in vars(one).items():
+            theirs = getattr(other, name)
+            pairs = zip(value, theirs, strict=True) if isinstance(value, list) else [(value, theirs)]
+            assert all(torch.equal(mine, his) and mine.dtype == his.dtype for mine, his in pairs)
+
+
+def test_memory_is_given_back_with_the_iteration(guide: Manifest):
+    before = len(handover.Handover.known)
+    loader = eval_loader(range(32), Samples(guide, eval_transform(ImageConfig(), 32)), batch=4, workers=1)
+    batches = iter(loader)
+    first = next(batches)
+    assert len(handover.Handover.known) == before + 1
+    kept = first.images.clone()
+    del batches, loader
+    assert len(handover.Handover.known) == before
+    assert torch.equal(first.images, kept)
