@@ -83,8 +83,9 @@ def check(config: Config) -> None:
         )
     if config.data.folds:
         raise UserError("data.folds: the folds of fgvc crop are set by folds=")
-    if config.data.holdout:
-        raise UserError("data.holdout: detectors of fgvc crop are trained on whole folds; leave it out")
+    for name in ("holdout", "per_class", "imbalance"):
+        if getattr(config.data, name) != getattr(DataConfig(), name):
+            raise UserError(f"data.{name}: detectors of fgvc crop are trained on whole folds; leave it out")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("fgvc crop is one process, which gives ranks to the detectors it trains: processes=N")
 

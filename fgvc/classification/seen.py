@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,25 @@ from shards.reading.config import DataConfig
 from shards.reading.splits import open_splits
 
 Record = dict[str, Any]
+LATER = ("holdout", "per_class", "imbalance")  # settings that a record names where they are not at their default
 
 
 def training_record(manifest: Manifest, data: DataConfig, indices: Sequence[int]) -> Record:
     """Which images were trained on, as a weights file holds it: enough to select them again, and a hash to check it."""
     chosen = {"split": data.train_split, "folds": data.folds, "fold": data.fold, "limit": data.limit}
-    if data.holdout:
-        chosen["holdout"] = data.holdout
+    defaults = DataConfig()
+    for name in LATER:
+        if (value := getattr(data, name)) != getattr(defaults, name):
+            chosen[name] = value
     return {"shards": manifest.fingerprint, **chosen, "keys": _hash_of_keys(manifest, indices)}
+
+
+def trained_data(data: DataConfig, record: Record) -> DataConfig:
+    """`data`, choosing the images that a record names. Raises KeyError and TypeError for a damaged record."""
+    return replace(
+        data, train_split=record["split"], folds=record["folds"], fold=record["fold"], limit=record["limit"],
+        **{name: record.get(name, getattr(DataConfig(), name)) for name in LATER},
+    )  # fmt: skip
 
 
 def records_of_start(weights: str) -> list[Record | None]:
@@ -55,11 +67,7 @@ def _trained_on(record: Any, manifest: Manifest) -> set[int] | None:
     if not isinstance(record, dict) or record.get("shards") != manifest.fingerprint:
         return None
     try:
-        data = DataConfig(
-            train_split=record["split"], folds=record["folds"], fold=record["fold"], limit=record["limit"],
-            holdout=record.get("holdout", 0.0),
-        )  # fmt: skip
-        indices = open_splits(manifest, data).train
+        indices = open_splits(manifest, trained_data(DataConfig(), record)).train
     except (KeyError, TypeError, UserError):
         return None
     return set(indices) if _hash_of_keys(manifest, indices) == record.get("keys") else None

@@ -12,6 +12,7 @@ import torch
 from torchvision.io import decode_jpeg
 from torchvision.utils import make_grid, save_image
 
+from fgvc.classification.seen import trained_data
 from fgvc.generation.config import GanImageConfig
 from fgvc.generation.features import create_features
 from fgvc.generation.measure import real_features
@@ -163,11 +164,8 @@ def _training_data(config: Config, records: list[dict[str, Any]], manifest: Mani
     crop = first["crop"]
     if crop["crop"] != "whole" and crop["boxes"] == "layer" and config.data.boxes == "truth":
         raise UserError(f"weights={config.weights}: trained on crops by a boxes layer; give data.boxes=FILE")
-    return replace(
-        config.data, train_split=trained["split"], folds=trained["folds"], fold=trained["fold"], limit=trained["limit"],
-        holdout=trained.get("holdout", 0.0),
-        crop=crop["crop"], margin=crop["margin"], min_score=crop["min_score"],
-    )  # fmt: skip
+    data = replace(config.data, crop=crop["crop"], margin=crop["margin"], min_score=crop["min_score"])
+    return trained_data(data, trained)
 
 
 def _figures(found: Candidates, chosen: Chosen, manifest: Manifest, per_class: int) -> dict[str, Any]:

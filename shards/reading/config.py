@@ -32,6 +32,13 @@ class DataConfig:
         "hold out this share of what is trained on, stratified, to watch training by (0: nothing); with folds a share "
         "of the other folds",
     )
+    per_class: Annotated[int, Ge(0)] = option(
+        0, "train on at most this many images of each class (0: all); what is held out or tested stays whole"
+    )
+    imbalance: Annotated[float, Ge(1)] = option(
+        1.0, "train on a long tail: the first class keeps all, the last one image for this many of its own, those "
+        "between by equal factors (1: as they are)",
+    )  # fmt: skip
     crop: Crop = option(
         "whole",
         "part of the image to use: all | the box | a square on the box | the box on black, not enlarged | two views: "

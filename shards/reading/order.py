@@ -12,7 +12,7 @@ from shards.reading.balance import balanced_draws, numbered
 
 Indices = Sequence[int] | np.ndarray
 # Streams of random numbers, so that no two uses share one.
-EPOCH, TRANSFORM, MIX, FOLD, VIEW, BALANCE, NOISE, START, ATTENTION = range(9)
+EPOCH, TRANSFORM, MIX, FOLD, VIEW, BALANCE, NOISE, START, ATTENTION, FEWER = range(10)
 
 
 def random_stream(seed: int, *path: int) -> np.random.Generator:

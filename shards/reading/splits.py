@@ -7,6 +7,7 @@ import numpy as np
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.reading.config import DataConfig
+from shards.reading.fewer import fewer_of
 from shards.reading.order import folds_of, held_out_of
 
 
@@ -39,6 +40,8 @@ def open_splits(manifest: Manifest, config: DataConfig) -> Splits:
         train, watched = _parted(train, held_out_of(manifest, train, config.holdout))
         if not watched:
             raise UserError(f"data.holdout={config.holdout:g}: of {count} training images that is none; hold out more")
+    if config.per_class or config.imbalance > 1:
+        _, train = _parted(train, fewer_of(manifest, train, config.per_class, config.imbalance))
     test = manifest.members(config.test_split).tolist()
     return Splits(*(limited(part, config.limit) for part in (train, held_out or watched, watched or held_out, test)))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fgvc.classification.listed import read_listed
-from fgvc.classification.seen import records_of_start, seen_images, training_record
+from fgvc.classification.seen import records_of_start, seen_images, trained_data, training_record
 from fgvc.models.export import export
 from fgvc.models.record import read_classifier
 from shards.errors import UserError
@@ -28,6 +28,16 @@ def test_images_that_a_fold_run_has_seen_are_counted(guide: Manifest) -> None:
     assert seen_images(about, guide, [*splits.held_out, *splits.train[:7]]) == 7
     other = open_splits(guide, replace(data, fold=2)).held_out
     assert seen_images(about, guide, other) == 20
+
+
+def test_images_left_out_of_training_were_not_seen(guide: Manifest) -> None:
+    data = DataConfig(folds=4, fold=1, imbalance=15.0, per_class=4)
+    train = open_splits(guide, data).train
+    about = {"trained_on": json.loads(json.dumps([training_record(guide, data, train)]))}
+    assert seen_images(about, guide, guide.split("train")) == len(train) == 11
+    assert trained_data(DataConfig(crop="box", imbalance=3.0), about["trained_on"][0]) == replace(data, crop="box")
+    whole = training_record(guide, DataConfig(), guide.split("train"))
+    assert trained_data(DataConfig(imbalance=3.0), whole) == DataConfig()
 
 
 def test_what_the_records_do_not_say_is_not_known(guide: Manifest) -> None:

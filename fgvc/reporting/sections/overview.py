@@ -15,7 +15,8 @@ HEADLINES = {  # job -> key of its figure in a split, and what that is
     "detect": ("top_right", "detector, top box right"),
     "gan": ("frechet", "generator, Fréchet distance"),
 }
-SAME = ("train_split", "test_split", "folds", "fold", "holdout", "limit")  # settings of data that choose images
+# settings of data that choose images
+SAME = ("train_split", "test_split", "folds", "fold", "holdout", "limit", "per_class", "imbalance")
 
 
 def cards(runs: Sequence[Run]) -> list[Card]:

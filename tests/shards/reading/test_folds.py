@@ -13,6 +13,7 @@ from shards.building.config import BuildOptions
 from shards.errors import UserError
 from shards.manifest import Manifest, read_manifest
 from shards.reading.config import DataConfig
+from shards.reading.fewer import fewer_of
 from shards.reading.order import folds_of, held_out_of
 from shards.reading.splits import open_splits
 
@@ -93,3 +94,29 @@ def test_exact_duplicates_are_in_one_fold(tmp_path: Path) -> None:
     older = replace(manifest, duplicates=())
     split = dict(zip(indices, folds_of(older, indices, 4).tolist(), strict=True))
     assert any(len({split[index] for index in group}) > 1 for group in manifest.duplicates)
+
+
+def test_fewer_of_each_class_are_trained_on_and_the_rest_stays(guide: Manifest) -> None:
+    """20 images of 4 classes; fewer are a part of more, whatever the order they are given in."""
+
+    def train(**settings: float) -> list[int]:
+        return open_splits(guide, DataConfig(folds=4, fold=1, **settings)).train
+
+    def counts(indices: list[int]) -> list[int]:
+        return np.bincount(guide.entries.label[indices], minlength=4).tolist()
+
+    whole, ten, three = train(), train(per_class=10), train(per_class=3)
+    assert (counts(whole), counts(ten), counts(three)) == ([15] * 4, [10] * 4, [3] * 4)
+    assert set(three) < set(ten) < set(whole)
+    tail = train(imbalance=15)
+    assert counts(tail) == [15, 6, 2, 1]  # 15 * 15 ** (0, -1/3, -2/3, -1) = 15, 6.08, 2.47, 1
+    assert counts(train(imbalance=1e6)) == [15, 1, 1, 1]
+    assert counts(train(imbalance=15, per_class=4)) == [4, 4, 2, 1]
+    assert set(train(imbalance=15, per_class=4)) < set(tail) < set(whole)
+    assert tail == sorted(tail, key=whole.index)
+    mine = np.array(guide.split("train"))
+    chosen = fewer_of(guide, mine, 3)
+    assert (fewer_of(guide, mine[::-1], 3)[::-1] == chosen).all()
+    splits = open_splits(guide, DataConfig(folds=4, fold=1, per_class=3, holdout=0.2))
+    assert (counts(splits.train), counts(splits.held_out), counts(splits.watched)) == ([3] * 4, [5] * 4, [3] * 4)
+    assert len(splits.test) == len(guide.split("test"))
