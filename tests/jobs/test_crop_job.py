@@ -17,15 +17,10 @@ from small_runs import without_boxes
 
 from fgvc.detection.config import DetectorConfig
 from fgvc.detection.detector import find_boxes, save_detector
-from fgvc.detection.layer_quality import box_quality
-from fgvc.detection.layer_report import warnings
 from fgvc.detection.models import create_detector
 from fgvc.detection.sliced import find_boxes_in_slices
 from jobs.cli import main
-from jobs.config import load
-from jobs.crop import Config, keep_in, report
-from jobs.debug import MARK
-from shards.boxes_layer import BoxesLayer, read_layer
+from shards.boxes_layer import read_layer
 from shards.manifest import Manifest, read_manifest
 from shards.reading.order import folds_of
 from shards.reading.splits import limited
@@ -214,25 +209,6 @@ def test_dogs_with_two_in_an_image_go_through_coco_detect_crop_and_classify(tmp_
     assert main(classify) == 0
 
 
-def test_quality_is_that_counted_by_hand(guide: Manifest) -> None:
-    members = guide.split("train")[:4]
-    first, second, third, fourth = (guide.entries[member] for member in members)
-    x0, y0, x1, y1 = first.boxes[0]
-    boxes = {
-        first.key: ((x0, y0, x1, y1, 0.9), (0.0, 0.0, 3.0, 3.0, 0.1)),
-        second.key: ((*second.boxes[0][:3], (second.boxes[0][1] + second.boxes[0][3]) / 2, 0.5),),  # the upper half
-        third.key: (),
-        fourth.key: ((0.0, 0.0, 1.0, 1.0, 0.4),),
-    }
-    figures = box_quality(guide, members, BoxesLayer(boxes, {}))
-    assert fourth.boxes[0][0] > 1 or fourth.boxes[0][1] > 1
-    assert figures["right"] == 0.5
-    assert figures["mean_iou"] == pytest.approx((1 + 0.5 + 0 + 0) / 4)
-    assert (figures["images"], figures["with_truth"], figures["without_box"]) == (4, 4, 1)
-    assert figures["per_image"] == 1.0
-    assert figures["score"] == pytest.approx(0.6)
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -282,31 +258,3 @@ def test_one_detector_for_images_without_boxes(
     assert layer.boxes.keys() == expected  # data.limit holds for every split
     assert main([*words, f"detector={detectors[0]}", detect, "name=both"]) == 2
     assert "give one of detect=CONFIG" in capsys.readouterr().err
-
-
-def test_poor_layers_are_called_that() -> None:
-    good = {"out_of_fold": False, "images": 50, "without_box": 1, "right": 0.95, "score": 0.9}
-    train = good | {"out_of_fold": True}
-    assert warnings({"train": train, "test": good}) == []
-    assert warnings({"train": train | {"right": 0.84}, "test": good})[0].startswith(
-        "out-of-fold boxes are far worse: right on 84% in train, 95% in test"
-    )
-    unmeasured = {key: value for key, value in good.items() if key != "right"}
-    assert "of a mean score of 70% in train" in warnings({"train": train | {"score": 0.7}, "test": unmeasured})[0]
-    assert "test: 11 of 50 images stay whole" in warnings({"train": train, "test": good | {"without_box": 11}})[0]
-
-
-def test_boxes_of_a_debug_run_are_not_judged(tmp_path: Path) -> None:
-    poor = {"out_of_fold": False, "images": 50, "without_box": 40}
-    result = {"boxes": {"train": poor | {"out_of_fold": True}, "test": poor}, "layer": "boxes.jsonl", "seconds": 9}
-    assert report(result, tmp_path).count("warning: ") == 2
-    (tmp_path / MARK).touch()
-    shown = report(result, tmp_path)
-    assert "a debug run" in shown
-    assert "warning: " not in shown
-
-
-def test_debug_leaves_nothing_beside_the_shards() -> None:
-    config = load(Config, None, ["detector=a"])
-    keep_in(config, Path("runs/crop/x"))
-    assert config.layer == "runs/crop/x/boxes.jsonl"

@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
-from cluster_commands import command, wait_until
+from cluster_commands import wait_until
 from interruptions import finish
 from same_run import history
-from slurm_helpers import skip_without_cluster
+from small_pipeline import BUILD, begin, weights, write_pipeline
 
 from fgvc.use.find import find_weights
 from jobs.cli import main
@@ -24,39 +23,13 @@ from jobs.experiments.pipeline_run import _hashes, drop_old_reports, dry_run, lo
 from shards.errors import UserError
 from shards.files import sha256_of
 from slurm.profile import Profile
-from slurm.testbed.cluster import client, down, kill_node, up
 
 Start = Callable[..., subprocess.Popen]
-BUILD = {"species": 4, "train_per_class": 20, "test_per_class": 7, "size": 64, "min_shards": 3}
-TINY = {
-    "model": {"name": "test_resnet", "weights": "none"}, "image": {"size": 32}, "optim": {"lr": 0.05},
-    "train": {"batch": 8, "epochs": 3, "ema": 0.9, "deterministic": True, "checkpoint_minutes": 0},
-}  # fmt: skip
-ATTACK = {
-    "images": 12, "batch": 6, "attacks": ["fgsm", "pgd"], "steps": 2, "curve": [], "checks": False,
-    "corruptions": False, "weights": "${classifier}/model.safetensors",
-}  # fmt: skip
-
-
-def write_pipeline(folder: Path) -> None:
-    """birds.yaml: shards, two classifiers and an attack."""
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    stages = {
-        "classifier": {"job": "classify", "config": "tiny.yaml", "minutes": 3},
-        "other": {"job": "classify", "config": "tiny.yaml", "set": {"seed": 1}, "after": ["classifier"]},
-        "attack": {"job": "attack", "set": ATTACK, "minutes": 1.5},
-    }
-    data = {"shards": "data/birds", "source": "field_guide", "build": BUILD, "workers": 0}
-    (folder / "birds.yaml").write_text(yaml.safe_dump({"data": data, "stages": stages}, sort_keys=False))
 
 
 @pytest.fixture
 def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a pipeline's runs, of which none is there; birds.yaml in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    write_pipeline(tmp_path)
-    return tmp_path / "runs/pipeline/birds"
+    return begin(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +50,6 @@ def done(birds: Path, finished: Path) -> Path:
     for name in ("data", "runs"):
         shutil.copytree(finished / name, name)
     return birds
-
-
-def weights(home: Path) -> list[bytes]:
-    return [(home / f"classify/{name}/model.safetensors").read_bytes() for name in ("classifier", "other")]
 
 
 def test_killed_driver_and_stage(done: Path, finished: Path, fgvc: Start) -> None:
@@ -288,48 +257,6 @@ def test_a_report_older_than_a_stage_is_made_again_but_not_by_a_dry_run(birds: P
     assert page.is_file()
     drop_old_reports(planned)
     assert not page.exists()
-
-
-@pytest.mark.slow
-def test_cluster(birds: Path, tmp_path: Path) -> None:
-    """No driver stays alive; a rank and a node are killed: the end is that of an undisturbed run here."""
-    skip_without_cluster()
-    assert main(["pipeline", "birds.yaml", "name=calm", "data.shards=data/calm"]) == 0
-    testbed = up(tmp_path / "s")  # a short path: sockets lie in it
-    words = ("pipeline", "birds.yaml", "--on", "testbed")
-    try:
-        assert "4 of 4 stages submitted" in command(testbed, tmp_path, *words)
-        assert "0 of 4 stages submitted" in command(testbed, tmp_path, *words)  # all are in the queue
-        wait_until(lambda: len(list((birds / "classify/classifier/checkpoints").glob("step-*"))) >= 2, 60)
-        for process in psutil.process_iter(["cmdline"]):
-            words_of = process.info["cmdline"] or [""]
-            if "python" in words_of[0] and any("classify/classifier/slurm" in word for word in words_of):
-                process.kill()
-        wait_until((birds / "classify/classifier/result.json").is_file, 120)
-        wait_until(lambda: len(list((birds / "classify/other/checkpoints").glob("step-*"))) >= 2, 60)
-        job = _job(testbed, "other")
-        node = client(testbed, "squeue", "-h", "-j", job, "-o", "%N").strip()
-        kill_node(testbed.folder, node)
-        wait_until((birds / "attack/attack/result.json").is_file, 120)
-        assert "0 of 4 stages submitted" in command(testbed, tmp_path, *words, "--follow")
-    finally:
-        down(testbed.folder)
-    calm = birds.parent / "calm"
-    assert weights(birds) == weights(calm)
-    ours, theirs = (json.loads((home / "attack/attack/result.json").read_text()) for home in (birds, calm))
-    assert ours["test"] == theirs["test"]
-    assert json.loads((birds / "result.json").read_text())["stages"].keys() >= {"shards", "attack"}
-
-
-def _job(testbed: object, stage: str) -> str:
-    found: list[str] = []
-
-    def named() -> bool:
-        found[:] = client(testbed, "squeue", "--me", "-h", "-n", f"pipeline/birds/{stage}", "-o", "%i").split()  # type: ignore[arg-type]
-        return bool(found)
-
-    wait_until(named, 60)
-    return found[0]
 
 
 def test_a_signal_stops_the_stage_and_says_so(done: Path, fgvc: Start) -> None:
