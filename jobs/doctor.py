@@ -211,7 +211,7 @@ def tracking(_: Path) -> Iterator[Finding]:
 
 
 def storage(runs_dir: Path) -> Iterator[Finding]:
-    """Free space, and the shared memory that loader workers hand their batches through."""
+    """Free space, and the shared memory through which loader workers hand batches where they have no better way."""
     for name, folder in (("runs_dir", runs_dir), ("temporary", Path(tempfile.gettempdir()))):
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(there).free / 2**30
@@ -222,7 +222,7 @@ def storage(runs_dir: Path) -> Iterator[Finding]:
         )
     if Path("/dev/shm").is_dir():
         size = shutil.disk_usage("/dev/shm").total / 2**30
-        advice = "loader workers may die of SIGBUS; in a container: --shm-size=8g, or data.workers=0"
+        advice = "where address space is limited, loader workers may die of SIGBUS; in a container: --shm-size=8g"
         yield Finding("shared memory", size >= 1, f"{size:.1f} GiB in /dev/shm", advice)
 
 

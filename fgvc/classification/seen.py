@@ -68,7 +68,7 @@ def _trained_on(record: Any, manifest: Manifest) -> set[int] | None:
         return None
     try:
         indices = open_splits(manifest, trained_data(DataConfig(), record)).train
-    except (KeyError, TypeError, UserError):
+    except (KeyError, TypeError, ValueError, OverflowError, UserError):  # a damaged record
         return None
     return set(indices) if _hash_of_keys(manifest, indices) == record.get("keys") else None
 

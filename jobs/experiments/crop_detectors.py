@@ -32,7 +32,7 @@ def commands_of(config: Config) -> list[Command]:
             "name": name, "runs_dir": str(home), "seed": config.seed, "evaluate_test": False, "data.folds": folds,
             "data.fold": fold if folds else 0,
         }  # fmt: skip
-        for key in settings.keys() & own.keys():
+        for key in (key for key in settings if key in own or key.startswith("data.")):
             raise UserError(f"set: '{key}' is set by fgvc crop; data.*, seed, folds and track.* are its own settings")
         words = as_words(settings | own)
         load_job("detect", config.detect, words)  # a mistake shows now and not hours later

@@ -116,6 +116,9 @@ def _data_as_measured(config: MeasureConfig, about: dict[str, Any]) -> DataConfi
 def _indices(config: MeasureConfig, manifest: Manifest) -> list[int]:
     """Positions in the manifest of what is measured."""
     if config.split != "held_out":
+        for name in ("per_class", "imbalance"):
+            if getattr(config.data, name) != getattr(DataConfig(), name):
+                raise UserError(f"data.{name}: chooses what is trained on; split={config.split} is measured whole")
         return limited(manifest.split(config.split), config.data.limit)
     indices = open_splits(manifest, config.data).held_out
     if not indices:

@@ -9,20 +9,24 @@ written there next.
 
 import mmap
 import multiprocessing
+import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from math import prod
+from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 from torch.utils.data import default_collate
 
 PREFETCH = 4  # batches that a worker is ahead
-PLACES = PREFETCH + 1  # of a worker: one more than the batches that it may have been asked for
+PLACES = PREFETCH  # of a worker: it is asked for its next batch when the one PREFETCH before has arrived
 NORESERVE = 0x4000  # MAP_NORESERVE of Linux, which mmap of Python 3.11 does not name
+BY_VALUE = (torch.uint8, torch.int32, torch.int64, torch.float32, torch.float64, torch.bool)  # NumPy has them too
 LARGEST = 256 << 20  # bytes of a batch, 409 images of 448 px; larger ones go the DataLoader's way
 
 
@@ -36,7 +40,8 @@ class Place:
 
 
 class Handover:
-    """The memory between one iteration of a loader and its workers. None of it is used before it is written to."""
+    """The memory between one iteration of a loader and its workers, for as long as that lasts. Only what was written to
+    takes room: PLACES batches a worker."""
 
     known: ClassVar[WeakValueDictionary[int, "Handover"]] = WeakValueDictionary()
     numbers: ClassVar[Iterator[int]] = count()
@@ -47,6 +52,10 @@ class Handover:
         self.memory = mmap.mmap(-1, workers * PLACES * LARGEST, flags)
         self.number, self.worker, self.turn = next(self.numbers), 0, 0
         self.known[self.number] = self
+
+    def shut(self) -> None:
+        """Called once the workers are there: what is forked later has no use for it, and would keep it."""
+        self.memory.madvise(mmap.MADV_DONTFORK)
 
     def next_place(self, shape: tuple[int, ...]) -> Place:
         """Called by a worker for each of its batches."""
@@ -63,13 +72,23 @@ _own: Handover | None = None  # of this process, where it is a worker
 
 
 def handover_for(workers: int) -> Handover | None:
-    """None where workers are not forked, or where a limit on address space forbids it."""
+    """None where workers are not forked, and where address space costs something: it is limited (ulimit -v), or counted
+    as if it were used (vm.overcommit_memory = 2)."""
     if not workers or sys.platform != "linux" or multiprocessing.get_start_method() != "fork":
+        return None
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY or _overcommit() == "2":
         return None
     try:
         return Handover(workers)
     except OSError:
         return None
+
+
+def _overcommit() -> str:
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_text().strip()
+    except OSError:
+        return ""
 
 
 def begin_handover(handover: Handover | None, worker: int) -> None:
@@ -103,15 +122,17 @@ class Handed:
 def _sent(value: Any) -> Any:
     if isinstance(value, list):
         return [_sent(one) for one in value]
-    place = getattr(value, "place", None)
-    if place is not None:
+    if isinstance(place := getattr(value, "place", None), Place):
         return place
-    return value if value.is_shared() else value.numpy()
+    small = isinstance(value, torch.Tensor) and not value.is_shared() and value.dtype in BY_VALUE
+    return value.numpy() if small and not value.requires_grad and not value.is_cuda else value
 
 
 def _received(value: Any) -> Any:
     if isinstance(value, list):
         return [_received(one) for one in value]
     if isinstance(value, Place):
-        return Handover.known[value.handover].at(value).clone()
-    return value if isinstance(value, torch.Tensor) else torch.from_numpy(value)
+        handover = Handover.known.get(value.handover)
+        # None: its iteration was abandoned, and nobody waits for this batch.
+        return torch.empty(0, dtype=torch.uint8) if handover is None else handover.at(value).clone()
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value

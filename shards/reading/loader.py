@@ -170,9 +170,13 @@ def _loader(
 
 class _Loader(DataLoader):
     def __iter__(self) -> Any:
-        # Of this iteration alone: another one at the same time has workers of its own.
-        self.worker_init_fn = partial(_begin_worker, handover_for(self.num_workers))
-        return super().__iter__()
+        handover = handover_for(self.num_workers)  # of this iteration alone: another one has workers of its own
+        self.worker_init_fn = partial(_begin_worker, handover)
+        iteration = super().__iter__()
+        self.worker_init_fn = None  # the iteration has it, and gives the memory back when it ends
+        if handover is not None:
+            handover.shut()
+        return iteration
 
 
 def _begin_worker(handover: Handover | None, worker: int) -> None:

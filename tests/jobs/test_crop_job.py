@@ -218,6 +218,8 @@ def test_dogs_with_two_in_an_image_go_through_coco_detect_crop_and_classify(tmp_
         (["detect=none.yaml"], "none.yaml: no such config file"),
         (["DETECT", "set.train.epoch=3"], "unknown key 'train.epoch'; did you mean 'train.epochs'?"),
         (["DETECT", "set.data.fold=1"], "set: 'data.fold' is set by fgvc crop"),
+        (["DETECT", "set.data.per_class=1"], "set: 'data.per_class' is set by fgvc crop; data.*, seed,"),
+        (["DETECT", "data.imbalance=2"], "data.imbalance: detectors of fgvc crop are trained on whole folds"),
         (["DETECT", "folds=1"], "folds=1: Input should be greater than or equal to 2"),
         (["DETECT", "slice=-1"], "slice=-1: Input should be greater than or equal to 0"),
         (["DETECT", "data.folds=3"], "data.folds: the folds of fgvc crop are set by folds="),

@@ -45,6 +45,8 @@ def test_images_seen_in_training_are_refused_or_marked(
     fold = ["split=held_out", "data.folds=4"]
     assert evaluate(weights, guide, tmp_path, *fold, "data.fold=0") == 2
     assert "the weights were trained on 20 of these 20 images; measure others" in capsys.readouterr().err
+    assert evaluate(weights, guide, tmp_path, "split=train", "data.per_class=3", "seen=true") == 2
+    assert "data.per_class: chooses what is trained on; split=train is measured whole" in capsys.readouterr().err
     assert evaluate(weights, guide, tmp_path, "split=train") == 2
     assert "trained on 60 of these 80 images" in capsys.readouterr().err
     assert evaluate(weights, guide, tmp_path, "split=train", "seen=true") == 0

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from fgvc.reporting.blocks import Card, Line, Row, RunLink, Section, bounds, cell, interval, line, table
 from fgvc.reporting.origin import of_origin, origin_row, published
 from fgvc.reporting.runs import Run
 from fgvc.reporting.sections.comparisons import best_row, verdict
 from fgvc.reporting.sections.shared import doubts, images_of, share_interval
+from shards.reading.config import DataConfig
 
 HEADLINES = {  # job -> key of its figure in a split, and what that is
     "classify": ("top1", "classifier, top-1"),
@@ -196,8 +198,13 @@ def _crop_rows(run: Run) -> list[Row]:
 def _same_data(run: Run, other: Run) -> bool:
     """Whether both were trained and measured on the same images."""
     shards = run.get("inputs", "shards")
-    same = all(run.data.get(part) == other.data.get(part) for part in SAME)
+    same = all(_setting(run, part) == _setting(other, part) for part in SAME)
     return run.job == other.job and same and shards is not None and shards == other.get("inputs", "shards")
+
+
+def _setting(run: Run, part: str) -> Any:
+    """A setting of the data; at its default in runs that were made before it came."""
+    return run.data.get(part, getattr(DataConfig(), part))
 
 
 def _stands_beside(origin: Run, runs: Sequence[Run]) -> bool:

@@ -1,5 +1,8 @@
 """Batches from workers through shared memory: what arrives, in any number at once and of any size."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -54,6 +57,37 @@ def test_without_address_space_it_is_the_usual_way_for_all(guide: Manifest, monk
     assert all(same(one, other) for one, other in zip(trained(guide, 0), trained(guide, 1), strict=True))
 
 
+@pytest.mark.parametrize("limit", ["address space", "overcommit"])
+def test_where_address_space_costs_something_it_is_left_alone(
+    guide: Manifest, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    if limit == "overcommit":
+        monkeypatch.setattr(handover, "_overcommit", lambda: "2")
+    else:
+        monkeypatch.setattr(handover.resource, "getrlimit", lambda _: (1 << 40, 1 << 40))
+    assert handover.handover_for(2) is None
+
+
+def test_a_batch_of_an_abandoned_iteration_is_nothing(guide: Manifest) -> None:
+    """The thread that pins memory may still unpickle one."""
+    made = handover.Handover(1)
+    images = made.at(made.next_place((1, 3, 2, 2))).fill_(7)
+    images.place = handover.Place(made.number, 0, (1, 3, 2, 2))  # type: ignore[attr-defined]
+    none = torch.zeros(0, dtype=torch.int64)
+    sent = pickle.dumps(Batch(images, none, none, none))
+    assert len(sent) < 1000
+    assert pickle.loads(sent).images.unique().tolist() == [7]
+    del images, made
+    assert pickle.loads(sent).images.numel() == 0
+
+
+def test_batches_are_copied_and_pickled_elsewhere_too(guide: Manifest) -> None:
+    batch = trained(guide, 1)[0]
+    batch.labels = batch.labels.to(torch.bfloat16)
+    assert same(pickle.loads(pickle.dumps(batch)), batch)
+    assert same(copy.deepcopy(batch), batch)
+
+
 def test_boxes_of_any_number_arrive_with_their_images(guide: Manifest):
     samples = BoxedSamples(guide, DataConfig(), BoxedImageConfig(size=64), seed=1)
 
@@ -79,6 +113,6 @@ def test_memory_is_given_back_with_the_iteration(guide: Manifest):
     first = next(batches)
     assert len(handover.Handover.known) == before + 1
     kept = first.images.clone()
-    del batches, loader
+    del batches
     assert len(handover.Handover.known) == before
     assert torch.equal(first.images, kept)
