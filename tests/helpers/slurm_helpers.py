@@ -24,6 +24,13 @@ def skip_without_cluster(accounting: bool = False) -> None:
         pytest.skip(str(error))
 
 
+def enter(testbed: Testbed, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder, as a user of this cluster."""
+    for key, value in testbed.env.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.chdir(folder)
+
+
 def submit(testbed: Testbed, script: str, *options: str) -> str:
     """Submit a batch script that appends to <folder>/<name>.out; returns the job id."""
     common = ["--parsable", "--open-mode=append", "-o", str(testbed.folder / "%x.out"), "--chdir", str(testbed.folder)]

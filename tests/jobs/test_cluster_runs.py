@@ -18,12 +18,7 @@ from slurm_helpers import skip_without_cluster
 from small_runs import small_run
 
 from shards.manifest import Manifest
-from slurm.testbed.cluster import client, down, missing_packages, up
-
-pytestmark = pytest.mark.skipif(
-    bool(missing_packages(accounting=False)),
-    reason=f"Debian packages are missing: {' '.join(missing_packages(accounting=False))}",
-)
+from slurm.testbed.cluster import client, down, up
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
-from slurm_helpers import ended, eventually, skip_without_cluster
+from slurm_helpers import ended, enter, eventually, skip_without_cluster
 
 from jobs import launch as launching
 from jobs.classify import Config
@@ -23,16 +23,10 @@ from slurm.testbed.cluster import (
     Testbed,
     client,
     down,
-    missing_packages,
     up,
 )
 
 QUICK = Profile(cpus_per_task=1, time="5")
-
-pytestmark = pytest.mark.skipif(
-    bool(missing_packages(accounting=False)),
-    reason=f"Debian packages are missing: {' '.join(missing_packages(accounting=False))}",
-)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +41,7 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
 
 @pytest.fixture(autouse=True)
 def _here(testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, value in testbed.env.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.chdir(tmp_path)
+    enter(testbed, tmp_path, monkeypatch)
 
 
 def test_looking_at_a_config_submits_nothing(testbed: Testbed, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

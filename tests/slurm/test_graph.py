@@ -6,19 +6,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from slurm_helpers import skip_without_cluster
+from slurm_helpers import enter, skip_without_cluster
 
 from slurm.errors import SlurmError
 from slurm.graph import Stage, check_graph, graph_states, submit_graph, wait_for_graph
 from slurm.profile import Profile
 from slurm.queue import queue, read_record
 from slurm.submit import Launch
-from slurm.testbed.cluster import Testbed, client, down, missing_packages, up
+from slurm.testbed.cluster import Testbed, client, down, up
 
-pytestmark = pytest.mark.skipif(
-    bool(missing_packages(accounting=False)),
-    reason=f"Debian packages are missing: {' '.join(missing_packages(accounting=False))}",
-)
 PROFILE = Profile(cpus_per_task=1, time="5")
 MANIFEST = "shards/manifest.json"
 
@@ -34,9 +30,7 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
 
 @pytest.fixture(autouse=True)
 def _here(testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, value in testbed.env.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.chdir(tmp_path)
+    enter(testbed, tmp_path, monkeypatch)
 
 
 def build(folder: Path, *words: str, name: str = "") -> Launch:

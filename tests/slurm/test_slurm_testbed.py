@@ -24,16 +24,10 @@ from slurm.testbed.cluster import (
     down,
     kill_controller,
     kill_node,
-    missing_packages,
     restore_node,
     start_controller,
     status,
     up,
-)
-
-pytestmark = pytest.mark.skipif(
-    bool(missing_packages(accounting=False)),
-    reason=f"Debian packages are missing: {' '.join(missing_packages(accounting=False))}",
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_helpers import ended, skip_without_cluster
+from slurm_helpers import ended, enter, skip_without_cluster
 
 from jobs.launch import read_profile
 from shards.errors import UserError
@@ -21,17 +21,11 @@ from slurm.testbed.cluster import (
     Testbed,
     down,
     kill_controller,
-    missing_packages,
     start_controller,
     up,
 )
 
 QUICK = Profile(cpus_per_task=1, time="5")
-
-pytestmark = pytest.mark.skipif(
-    bool(missing_packages(accounting=False)),
-    reason=f"Debian packages are missing: {' '.join(missing_packages(accounting=False))}",
-)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +40,7 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
 
 @pytest.fixture(autouse=True)
 def _here(testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, value in testbed.env.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.chdir(tmp_path)
+    enter(testbed, tmp_path, monkeypatch)
 
 
 def test_launches_become_arrays_of_the_clusters_size_and_wait_for_others(tmp_path: Path) -> None:
