@@ -28,7 +28,10 @@ def obey_only_the_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """In a child: ask the kernel for this signal when the parent dies, even by SIGKILL, so that nobody is orphaned."""
+def end_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
+    """In a child of process `parent`: ask the kernel for this signal when that dies, even by SIGKILL, so that nobody is
+    orphaned. Where it has died before it could be asked, end here."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(1)

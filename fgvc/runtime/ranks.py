@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -48,9 +49,8 @@ def run_ranks(command: Sequence[str], ranks: int) -> int:
     try:
         for rank in range(ranks):
             own = {key: str(value) for key, value in (place | {"RANK": rank, "LOCAL_RANK": rank}).items()}
-            started.append(
-                subprocess.Popen(command, env=shared | own, start_new_session=True, preexec_fn=end_with_parent)
-            )
+            bound = partial(end_with_parent, os.getpid())
+            started.append(subprocess.Popen(command, env=shared | own, start_new_session=True, preexec_fn=bound))
         return _wait(started, pending)
     finally:
         for process in started:

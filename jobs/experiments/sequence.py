@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -110,7 +111,7 @@ class Process:
                 [sys.executable, "-m", "jobs.cli", *command.words], env=os.environ | (environment or {}),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 # A session of its own: Ctrl-C reaches this process alone, which then asks the run to stop, once.
-                start_new_session=True, preexec_fn=end_with_parent,
+                start_new_session=True, preexec_fn=partial(end_with_parent, os.getpid()),
             )  # fmt: skip
 
     def ended(self, seconds: float = 0) -> str | None:

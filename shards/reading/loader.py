@@ -1,5 +1,6 @@
 """Batches: training in the contract's order for any rank, evaluation with every sample exactly once."""
 
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ def _loader(
 class _Loader(DataLoader):
     def __iter__(self) -> Any:
         handover = handover_for(self.num_workers)  # of this iteration alone: another one has workers of its own
-        self.worker_init_fn = partial(_begin_worker, handover)
+        self.worker_init_fn = partial(_begin_worker, os.getpid(), handover)
         iteration = super().__iter__()
         self.worker_init_fn = None  # the iteration has it, and gives the memory back when it ends
         if handover is not None:
@@ -179,9 +180,9 @@ class _Loader(DataLoader):
         return iteration
 
 
-def _begin_worker(handover: Handover | None, worker: int) -> None:
+def _begin_worker(parent: int, handover: Handover | None, worker: int) -> None:
     begin_handover(handover, worker)
     keep_freed_memory()
     torch.set_num_threads(1)  # one core a worker; more only fight over the others' cores
     obey_only_the_parent()
-    end_with_parent(signal.SIGKILL)  # a worker that outlives its rank keeps the rank's connections open
+    end_with_parent(parent, signal.SIGKILL)  # a worker that outlives its rank keeps the rank's connections open
