@@ -5,6 +5,7 @@
     fgvc crop configs/crop/field_guide.yaml --on debug               20 steps a detector, 64 images
     fgvc crop CONFIG set.train.epochs=4 folds=5 name=longer          `set` goes to every detector run
     fgvc crop CONFIG slice=512 name=sliced                           small objects in large images, through SAHI
+    fgvc crop CONFIG trained=runs/detect/NAME                        the detector on all of train is there already
     fgvc crop CONFIG evaluate_test=true                              measure the boxes of the test split too
     fgvc crop detector=FILE data.shards=FOLDER                       no true boxes: a detector trained elsewhere
     fgvc crop data.shards=FOLDER detectors='[f0.safetensors, f1.safetensors, f2.safetensors, all.safetensors]'
@@ -48,6 +49,9 @@ class Config:
     evaluate_test: bool = option(False, "compare the test split's boxes with its true ones too", affects_result=False)
     detect: str = option("", "config of fgvc detect, a YAML file, for the detectors", affects_result=False)
     set: dict = option({}, "settings of every detector run, such as {train.epochs: 8}", affects_result=False)
+    trained: str = option(
+        "", "folder of a finished fgvc detect run, of the same settings on all of train, not to train it again", False
+    )
     folds: Annotated[int, Ge(2)] = option(3, "training images are split into so many folds, a detector for each")
     detector: str = option("", "instead of training: weights of one detector for all images", affects_result=False)
     detectors: list[str] = option(
@@ -76,6 +80,8 @@ def check(config: Config) -> None:
             "give one of detect=CONFIG, to train the detectors, detector=FILE, one for all images, or "
             "detectors=[FILE, ...], one a fold"
         )
+    if config.trained and not config.detect:
+        raise UserError("trained: goes with detect=CONFIG; with detector= or detectors= nothing is trained")
     if config.detectors and len(config.detectors) != config.folds + 1:
         raise UserError(
             f"detectors: {len(config.detectors)} files for folds={config.folds}; it takes {config.folds + 1}: one a "

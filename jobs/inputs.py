@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fgvc.detection.config import DetectorConfig
 from fgvc.runtime.distributed import broadcast_object, do_first, rank, ranks_here
 from fgvc.runtime.flops import FlopCounter
 from fgvc.runtime.run_folder import RESULT, RunFolder, open_run
@@ -100,6 +101,12 @@ def boxes_hashes(config: DataConfig) -> dict[str, str]:
         elif policy.uses_boxes:
             found[key] = TRUTH
     return found
+
+
+def detector_inputs(model: DetectorConfig) -> dict[str, str]:
+    """The hashes of the weights that a detector's training begins with, for a run's inputs."""
+    weights = {"weights": file_hash(model.weights, "model.weights")}
+    return weights | ({"start": file_hash(model.start, "model.start")} if model.start else {})
 
 
 def loader_workers(config: DataConfig) -> int:

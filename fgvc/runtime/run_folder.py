@@ -205,13 +205,15 @@ def hardware() -> dict[str, Any]:
 
 
 def refuse_another_config(
-    folder: Path, identity: dict[str, Any], defaults: dict[str, Any] | None = None, *, partial: bool = False
-) -> None:
+    folder: Path, identity: dict[str, Any], defaults: dict[str, Any] | None = None, *, partial: bool = False,
+    advice: str = "choose another name=",
+) -> None:  # fmt: skip
     """Raise UserError naming the keys when a folder holds a run of another config.
 
     defaults: of the settings in `identity`, so that a new version resumes the runs of an old one: a setting that the
     version which began the run did not have counts as its default, one that this version no longer has is passed over.
-    Without them every key counts. partial: `identity` lacks the inputs' hashes, which only a started run knows.
+    Without them every key counts. partial: `identity` lacks inputs' hashes, which only a started run knows. advice: the
+    error's end, what to do.
     """
     record = folder / IDENTITY
     if not record.is_file():
@@ -225,7 +227,7 @@ def refuse_another_config(
     if changed:
         shown = ", ".join(f"{key} ({before.get(key)!r} -> {now[key]!r})" for key in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise UserError(f"{folder}: holds a run of another config: {shown}{more}; choose another name=")
+        raise UserError(f"{folder}: holds a run of another config: {shown}{more}; {advice}")
 
 
 def _claim(path: Path, config: dict[str, Any], identity: dict[str, Any], defaults: dict[str, Any] | None) -> None:

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from fgvc.runtime.run_folder import RunFolder
-from jobs.config import as_words, config_hash, flatten, load_job
+from fgvc.runtime.run_folder import IDENTITY, RESULT, RunFolder, refuse_another_config
+from jobs.config import as_words, config_hash, flatten, hashed, load_job
 from jobs.crop import Config
 from jobs.detect import Config as DetectConfig
 from jobs.experiments.sequence import Command, run_all
-from jobs.inputs import file_hash
+from jobs.inputs import detector_inputs, file_hash
 from shards.errors import TransientError, UserError
 from shards.manifest import Manifest
 from shards.paths import expand
@@ -48,8 +48,31 @@ def identity_of(config: Config, commands: list[Command]) -> dict[str, str]:
         return {"detector": file_hash(config.detector, "detector")}
     if config.detectors:
         return {f"detectors.{i}": file_hash(path, "detectors") for i, path in enumerate(config.detectors)}
-    loaded = load_job("detect", config.detect, [word for word in commands[-1].words[2:] if "=" in word])
-    return {"detect": config_hash(loaded), "detect.weights": file_hash(loaded.model.weights, "model.weights")}
+    loaded = _config_of(commands[-1])
+    return {"detect": config_hash(loaded)} | {
+        f"detect.{key}": one for key, one in detector_inputs(loaded.model).items()
+    }
+
+
+def _config_of(command: Command) -> DetectConfig:
+    return load_job("detect", command.words[1], [word for word in command.words[2:] if "=" in word])
+
+
+def check_trained(config: Config, command: Command, shards: str) -> None:
+    """Raise UserError unless `trained` is a finished run of what `command`, the detector on all of train, would run.
+
+    shards: their fingerprint.
+    """
+    folder = Path(config.trained)
+    missing = [name for name in (RESULT, IDENTITY, "model.safetensors") if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"trained={folder}: holds no {missing[0]}; name the folder of a finished fgvc detect run, or leave it out"
+        )
+    loaded = _config_of(command)
+    inputs = {f"inputs.{key}": one for key, one in detector_inputs(loaded.model).items()} | {"inputs.shards": shards}
+    advice = "leave trained= out, and the detector is trained here"
+    refuse_another_config(folder, hashed(loaded) | inputs, hashed(DetectConfig()), partial=True, advice=advice)
 
 
 def check_boxes(config: Config, manifest: Manifest) -> None:
@@ -70,9 +93,11 @@ def train(config: Config, commands: list[Command]) -> list[Path]:
         return [expand(config.detector, "detector")]
     if config.detectors:
         return [expand(path, "detectors") for path in config.detectors]
-    failed = run_all(commands, f"crop {config.name}")
+    ours = commands[:-1] if config.trained else commands
+    failed = run_all(ours, f"crop {config.name}")
     if failed:
         name, failure = next(iter(failed.items()))
         kind = UserError if failure.code == UserError.code else TransientError  # a rank that crashed is started again
         raise kind(f"detector {name}: {failure}; its log: {commands[0].log.parent / name}.log")
-    return [RunFolder(command.folder, None).weights for command in commands]
+    folders = [command.folder for command in ours] + ([Path(config.trained)] if config.trained else [])
+    return [RunFolder(folder, None).weights for folder in folders]

@@ -15,7 +15,7 @@ from fgvc.runtime.run_folder import RESULT, RunFolder, finish
 from fgvc.runtime.tracking import Tracker
 from jobs.config import to_dict
 from jobs.crop import Config, check
-from jobs.experiments.crop_detectors import check_boxes, commands_of, identity_of, train
+from jobs.experiments.crop_detectors import check_boxes, check_trained, commands_of, identity_of, train
 from jobs.inputs import file_hash, loader_workers, open_job, open_shards
 from jobs.tasks.layer_file import publish, refuse_anothers, target_of
 from shards.boxes_layer import BoxesLayer, read_layer, write_layer
@@ -36,6 +36,8 @@ def run(config: Config) -> dict[str, Any]:
     commands = commands_of(config)
     if commands:
         check_boxes(config, manifest)
+    if config.trained:
+        check_trained(config, commands[-1], manifest.fingerprint)
     inputs = {"shards": manifest.fingerprint} | identity_of(config, commands)
     with open_job("crop", config, inputs) as folder:
         if folder.result is None:

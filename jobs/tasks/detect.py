@@ -16,7 +16,7 @@ from fgvc.training.curves import Panel
 from fgvc.training.learner import SupervisedLearner
 from fgvc.training.schedule import Schedule
 from jobs.detect import Config, check
-from jobs.inputs import file_hash, loader_workers
+from jobs.inputs import detector_inputs, loader_workers
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
 from shards.errors import UserError
@@ -28,12 +28,7 @@ from shards.reading.loader import Place, train_loader
 def run(config: Config) -> dict[str, Any]:
     """Train, measure, export; what result.json holds. Raises UserError for a user's mistake."""
     check(config)
-    return train("detect", config, _inputs, _Detect)
-
-
-def _inputs(config: Config) -> dict[str, str]:
-    weights = {"weights": file_hash(config.model.weights, "model.weights")}
-    return weights | ({"start": file_hash(config.model.start, "model.start")} if config.model.start else {})
+    return train("detect", config, lambda config: detector_inputs(config.model), _Detect)
 
 
 class _Detect:

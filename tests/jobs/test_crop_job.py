@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -163,6 +164,20 @@ def test_detectors_are_trained_on_the_other_folds_and_are_an_input(
     assert main([*words[:-1], f"detectors={trained}", "name=given", f"layer={again}"]) == 0
     assert read_layer(again, guide).boxes == layer.boxes
 
+    # A run on all of train that is there already is not trained again, and no other is taken for it.
+    for fold in range(2):
+        shutil.copytree(folder / f"detect/fold{fold}", tmp_path / f"runs/crop/reused/detect/fold{fold}")
+    reuse = [*words, f"trained={folder / 'detect/all'}", "name=reused", f"layer={tmp_path / 'reused.jsonl'}"]
+    assert main(reuse) == 0
+    assert read_layer(tmp_path / "reused.jsonl", guide).boxes == layer.boxes
+    assert not (tmp_path / "runs/crop/reused/detect/all").exists()
+    for wrong, reason in (
+        (["set.train.epochs=3", "name=longer"], "holds a run of another config: train.epochs (1 -> 3); leave trained="),
+        ([f"trained={folder / 'detect/fold0'}", "name=fold"], "another config: data.folds (2 -> 0); leave trained="),
+    ):
+        assert main([*reuse, *wrong]) == 2
+        assert reason in capsys.readouterr().err
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)  # four starts of a detector on a busy machine
@@ -221,6 +236,8 @@ def test_dogs_with_two_in_an_image_go_through_coco_detect_crop_and_classify(tmp_
         (["DETECT", "set.data.per_class=1"], "set: 'data.per_class' is set by fgvc crop; data.*, seed,"),
         (["DETECT", "data.imbalance=2"], "data.imbalance: detectors of fgvc crop are trained on whole folds"),
         (["DETECT", "folds=1"], "folds=1: Input should be greater than or equal to 2"),
+        (["DETECT", "trained=nowhere"], "trained=nowhere: holds no result.json; name the folder of a finished"),
+        (["detector=a", "trained=b"], "trained: goes with detect=CONFIG"),
         (["DETECT", "slice=-1"], "slice=-1: Input should be greater than or equal to 0"),
         (["DETECT", "data.folds=3"], "data.folds: the folds of fgvc crop are set by folds="),
         (["DETECT", "layer=/proc/none/boxes.jsonl"], "/proc/none/boxes.jsonl: cannot be written"),
