@@ -22,18 +22,9 @@ from typing import Any
 
 from fgvc.runtime.interrupt import Interrupted
 from jobs.config import describe, to_dict
+from jobs.experiments.pipeline_checks import drop_old_reports, refuse_others
 from jobs.experiments.pipeline_file import Config, Planned, Stage, home_of, plan, read
-from jobs.experiments.pipeline_run import (
-    choose,
-    drop_old_reports,
-    dry_run,
-    locked,
-    record_stages,
-    refuse_others,
-    run,
-    submit,
-    table,
-)
+from jobs.experiments.pipeline_run import choose, dry_run, locked, record_stages, run, submit, table
 from jobs.hints import next_lines
 from jobs.launch import profile_of, scratch_runs
 from jobs.words import Parser

@@ -1,32 +1,26 @@
 """Run a pipeline's stages, here one after another or as dependent jobs on a cluster; say what it would take."""
 
-import io
-import json
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fgvc.runtime.run_folder import GLANCE_S, RESULT, counted_time, refuse_another_config
-from jobs.config import DOWNLOAD, from_dict, hashed, load_command, load_job, nearest, to_dict
+from fgvc.runtime.run_folder import GLANCE_S, RESULT, counted_time
+from jobs.config import from_dict, nearest, to_dict
+from jobs.experiments.pipeline_checks import config_of
 from jobs.experiments.pipeline_file import SHARDS, Config, Planned, home_of
 from jobs.experiments.runners import job_says
 from jobs.experiments.sequence import run_all
 from jobs.launch import fetch_weights, launch_of, one_task
 from jobs.registry import command_module
-from jobs.shards import build_from, build_settings
-from jobs.stale import on_other_shards
-from jobs.states import STAGES
-from shards.boxes_layer import layer_hash
-from shards.building.plan import asked_options, options_difference
+from jobs.states import STAGES, read_json
 from shards.errors import UserError
-from shards.files import sha256_of, write_json
-from shards.manifest import MANIFEST, read_manifest
+from shards.files import write_json
 from slurm.graph import Stage as JobStage
 from slurm.graph import submit_graph, wait_for_graph
 from slurm.profile import Profile, check, check_tasks
@@ -51,21 +45,6 @@ def choose(planned: Sequence[Planned], start: str = "", until: str = "", only: S
         if missing := [name for name in one.after if name not in picked | done]:
             raise UserError(f"stage {one.name} needs {missing[0]}, which is not done; leave out --from or --only")
     return chosen
-
-
-def refuse_others(planned: Sequence[Planned]) -> None:
-    """Raise UserError, before anything is started, where a stage's folder holds what another config, other shards or an
-    earlier run of the stages before it gave."""
-    known: dict[Path, str] = {}
-    for one in planned:
-        if one.job == SHARDS:
-            _refuse_other_build(one)
-        elif one.job != "report":
-            config = _config_of(one)
-            refuse_another_config(one.command.folder, hashed(config), hashed(type(config)()), partial=True)
-            if on_other_shards(one.command.folder, config, known):
-                raise UserError(_stale(one, one.words[0], "the shards"))
-            _refuse_stale(one)
 
 
 @contextmanager
@@ -96,69 +75,6 @@ def record_stages(config: Config, planned: Sequence[Planned]) -> None:
     write_json(home_of(config) / STAGES, stages)
 
 
-def drop_old_reports(planned: Sequence[Planned]) -> None:
-    """Delete reports that are older than what they show, so that they are made again."""
-    stages = [one for one in planned if one.job != "report"]
-    for one in planned:
-        if one.job == "report" and not all(other.command.done and _written(other) <= _written(one) for other in stages):
-            (one.command.folder / one.command.mark).unlink(missing_ok=True)
-
-
-def _refuse_other_build(one: Planned) -> None:
-    """Raise UserError where the shards that are there are of other pictures or settings."""
-    _, _, source, root, out, *settings = one.words
-    if not one.command.done:
-        return
-    settings = [word for word in settings if not word.startswith("track.")]
-    # Not compared with archives that are downloaded: what is missing of them would be fetched again.
-    if any(word.partition("=")[0].split(".")[-1] in DOWNLOAD for word in settings):
-        asked = {"options": asked_options(build_settings(source, settings).build)}
-        if changed := options_difference(read_manifest(Path(out)).asked, asked):
-            raise UserError(
-                f"{out}: holds other shards: {'; '.join(changed)}; set another data.shards= or delete this one"
-            )
-        return
-    if root != "-" and not Path(root).exists():
-        raise UserError(
-            f"data.root={root}: no such folder, and {out} may hold other pictures; correct it, or use these shards as "
-            "they are: data.source="
-        )
-    with redirect_stderr(io.StringIO()):
-        build_from(source, root, out, settings)
-
-
-def _refuse_stale(one: Planned) -> None:
-    """Raise UserError for a result that was made of what another stage has made again since."""
-    inputs = _json(one.command.folder / RESULT).get("inputs")
-    if not isinstance(inputs, dict):
-        return
-    known = set(inputs.values())
-    for path in one.reads:
-        if not known & _hashes(path):
-            raise UserError(_stale(one, one.words[0], str(path)))
-
-
-def _stale(one: Planned, job: str, what: str) -> str:
-    place = f"{one.command.folder} holds a run of {job} on another version of {what}"
-    return f"stage {one.name}: {place}; delete that folder, or choose another name="
-
-
-def _hashes(path: Path) -> set[str]:
-    """What jobs call a file, a boxes layer, shards, or what they read of a run's folder, among their inputs."""
-    if (path / MANIFEST).is_file():
-        return {read_manifest(path).fingerprint}
-    if (path / RESULT).is_file():
-        return {sha256_of(file)[:16] for end in ("npz", "safetensors") for file in path.glob(f"*.{end}")}
-    if not path.is_file():
-        return set()
-    return {sha256_of(path)[:16], *([layer_hash(path)] if path.suffix == ".jsonl" else [])}
-
-
-def _written(one: Planned) -> float:
-    file = one.command.folder / one.command.mark
-    return file.stat().st_mtime if file.is_file() else 0.0
-
-
 def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], make: bool = True) -> dict[str, str]:
     """Run the chosen stages of all that are planned, until one fails; returns name -> reason of what failed.
 
@@ -176,14 +92,15 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
             failed = {one.name: job_says(one.command.folder) for one in chosen if not one.command.done}
         if all(one.command.done for one in planned):
             result = _result(planned, spent_s + time.monotonic() - began)
-            if waiting or _json(home / RESULT).get("stages") != result["stages"]:  # else nothing was done: not later
+            before = read_json(home / RESULT) or {}
+            if waiting or before.get("stages") != result["stages"]:  # else nothing was done: not later
                 write_json(home / RESULT, result)
     return failed
 
 
 def submit(config: Config, planned: Sequence[Planned], profile: Profile, follow: bool) -> bool:
     """Submit what is not done as dependent jobs; whether all have ended. Raises UserError as `locked` does."""
-    for warning in fetch_weights([_config_of(one) for one in planned if one.job not in (SHARDS, "report")]):
+    for warning in fetch_weights([config_of(one) for one in planned if one.job not in (SHARDS, "report")]):
         print(f"pipeline {config.name}: {warning}", flush=True)
     stages = job_stages(config, planned, profile)
     with locked(config):  # two at once would submit every stage twice
@@ -251,7 +168,7 @@ def table(planned: Sequence[Planned]) -> str:
 
 
 def _found(one: Planned) -> tuple[str, str]:
-    result = _json(one.command.folder / RESULT)
+    result = read_json(one.command.folder / RESULT) or {}
     if one.job in (SHARDS, "report") or not result:
         return str(
             Path(one.command.mark if one.job == SHARDS else one.command.folder).parent
@@ -268,19 +185,7 @@ def _result(planned: Sequence[Planned], seconds: float) -> dict[str, Any]:
     return {"stages": stages, "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
 
 
-def _config_of(one: Planned) -> Any:
-    return load_command(one.words) if one.stage.config else load_job(one.job, None, list(one.words[1:]))
-
-
 def _minutes(one: Planned) -> float:
     """How long a stage takes: as it did, where it is done, else as the file says."""
-    result = _json(one.command.folder / RESULT) if one.job != SHARDS else {}
+    result = (read_json(one.command.folder / RESULT) or {}) if one.job != SHARDS else {}
     return float(result["seconds"]) / 60 if "seconds" in result else one.stage.minutes
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

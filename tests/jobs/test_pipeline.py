@@ -18,8 +18,9 @@ from small_pipeline import BUILD, begin, weights, write_pipeline
 
 from fgvc.use.find import find_weights
 from jobs.cli import main
+from jobs.experiments.pipeline_checks import _hashes, drop_old_reports
 from jobs.experiments.pipeline_file import plan, read
-from jobs.experiments.pipeline_run import _hashes, drop_old_reports, dry_run, locked, submit
+from jobs.experiments.pipeline_run import dry_run, locked, submit
 from shards.errors import UserError
 from shards.files import sha256_of
 from slurm.profile import Profile
