@@ -3,6 +3,7 @@
     fgvc pipeline configs/pipeline/demo.yaml                          here, one stage after another
     fgvc pipeline configs/pipeline/folder.yaml data.root=photos       your own pictures, a folder a class
     fgvc pipeline CONFIG classifier.train.epochs=30 name=longer       a setting of one stage
+    fgvc pipeline CONFIG at_once=2                                    stages side by side, each on half of the cores
     fgvc pipeline CONFIG --dry-run                                    the graph, its time, every command
     fgvc pipeline CONFIG --on CLUSTER                                 dependent Slurm jobs; nothing has to stay alive
     fgvc pipeline CONFIG --on CLUSTER --follow                        the same, shown until all have ended

@@ -44,6 +44,9 @@ class Config:
     name: str = option("", "the folder's name (empty: the file's)")
     runs_dir: str = option("runs", "folder of all runs")
     processes: Annotated[int, Gt(0)] = option(1, "ranks of every stage that can use several, on this machine")
+    at_once: Annotated[int, Gt(0)] = option(
+        1, "stages that run side by side on this machine, each on its share of the cores and GPUs"
+    )
     data: dict = option({}, "data.* settings of every stage: shards, and source, root, build to make them")
     set: dict = option({}, "settings of every stage that has them, such as {track.wandb: offline}")
     stages: dict = field(default_factory=dict, metadata={"help": "name -> {job, config, set, after, ...}"})

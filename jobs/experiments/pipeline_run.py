@@ -1,5 +1,6 @@
 """Run a pipeline's stages, here one after another or as dependent jobs on a cluster; say what it would take."""
 
+import os
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -86,7 +87,10 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
         waiting = [one for one in chosen if not one.command.done]
         if make:
             commands = [one.command for one in chosen]
-            made = run_all(commands, f"pipeline {config.name}", first_failure_ends=True)
+            after = {one.name: one.after for one in chosen}
+            made = run_all(
+                commands, f"pipeline {config.name}", first_failure_ends=True, after=after, at_once=config.at_once
+            )
             failed = {name: failure.reason for name, failure in made.items()}
         else:
             failed = {one.name: job_says(one.command.folder) for one in chosen if not one.command.done}
@@ -152,13 +156,39 @@ def dry_run(config: Config, planned: Sequence[Planned], profile: Profile | None)
             if used := own.get(one.name):
                 hours += minutes / 60 * used.nodes * used.gpus_per_node
     unknown = [one.name for one in planned if not one.command.done and not _minutes(one)]
-    total = f"left: {left:.0f} minutes one after another"
+    side = min(config.at_once, len(os.sched_getaffinity(0)))
+    if side > 1 and profile is None:
+        total = (
+            f"left: {_minutes_at_once(planned, side):.0f} minutes, {side} side by side ({left:.0f} one after another)"
+        )
+    else:
+        total = f"left: {left:.0f} minutes one after another"
     total += f", {hours:.1f} GPU-hours" if profile else ""
     lines.append(total + (f", without {', '.join(unknown)}, whose time is unknown" if unknown else ""))
     if profile:
         graph = [stage for stage in job_stages(config, planned, profile) if stage.missing]
         lines += [sbatch_script(stage.profile or profile, stage.launches) for stage in graph]
     return "\n".join(lines)
+
+
+def _minutes_at_once(planned: Sequence[Planned], side: int) -> float:
+    """How long what is left takes with so many stages side by side, each as long as it takes alone."""
+    left = [one for one in planned if not one.command.done]
+    ends: dict[str, float] = {}
+    running: list[str] = []
+    now = 0.0
+    while left or running:
+        open_ = {one.name for one in left} | set(running)
+        ready = [one for one in left if not open_ & set(one.after)][: side - len(running)]
+        for one in ready:
+            left.remove(one)
+            running.append(one.name)
+            ends[one.name] = now + _minutes(one)
+        if not running:
+            break  # what they need is not among those that were chosen
+        now = min(ends[name] for name in running)
+        running = [name for name in running if ends[name] > now]
+    return now
 
 
 def table(planned: Sequence[Planned]) -> str:

@@ -1,4 +1,4 @@
-"""Run fgvc commands one after another, each in a process of its own; what is done is skipped, a failure stops nothing.
+"""Run fgvc commands, each in a process of its own, one after another or side by side; what is done is skipped.
 
 A process per run keeps memory, threads and a crash apart. The commands are plain data, so that something else (a
 queue on a cluster) can start the same list in another way.
@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,50 +58,113 @@ class Command:
         return "done" if self.done else "begun" if self.begun else "new"
 
 
-def run_all(commands: Sequence[Command], title: str, first_failure_ends: bool = False) -> dict[str, Failure]:
+def run_all(
+    commands: Sequence[Command], title: str, first_failure_ends: bool = False, *,
+    after: Mapping[str, Sequence[str]] | None = None, at_once: int = 1,
+) -> dict[str, Failure]:  # fmt: skip
     """Run what is not done yet, in order; returns name -> why, of those that failed.
 
-    first_failure_ends: later commands build on earlier ones.
-    Raises Interrupted after a signal, once the command under way has saved its state and ended.
+    first_failure_ends: later commands build on earlier ones; those that run beside a failed one still end.
+    after: the names that each command waits for, beside one another. at_once: so many run side by side, each on its
+    share of the cores and GPUs.
+    Raises Interrupted after a signal, once the commands under way have saved their state and ended.
     """
     failed: dict[str, Failure] = {}
     waiting = [command for command in commands if not command.done]
+    running: list[Process] = []
+    shares = shares_of_machine(at_once)
+    ended: dict[Process, str] = {}
     with Interruption() as interruption, _Bar(title, len(commands), len(commands) - len(waiting)) as bar:
-        for command in waiting:
-            began = time.monotonic()
-            failure = _run(command, bar, interruption)
-            if interruption.signal_name and not command.done:
-                raise Interrupted(f"stopped by {interruption.signal_name} in {command.name}; the same command resumes")
-            if failure:
-                failed[command.name] = failure
-            bar.ended(command.name, str(failure or ""), time.monotonic() - began)
-            if failure and first_failure_ends:
-                break
-            if interruption.signal_name:
-                raise Interrupted(
-                    f"stopped by {interruption.signal_name} after {command.name}; the same command resumes"
-                )
-    return failed
+        try:
+            while not (interruption.signal_name and not running):
+                if interruption.signal_name or (failed and first_failure_ends):
+                    waiting.clear()
+                taken = {one.share for one in running}
+                for share in [share for share in shares if share not in taken]:
+                    if command := _next(waiting, running, after or {}):
+                        waiting.remove(command)
+                        running.append(Process(command, share=share))
+                if not running:
+                    return failed
+                ended = _ended(running, bar, interruption)
+                running = [one for one in running if one not in ended]
+                for one, reason in ended.items():
+                    if reason:
+                        failed[one.command.name] = Failure(reason, one.code)
+                    if not interruption.signal_name or one.command.done:
+                        bar.ended(one.command.name, reason, one.seconds)
+        finally:
+            for one in running:
+                one.kill()
+        raise Interrupted(_stopped(interruption.signal_name, [one.command for one in ended]))
 
 
-def _run(command: Command, bar: "_Bar", interruption: Interruption) -> Failure | None:
-    """Run one command to its end; returns why it failed, or None."""
-    process = Process(command)
-    try:
-        while (ended := process.ended(0.5)) is None:
+def _next(
+    waiting: Sequence[Command], running: Sequence["Process"], after: Mapping[str, Sequence[str]]
+) -> Command | None:
+    """The first command that waits for none of those that have not ended."""
+    open_ = {command.name for command in waiting} | {one.command.name for one in running}
+    return next((command for command in waiting if not open_ & set(after.get(command.name, ()))), None)
+
+
+def _ended(running: Sequence["Process"], bar: "_Bar", interruption: Interruption) -> dict["Process", str]:
+    """Wait until a command ends, or after a signal until all have; why each of them failed, or nothing."""
+    found: dict[Process, str] = {}
+    while not found or (interruption.signal_name and len(found) < len(running)):
+        left = [one for one in running if one not in found]
+        for one in left:
             if interruption.signal_name:
-                process.stop()
-            bar.show(command.name, process.last_line)
-    finally:
-        process.kill()
-    return Failure(ended, process.code) if ended else None
+                one.stop()
+            if (reason := one.ended(0.5 / len(left))) is not None:
+                found[one] = reason
+        bar.show([(one.command.name, one.last_line) for one in left])
+    return found
+
+
+def _stopped(signal_name: str, ended: Sequence[Command]) -> str:
+    begun = [command.name for command in ended if not command.done]
+    done = [command.name for command in ended]
+    where = f" in {', '.join(begun)}" if begun else f" after {', '.join(done)}" if done else ""
+    return f"stopped by {signal_name}{where}; the same command resumes"
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of this machine; empty: all of it."""
+
+    cores: tuple[int, ...] = ()
+    gpus: str = ""  # as CUDA_VISIBLE_DEVICES lists them
+
+
+def shares_of_machine(parts: int) -> list[Share]:
+    """At most so many parts, at least a core each. GPUs are dealt out too, where there are fewer they are shared."""
+    cores = sorted(os.sched_getaffinity(0))
+    parts = min(parts, len(cores))
+    if parts == 1:
+        return [Share()]
+    gpus = _gpus()
+    dealt = [gpus[part::parts] or gpus[part % len(gpus) :][:1] if gpus else [] for part in range(parts)]
+    return [Share(tuple(cores[part::parts]), ",".join(dealt[part])) for part in range(parts)]
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [one for one in given.split(",") if one]
+    from torch.cuda import device_count  # only here: it takes seconds to import
+
+    return [str(number) for number in range(device_count())]
 
 
 class Process:
     """A command that runs in a process of its own, from the moment this is made."""
 
-    def __init__(self, command: Command, environment: dict[str, str] | None = None) -> None:
-        self.command = command
+    def __init__(self, command: Command, environment: dict[str, str] | None = None, share: Share = Share()) -> None:
+        self.command, self.share = command, share
+        self._began = time.monotonic()
+        if share.gpus:
+            environment = (environment or {}) | {"CUDA_VISIBLE_DEVICES": share.gpus}
         self._asked = False
         command.log.parent.mkdir(parents=True, exist_ok=True)
         _wait_for_lock(command.folder)
@@ -111,7 +174,7 @@ class Process:
                 [sys.executable, "-m", "jobs.cli", *command.words], env=os.environ | (environment or {}),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 # A session of its own: Ctrl-C reaches this process alone, which then asks the run to stop, once.
-                start_new_session=True, preexec_fn=partial(end_with_parent, os.getpid()),
+                start_new_session=True, preexec_fn=partial(_begin, os.getpid(), share.cores),
             )  # fmt: skip
 
     def ended(self, seconds: float = 0) -> str | None:
@@ -130,6 +193,11 @@ class Process:
         return 1 if self._process.returncode is None else self._process.returncode
 
     @property
+    def seconds(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self._began
+
+    @property
     def last_line(self) -> str:
         """The last line it printed."""
         return last_line(self.command.log, self._start)
@@ -145,6 +213,13 @@ class Process:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+
+def _begin(parent: int, cores: Sequence[int]) -> None:
+    """In a command's process, before it begins."""
+    end_with_parent(parent)
+    if cores:  # threads and loader workers are as many as these
+        os.sched_setaffinity(0, cores)
 
 
 def last_line(log: Path, start: int = 0) -> str:
@@ -171,7 +246,7 @@ class _Bar:
 
     def __init__(self, title: str, total: int, done: int) -> None:
         self._terminal = sys.stderr.isatty()
-        self._title, self._total, self._done, self._seconds, self._here = title, total, done, 0.0, 0
+        self._title, self._total, self._done, self._here, self._began = title, total, done, 0, time.monotonic()
         self._bar = tqdm(
             total=total, initial=done, desc=title, unit="run", disable=not self._terminal, dynamic_ncols=True,
             bar_format="{desc} {n_fmt}/{total_fmt} runs, ETA {remaining}{postfix}",
@@ -183,15 +258,14 @@ class _Bar:
     def __exit__(self, *args: object) -> None:
         self._bar.close()
 
-    def show(self, name: str, line: str) -> None:
-        self._bar.set_postfix_str(f"{name}: {line[:80]}")
+    def show(self, lines: Sequence[tuple[str, str]]) -> None:
+        self._bar.set_postfix_str("; ".join(f"{name}: {line[: 80 // len(lines)]}" for name, line in lines))
 
     def ended(self, name: str, reason: str, seconds: float) -> None:
         self._done += 1
         self._here += 1
-        self._seconds += seconds
         self._bar.update(1)
-        left = (self._total - self._done) * self._seconds / self._here
+        left = (self._total - self._done) * (time.monotonic() - self._began) / self._here
         line = f"{self._title} {self._done}/{self._total} {name} {'FAILED' if reason else 'done'} in {seconds:.0f} s"
         if reason:
             tqdm.write(f"{line}: {reason}", file=sys.stderr)

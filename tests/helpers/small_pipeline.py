@@ -17,7 +17,7 @@ ATTACK = {
 
 
 def write_pipeline(folder: Path) -> None:
-    """birds.yaml: shards, two classifiers and an attack."""
+    """birds.yaml: shards, two classifiers and an attack; the last two side by side."""
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     stages = {
         "classifier": {"job": "classify", "config": "tiny.yaml", "minutes": 3},
@@ -25,7 +25,7 @@ def write_pipeline(folder: Path) -> None:
         "attack": {"job": "attack", "set": ATTACK, "minutes": 1.5},
     }
     data = {"shards": "data/birds", "source": "field_guide", "build": BUILD, "workers": 0}
-    (folder / "birds.yaml").write_text(yaml.safe_dump({"data": data, "stages": stages}, sort_keys=False))
+    (folder / "birds.yaml").write_text(yaml.safe_dump({"at_once": 2, "data": data, "stages": stages}, sort_keys=False))
 
 
 def begin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

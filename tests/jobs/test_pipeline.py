@@ -21,6 +21,7 @@ from jobs.cli import main
 from jobs.experiments.pipeline_checks import _hashes, drop_old_reports
 from jobs.experiments.pipeline_file import plan, read
 from jobs.experiments.pipeline_run import dry_run, locked, submit
+from jobs.experiments.sequence import Share, shares_of_machine
 from shards.errors import UserError
 from shards.files import sha256_of
 from slurm.profile import Profile
@@ -63,6 +64,14 @@ def test_killed_driver_and_stage(done: Path, finished: Path, fgvc: Start) -> Non
     process.kill()  # the stage ends with it, and saves
     process.communicate()
     assert not (done / "classify/other/result.json").exists()
+    again = fgvc("pipeline", "birds.yaml")
+    wait_until(lambda: len(json.loads((done / "classify/other/starts.json").read_text())) == 2)
+    saved = {file.name for file in (done / "classify/other/checkpoints").glob("step-*")}
+    wait_until(lambda: {file.name for file in (done / "classify/other/checkpoints").glob("step-*")} - saved)
+    again.terminate()
+    _, errors = again.communicate(timeout=60)
+    assert again.returncode == 3, errors
+    assert "fgvc pipeline: stopped by SIGTERM in " in errors
     finish(fgvc("pipeline", "birds.yaml"))
     assert (done / "classify/classifier/result.json").stat().st_mtime_ns == kept
     calm = finished / "runs/pipeline/birds"
@@ -70,6 +79,30 @@ def test_killed_driver_and_stage(done: Path, finished: Path, fgvc: Start) -> Non
     assert history(done / "classify/other") == history(calm / "classify/other")
     ours, theirs = (json.loads((home / "attack/attack/result.json").read_text()) for home in (done, calm))
     assert ours["test"] == theirs["test"]
+
+
+def test_stages_side_by_side_have_half_of_the_cores_each(finished: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    spans = []
+    for name in ("classify/classifier", "classify/other", "attack/attack"):
+        folder = finished / "runs/pipeline/birds" / name
+        assert json.loads((folder / "result.json").read_text())["hardware"]["cores"] in {cores // 2, (cores + 1) // 2}
+        start = json.loads((folder / "starts.json").read_text())[-1]
+        spans.append((start["began"], start["began"] + start["seconds"]))
+    first, other, attack = spans
+    assert max(other[0], attack[0]) < min(other[1], attack[1])
+    assert first[1] <= min(other[0], attack[0])  # which both wait for
+
+
+def test_shares_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 5, 7})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3,4")
+    assert shares_of_machine(1) == [Share()]
+    assert shares_of_machine(2) == [Share((0, 2, 7), "0,4"), Share((1, 5), "3")]
+    assert [share.gpus for share in shares_of_machine(9)] == ["0", "3", "4", "0", "3"]
+    assert {len(share.cores) for share in shares_of_machine(9)} == {1}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert shares_of_machine(2) == [Share((0, 2, 7)), Share((1, 5))]
 
 
 def test_what_is_done_is_not_done_again(done: Path, capsys: pytest.CaptureFixture) -> None:
@@ -162,7 +195,7 @@ def test_ranks_are_said_of_this_machine_alone(birds: Path, capsys: pytest.Captur
 def test_a_failure_ends_it_and_says_how_to_resume(done: Path, capsys: pytest.CaptureFixture) -> None:
     for stage in ("classify/other", "attack"):
         shutil.rmtree(done / stage)
-    assert main(["pipeline", "birds.yaml", "other.train.batch=900"]) == 1
+    assert main(["pipeline", "birds.yaml", "other.train.batch=900", "at_once=1"]) == 1
     captured = capsys.readouterr()
     assert "stage other failed: fgvc classify: train.batch=900" in captured.err
     assert "the same command" in captured.err
