@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import functools
-import hashlib
 import json
 import types
 import typing
@@ -136,11 +135,6 @@ def as_words(settings: Mapping[str, Any]) -> list[str]:
     """Settings by dotted key as `key=value` words. JSON is YAML too; text stays as it is, since a word like
     model.weights=none needs no quotes."""
     return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
-
-
-def config_hash(config: Any) -> str:
-    """Twelve hex digits over `hashed(config)`."""
-    return hashlib.sha256(json.dumps(hashed(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def walk(kind: type, prefix: str = "", affects: bool = True) -> Iterator[tuple[str, dataclasses.Field]]:

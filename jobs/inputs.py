@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,21 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_job(job: str, config: Any, inputs: dict[str, str], main: bool = True) -> Iterator[RunFolder]:
+def open_job(
+    job: str, config: Any, inputs: dict[str, str], main: bool = True, parts: Mapping[str, Any] | None = None
+) -> Iterator[RunFolder]:
     """The run folder of a job: its identity is every setting that can change the result, and its inputs' hashes.
 
+    parts: configs of other jobs' runs that this one is made of, by name; their settings count as its own.
     A finished run's checkpoints are deleted, unless train.checkpoint_keep_finished.
 
     Raises UserError as `open_run` does.
     """
     identity = hashed(config) | {f"inputs.{key}": value for key, value in inputs.items()}
     defaults = hashed(type(config)())
+    for name, part in (parts or {}).items():
+        identity |= {f"{name}.{key}": value for key, value in hashed(part).items()}
+        defaults |= {f"{name}.{key}": value for key, value in hashed(type(part)()).items()}
     with open_run(
         config.runs_dir, job, config.name, to_dict(config), identity, defaults=defaults, main=main
     ) as folder:  # fmt: skip

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fgvc.runtime.run_folder import IDENTITY, RESULT, RunFolder, refuse_another_config
-from jobs.config import as_words, config_hash, flatten, hashed, load_job
+from jobs.config import as_words, flatten, hashed, load_job
 from jobs.crop import Config
 from jobs.detect import Config as DetectConfig
 from jobs.experiments.sequence import Command, run_all
@@ -42,20 +42,18 @@ def commands_of(config: Config) -> list[Command]:
     return commands
 
 
-def identity_of(config: Config, commands: list[Command]) -> dict[str, str]:
-    """What the detectors are: a hash of each file that was given, or of the settings they are trained with."""
+def detect_config(command: Command) -> DetectConfig:
+    """The config of a detector run."""
+    return load_job("detect", command.words[1], [word for word in command.words[2:] if "=" in word])
+
+
+def inputs_of(config: Config, commands: list[Command]) -> dict[str, str]:
+    """Hashes of the detectors' files, or of the weights that their training begins with."""
     if config.detector:
         return {"detector": file_hash(config.detector, "detector")}
     if config.detectors:
         return {f"detectors.{i}": file_hash(path, "detectors") for i, path in enumerate(config.detectors)}
-    loaded = _config_of(commands[-1])
-    return {"detect": config_hash(loaded)} | {
-        f"detect.{key}": one for key, one in detector_inputs(loaded.model).items()
-    }
-
-
-def _config_of(command: Command) -> DetectConfig:
-    return load_job("detect", command.words[1], [word for word in command.words[2:] if "=" in word])
+    return {f"detect.{key}": one for key, one in detector_inputs(detect_config(commands[-1]).model).items()}
 
 
 def check_trained(config: Config, command: Command, shards: str) -> None:
@@ -69,10 +67,11 @@ def check_trained(config: Config, command: Command, shards: str) -> None:
         raise UserError(
             f"trained={folder}: holds no {missing[0]}; name the folder of a finished fgvc detect run, or leave it out"
         )
-    loaded = _config_of(command)
+    loaded = detect_config(command)
     inputs = {f"inputs.{key}": one for key, one in detector_inputs(loaded.model).items()} | {"inputs.shards": shards}
     advice = "leave trained= out, and the detector is trained here"
-    refuse_another_config(folder, hashed(loaded) | inputs, hashed(DetectConfig()), partial=True, advice=advice)
+    settings = {key: value for key, value in hashed(loaded).items() if key != "evaluate_test"}  # it trains alike
+    refuse_another_config(folder, settings | inputs, hashed(DetectConfig()), partial=True, advice=advice)
 
 
 def check_boxes(config: Config, manifest: Manifest) -> None:

@@ -15,7 +15,7 @@ from fgvc.runtime.run_folder import RESULT, RunFolder, finish
 from fgvc.runtime.tracking import Tracker
 from jobs.config import to_dict
 from jobs.crop import Config, check
-from jobs.experiments.crop_detectors import check_boxes, check_trained, commands_of, identity_of, train
+from jobs.experiments.crop_detectors import check_boxes, check_trained, commands_of, detect_config, inputs_of, train
 from jobs.inputs import file_hash, loader_workers, open_job, open_shards
 from jobs.tasks.layer_file import publish, refuse_anothers, target_of
 from shards.boxes_layer import BoxesLayer, read_layer, write_layer
@@ -38,8 +38,9 @@ def run(config: Config) -> dict[str, Any]:
         check_boxes(config, manifest)
     if config.trained:
         check_trained(config, commands[-1], manifest.fingerprint)
-    inputs = {"shards": manifest.fingerprint} | identity_of(config, commands)
-    with open_job("crop", config, inputs) as folder:
+    inputs = {"shards": manifest.fingerprint} | inputs_of(config, commands)
+    parts = {"detect": detect_config(commands[-1])} if commands else {}
+    with open_job("crop", config, inputs, parts=parts) as folder:
         if folder.result is None:
             refuse_anothers(target, config)
             layer = _find(config, manifest, folder, train(config, commands))

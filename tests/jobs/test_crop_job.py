@@ -158,7 +158,9 @@ def test_detectors_are_trained_on_the_other_folds_and_are_an_input(
 
     capsys.readouterr()
     assert main([*words, "set.train.epochs=3"]) == 2
-    assert "holds a run of another config: inputs.detect" in capsys.readouterr().err
+    assert (
+        "holds a run of another config: detect.train.epochs (1 -> 3); choose another name=" in capsys.readouterr().err
+    )
     trained = json.dumps([str(folder / f"detect/{name}/model.safetensors") for name in ("fold0", "fold1", "all")])
     again = tmp_path / "again.jsonl"
     assert main([*words[:-1], f"detectors={trained}", "name=given", f"layer={again}"]) == 0
@@ -167,6 +169,9 @@ def test_detectors_are_trained_on_the_other_folds_and_are_an_input(
     # A run on all of train that is there already is not trained again, and no other is taken for it.
     for fold in range(2):
         shutil.copytree(folder / f"detect/fold{fold}", tmp_path / f"runs/crop/reused/detect/fold{fold}")
+    identity = folder / "detect/all/identity.json"
+    identity.write_text(identity.read_text().replace('"evaluate_test": false', '"evaluate_test": true'))  # trains alike
+    assert '"evaluate_test": true' in identity.read_text()
     reuse = [*words, f"trained={folder / 'detect/all'}", "name=reused", f"layer={tmp_path / 'reused.jsonl'}"]
     assert main(reuse) == 0
     assert read_layer(tmp_path / "reused.jsonl", guide).boxes == layer.boxes
