@@ -137,6 +137,16 @@ def as_words(settings: Mapping[str, Any]) -> list[str]:
     return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
 
 
+def identity(config: Any, parts: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`hashed` of a config and of its defaults. parts: configs of other jobs' runs that its run is made of, by name;
+    their settings count as its own."""
+    own, defaults = hashed(config), hashed(type(config)())
+    for name, part in (parts or {}).items():
+        own |= {f"{name}.{key}": value for key, value in hashed(part).items()}
+        defaults |= {f"{name}.{key}": value for key, value in hashed(type(part)()).items()}
+    return own, defaults
+
+
 def walk(kind: type, prefix: str = "", affects: bool = True) -> Iterator[tuple[str, dataclasses.Field]]:
     """Every leaf field of a nested dataclass as (dotted key, field)."""
     hints = _hints(kind)

@@ -13,16 +13,14 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fgvc.detection.config import DetectorConfig
 from fgvc.runtime.distributed import broadcast_object, do_first, rank, ranks_here
 from fgvc.runtime.flops import FlopCounter
 from fgvc.runtime.run_folder import RESULT, RunFolder, open_run
-from jobs.config import hashed, to_dict
+from jobs.config import identity, to_dict
 from jobs.shards import build_from
 from shards.boxes_layer import layer_hash
 from shards.building.build import BuildRunning
 from shards.errors import UserError
-from shards.files import sha256_of
 from shards.manifest import MANIFEST, Manifest, read_manifest
 from shards.paths import expand, is_remote
 from shards.reading.config import DataConfig
@@ -38,18 +36,15 @@ def open_job(
 ) -> Iterator[RunFolder]:
     """The run folder of a job: its identity is every setting that can change the result, and its inputs' hashes.
 
-    parts: configs of other jobs' runs that this one is made of, by name; their settings count as its own.
+    parts: as `jobs.config.identity` takes them.
     A finished run's checkpoints are deleted, unless train.checkpoint_keep_finished.
 
     Raises UserError as `open_run` does.
     """
-    identity = hashed(config) | {f"inputs.{key}": value for key, value in inputs.items()}
-    defaults = hashed(type(config)())
-    for name, part in (parts or {}).items():
-        identity |= {f"{name}.{key}": value for key, value in hashed(part).items()}
-        defaults |= {f"{name}.{key}": value for key, value in hashed(type(part)()).items()}
+    settings, defaults = identity(config, parts)
+    settings |= {f"inputs.{key}": value for key, value in inputs.items()}
     with open_run(
-        config.runs_dir, job, config.name, to_dict(config), identity, defaults=defaults, main=main
+        config.runs_dir, job, config.name, to_dict(config), settings, defaults=defaults, main=main
     ) as folder:  # fmt: skip
         yield folder
         train = getattr(config, "train", None)
@@ -109,30 +104,15 @@ def boxes_hashes(config: DataConfig) -> dict[str, str]:
     return found
 
 
-def detector_inputs(model: DetectorConfig) -> dict[str, str]:
-    """The hashes of the weights that a detector's training begins with, for a run's inputs."""
-    weights = {"weights": file_hash(model.weights, "model.weights")}
-    return weights | ({"start": file_hash(model.start, "model.start")} if model.start else {})
-
-
 def loader_workers(config: DataConfig) -> int:
     """Loader processes for a rank: what is asked for, or one per core that is left beside the rank, at most 8."""
     if config.workers >= 0:
         return config.workers
     # A task's cores on a cluster, else this rank's share of this machine's.
     given = os.environ.get("SLURM_CPUS_PER_TASK")
-    cores = int(given) if given and "SLURM_PROCID" in os.environ else len(os.sched_getaffinity(0)) // ranks_here()
+    bound = len(os.sched_getaffinity(0))
+    cores = min(int(given), bound) if given and "SLURM_PROCID" in os.environ else bound // ranks_here()
     return max(0, min(8, cores - 2))
-
-
-def file_hash(path: str, key: str) -> str:
-    """Sixteen hex digits of a file's sha256; 'hub' and 'none' stand for themselves. Raises UserError naming `key`."""
-    if path in ("hub", "none"):
-        return path
-    try:
-        return sha256_of(expand(path, key))[:16]
-    except OSError as error:
-        raise UserError(f"{key}={path}: {error.strerror}") from None
 
 
 BUILD_FOR_SIZE = "choose another size, or build the network for it, such as model.kwargs='{img_size: 448}'"

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, get_origin, get_type_hints
 
 import yaml
 
-from fgvc.runtime.run_folder import refuse_another_config
-from jobs.config import as_words, flatten, from_dict, hashed, load, load_job, nearest, walk
+from jobs.config import as_words, flatten, from_dict, load, load_job, nearest, walk
+from jobs.experiments.crop_detectors import refuse_other_settings
 from jobs.registry import command_module, default_name, parts_of
 from jobs.stale import refuse_other_shards
 from shards.errors import UserError
@@ -138,7 +138,7 @@ def launch_of(profile: Profile, job: str, kind: type, path: Path | None, words: 
     config = load(kind, path, words)
     name = str(config.name or default_name(job, path, config))
     folder = Path(config.runs_dir) / job / name
-    refuse_another_config(folder, hashed(config), hashed(kind()), partial=True)
+    refuse_other_settings(folder, config)
     return Launch(f"{job}/{name}", (job, *([str(path)] if path else []), *words), folder), config
 
 

@@ -1,6 +1,6 @@
 """fgvc pipeline: all steps from images to report, as one command: each stage is an ordinary run of its job.
 
-    fgvc pipeline configs/pipeline/demo.yaml                          here, one stage after another
+    fgvc pipeline configs/pipeline/demo.yaml                          here, its stages in order, some side by side
     fgvc pipeline configs/pipeline/folder.yaml data.root=photos       your own pictures, a folder a class
     fgvc pipeline CONFIG classifier.train.epochs=30 name=longer       a setting of one stage
     fgvc pipeline CONFIG at_once=2                                    stages side by side, each on half of the cores

@@ -20,7 +20,7 @@ MARKS = ("identity.json", "slurm.json", "table.md", STAGES)  # a run, a submitte
 @dataclass(frozen=True)
 class Run:
     """A run folder as its files show it. `share`: of the steps, 0 to 1; `left_s`: seconds to go at the last rate;
-    `stage`: its name in a pipeline, and `due` that it is the one whose turn it is."""
+    `stage`: its name in a pipeline, and `due` that it is its turn, where none is seen at work."""
 
     folder: Path
     record: dict[str, Any] | None
@@ -64,8 +64,9 @@ def read(folder: Path, mark: Path | None = None, stage: str = "", due: bool = Fa
 def read_stages(home: Path) -> list[Run]:
     """The stages of a pipeline in their order, those that were not begun too; none where no pipeline was."""
     runs: list[Run] = []
-    due = locked(home)
-    for entry in read_json(home / STAGES) or []:
+    entries = read_json(home / STAGES) or []
+    due = locked(home) and not any(locked(Path(entry["folder"])) for entry in entries)
+    for entry in entries:
         run = read(Path(entry["folder"]), Path(entry["mark"]), entry["name"], due)
         due = due and run.result is not None
         runs.append(run)

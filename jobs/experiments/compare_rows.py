@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from fgvc.runtime.run_folder import refuse_another_config
-from jobs.config import flatten, from_dict, hashed, load, load_job, measures, nearest, read_yaml, to_dict, trains, walk
+from jobs.config import flatten, from_dict, load, load_job, measures, nearest, read_yaml, to_dict, trains, walk
 from jobs.debug import debug_settings
+from jobs.experiments.crop_detectors import refuse_other_settings
 from jobs.experiments.sequence import Command
 from jobs.registry import JOBS, command_module
 from jobs.stale import refuse_other_shards
@@ -141,7 +141,7 @@ def check(config: Config, runs: list[Run]) -> None:
     same = _module(config.job).HEADLINE.same
     for planned in runs:
         loaded = load_job(config.job, planned.command.words[1], list(planned.command.words[2:]))
-        refuse_another_config(planned.command.folder, hashed(loaded), hashed(type(loaded)()), partial=True)
+        refuse_other_settings(planned.command.folder, loaded)
         refuse_other_shards(planned.command.folder, loaded, known)
         flat = flatten(to_dict(loaded), type(loaded))
         first = first or flat

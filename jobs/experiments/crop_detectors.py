@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fgvc.runtime.run_folder import IDENTITY, RESULT, RunFolder, refuse_another_config
-from jobs.config import as_words, flatten, hashed, load_job
+from jobs.config import as_words, flatten, hashed, identity, load_job
 from jobs.crop import Config
 from jobs.detect import Config as DetectConfig
 from jobs.experiments.sequence import Command, run_all
-from jobs.inputs import detector_inputs, file_hash
+from jobs.hashes import detector_inputs, file_hash
 from shards.errors import TransientError, UserError
 from shards.manifest import Manifest
 from shards.paths import expand
@@ -47,6 +48,20 @@ def detect_config(command: Command) -> DetectConfig:
     return load_job("detect", command.words[1], [word for word in command.words[2:] if "=" in word])
 
 
+def detectors_of(config: Any) -> dict[str, DetectConfig]:
+    """The configs of other runs that a job's run is made of, as `jobs.config.identity` takes them: those of fgvc crop's
+    detectors."""
+    if not isinstance(config, Config) or not config.detect:
+        return {}
+    return {"detect": detect_config(commands_of(config)[-1])}
+
+
+def refuse_other_settings(folder: Path, config: Any) -> None:
+    """Raise UserError naming the keys where a folder holds a run of other settings; what the run reads is not asked."""
+    settings, defaults = identity(config, detectors_of(config))
+    refuse_another_config(folder, settings, defaults, partial=True)
+
+
 def inputs_of(config: Config, commands: list[Command]) -> dict[str, str]:
     """Hashes of the detectors' files, or of the weights that their training begins with."""
     if config.detector:
@@ -61,7 +76,7 @@ def check_trained(config: Config, command: Command, shards: str) -> None:
 
     shards: their fingerprint.
     """
-    folder = Path(config.trained)
+    folder = expand(config.trained, "trained")
     missing = [name for name in (RESULT, IDENTITY, "model.safetensors") if not (folder / name).is_file()]
     if missing:
         raise UserError(
@@ -70,8 +85,20 @@ def check_trained(config: Config, command: Command, shards: str) -> None:
     loaded = detect_config(command)
     inputs = {f"inputs.{key}": one for key, one in detector_inputs(loaded.model).items()} | {"inputs.shards": shards}
     advice = "leave trained= out, and the detector is trained here"
-    settings = {key: value for key, value in hashed(loaded).items() if key != "evaluate_test"}  # it trains alike
-    refuse_another_config(folder, settings | inputs, hashed(DetectConfig()), partial=True, advice=advice)
+    refuse_another_config(folder, _trains(loaded) | inputs, hashed(DetectConfig()), partial=True, advice=advice)
+
+
+def check_alike(config: Config, trained: DetectConfig) -> None:
+    """Raise UserError where a run of these settings could not be `trained`: before it is trained."""
+    ours, theirs = _trains(detect_config(commands_of(config)[-1])), _trains(trained)
+    if changed := [key for key in ours if ours[key] != theirs[key]]:
+        shown = ", ".join(f"{key} ({theirs[key]!r} -> {ours[key]!r})" for key in changed[:5])
+        raise UserError(f"trained: that run has other settings than the detectors here: {shown}; give both the same")
+
+
+def _trains(config: DetectConfig) -> dict[str, Any]:
+    """What training depends on."""
+    return {key: value for key, value in hashed(config).items() if key != "evaluate_test"}
 
 
 def check_boxes(config: Config, manifest: Manifest) -> None:
@@ -98,5 +125,5 @@ def train(config: Config, commands: list[Command]) -> list[Path]:
         name, failure = next(iter(failed.items()))
         kind = UserError if failure.code == UserError.code else TransientError  # a rank that crashed is started again
         raise kind(f"detector {name}: {failure}; its log: {commands[0].log.parent / name}.log")
-    folders = [command.folder for command in ours] + ([Path(config.trained)] if config.trained else [])
+    folders = [command.folder for command in ours] + ([expand(config.trained, "trained")] if config.trained else [])
     return [RunFolder(folder, None).weights for folder in folders]

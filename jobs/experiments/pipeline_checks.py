@@ -4,11 +4,11 @@ import io
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
 
-from fgvc.runtime.run_folder import RESULT, refuse_another_config
-from jobs.config import DOWNLOAD, hashed, load_command, load_job
-from jobs.experiments.pipeline_file import SHARDS, Planned
+from fgvc.runtime.run_folder import RESULT
+from jobs.config import DOWNLOAD
+from jobs.experiments.crop_detectors import refuse_other_settings
+from jobs.experiments.pipeline_file import SHARDS, Planned, config_of
 from jobs.shards import build_from, build_settings
 from jobs.stale import on_other_shards
 from jobs.states import read_json
@@ -28,7 +28,7 @@ def refuse_others(planned: Sequence[Planned]) -> None:
             _refuse_other_build(one)
         elif one.job != "report":
             config = config_of(one)
-            refuse_another_config(one.command.folder, hashed(config), hashed(type(config)()), partial=True)
+            refuse_other_settings(one.command.folder, config)
             if on_other_shards(one.command.folder, config, known):
                 raise UserError(_stale(one, one.words[0], "the shards"))
             _refuse_stale(one)
@@ -67,10 +67,10 @@ def _refuse_other_build(one: Planned) -> None:
 
 def _refuse_stale(one: Planned) -> None:
     """Raise UserError for a result that was made of what another stage has made again since."""
-    inputs = (read_json(one.command.folder / RESULT) or {}).get("inputs")
-    if not isinstance(inputs, dict):
+    result = read_json(one.command.folder / RESULT) or {}
+    if not isinstance(result.get("inputs"), dict):
         return
-    known = set(inputs.values())
+    known = {*result["inputs"].values(), *result.get("detectors", ())}
     for path in one.reads:
         if not known & _hashes(path):
             raise UserError(_stale(one, one.words[0], str(path)))
@@ -95,7 +95,3 @@ def _hashes(path: Path) -> set[str]:
 def _written(one: Planned) -> float:
     file = one.command.folder / one.command.mark
     return file.stat().st_mtime if file.is_file() else 0.0
-
-
-def config_of(one: Planned) -> Any:
-    return load_command(one.words) if one.stage.config else load_job(one.job, None, list(one.words[1:]))

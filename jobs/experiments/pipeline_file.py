@@ -1,7 +1,6 @@
 """What a pipeline consists of: stages from a file, each one command, and which of them waits for which."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +8,10 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt
 
 from fgvc.runtime.run_folder import RESULT
-from jobs.config import as_words, flatten, from_dict, load, load_job, locate, nearest, read_yaml, walk
+from jobs.config import as_words, flatten, from_dict, load, load_command, load_job, locate, nearest, read_yaml, walk
+from jobs.detect import Config as DetectConfig
+from jobs.experiments.crop_detectors import check_alike
+from jobs.experiments.pipeline_places import named, paths, resolved
 from jobs.experiments.sequence import Command
 from jobs.registry import JOBS, command_module
 from jobs.shards import build_settings
@@ -137,12 +139,12 @@ def plan(config: Config) -> list[Planned]:
     folders |= {name: str(_folder(config, name, stage)) for name, stage in stages.items()}
     for name, stage in stages.items():
         before = [one.name for one in planned]
-        named = [other for value in stage.set.values() for other in _named(value, folders)] + stage.after
+        needs = [other for value in stage.set.values() for other in named(value, folders)] + stage.after
         if stage.job == "report":
-            named = before
+            needs = before
         elif SHARDS in before:
-            named.insert(0, SHARDS)
-        after = tuple(dict.fromkeys(other for other in named if other != name))
+            needs.insert(0, SHARDS)
+        after = tuple(dict.fromkeys(other for other in needs if other != name))
         if late := [other for other in after if other not in before]:
             raise UserError(f"stage {name}: '{late[0]}' {'comes later' if late[0] in folders else 'is no stage'}")
         folder = Path(folders[name])
@@ -153,7 +155,7 @@ def plan(config: Config) -> list[Planned]:
         mark = REPORT if stage.job == "report" else RESULT
         ranks = ("--processes", str(config.processes)) if config.processes > 1 and stage.job not in ALONE else ()
         command = Command(name, (*words, *ranks), folder, home / "logs" / f"{name}.log", mark)
-        reads = tuple(path for value in stage.set.values() for path in _paths(value, folders, folder))
+        reads = tuple(path for value in stage.set.values() for path in paths(value, folders, folder))
         planned.append(Planned(name, stage, command, after, words, reads))
     return planned
 
@@ -228,7 +230,7 @@ def _words(config: Config, name: str, stage: Stage, folders: dict[str, str], pla
         return ("report", *map(str, made), *as_words(own))
     kind = command_module(stage.job).Config
     known = {key for key, _ in walk(kind)}
-    own = {key: _resolved(value, folders) for key, value in flatten(stage.set, kind).items()}
+    own = {key: resolved(value, folders) for key, value in flatten(stage.set, kind).items()}
     if fixed := [key for key in own if key in OWN]:
         raise UserError(f"'{fixed[0]}' is set by the pipeline")
     # Shards are built by then, or there already: `data.source=` leaves out the stage that builds them.
@@ -241,48 +243,24 @@ def _words(config: Config, name: str, stage: Stage, folders: dict[str, str], pla
         every["track.group"] = config.name
     if stage.job == "crop" and config.processes > 1:
         every["processes"] = config.processes
+    if stage.job == "crop":  # what is for every stage is for its detectors too
+        detect = {key for key, _ in walk(DetectConfig) if "." in key} - known
+        for_all = {key: value for key, value in shared.items() if key in detect}
+        own |= {"set": for_all | flatten(own.get("set", {}), DetectConfig)} if for_all else {}
     words = as_words(every | own | {"name": name, "runs_dir": str(home)})
-    load_job(stage.job, stage.config or None, words)
+    loaded = load_job(stage.job, stage.config or None, words)
+    if stage.job == "crop" and loaded.trained:
+        for one in planned:
+            if one.job == "detect" and Path(loaded.trained) == one.command.folder:
+                check_alike(loaded, config_of(one))
     return (stage.job, *([stage.config] if stage.config else []), *words)
+
+
+def config_of(one: Planned) -> Any:
+    """The config of a stage's job."""
+    return load_command(one.words) if one.stage.config else load_job(one.job, None, list(one.words[1:]))
 
 
 def _anywhere(key: str) -> bool:
     """Whether some job has this setting: those that have not pass over it."""
     return any(key in {name for name, _ in walk(command_module(job).Config)} for job in JOBS)
-
-
-def _named(value: Any, folders: dict[str, str]) -> Iterator[str]:
-    """The stages that a setting names."""
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _named(inner, folders)
-    elif isinstance(value, str):
-        yield from (name for name in re.findall(r"\$\{([a-z0-9_]+)\}", value) if name in folders)
-
-
-def _paths(value: Any, folders: dict[str, str], own: Path) -> Iterator[Path]:
-    """What a setting names in the folders of other stages."""
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _paths(inner, folders, own)
-    elif any(_named(value, folders)):
-        path = Path(_resolved(value, folders))
-        if own not in path.parents:
-            yield path
-
-
-def _resolved(value: Any, folders: dict[str, str]) -> Any:
-    """A setting with `${STAGE}` replaced by that stage's folder; other variables are the environment's."""
-    if isinstance(value, dict):
-        return {key: _resolved(inner, folders) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_resolved(inner, folders) for inner in value]
-    if not isinstance(value, str):
-        return value
-
-    def replaced(match: re.Match[str]) -> str:
-        if match[1] not in folders:
-            raise UserError(f"'${{{match[1]}}}' is no stage{nearest(match[1], list(folders))}")
-        return folders[match[1]]
-
-    return re.sub(r"\$\{([a-z][a-z0-9_]*)\}", replaced, value)

@@ -1,4 +1,4 @@
-"""Run a pipeline's stages, here one after another or as dependent jobs on a cluster; say what it would take."""
+"""Run a pipeline's stages, here or as dependent jobs on a cluster; say what it would take."""
 
 import os
 import shlex
@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 
 from fgvc.runtime.run_folder import GLANCE_S, RESULT, counted_time
 from jobs.config import from_dict, nearest, to_dict
-from jobs.experiments.pipeline_checks import config_of
-from jobs.experiments.pipeline_file import SHARDS, Config, Planned, home_of
+from jobs.experiments.machine import shares_of_machine
+from jobs.experiments.pipeline_file import SHARDS, Config, Planned, config_of, home_of
 from jobs.experiments.runners import job_says
 from jobs.experiments.sequence import run_all
 from jobs.launch import fetch_weights, launch_of, one_task
@@ -87,6 +87,8 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
         waiting = [one for one in chosen if not one.command.done]
         if make:
             commands = [one.command for one in chosen]
+            if config.at_once > 1:
+                _check_gpus(config)
             after = {one.name: one.after for one in chosen}
             made = run_all(
                 commands, f"pipeline {config.name}", first_failure_ends=True, after=after, at_once=config.at_once
@@ -100,6 +102,16 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
             if waiting or before.get("stages") != result["stages"]:  # else nothing was done: not later
                 write_json(home / RESULT, result)
     return failed
+
+
+def _check_gpus(config: Config) -> None:
+    """Raise UserError where a stage's ranks would be more than the GPUs of its share."""
+    share = len(shares_of_machine(config.at_once)[0].gpus)
+    if share and config.processes > share:
+        raise UserError(
+            f"processes={config.processes} with at_once={config.at_once}: a stage has {share} GPUs here, and "
+            f"a rank needs one; set processes={share}"
+        )
 
 
 def submit(config: Config, planned: Sequence[Planned], profile: Profile, follow: bool) -> bool:
@@ -158,9 +170,8 @@ def dry_run(config: Config, planned: Sequence[Planned], profile: Profile | None)
     unknown = [one.name for one in planned if not one.command.done and not _minutes(one)]
     side = min(config.at_once, len(os.sched_getaffinity(0)))
     if side > 1 and profile is None:
-        total = (
-            f"left: {_minutes_at_once(planned, side):.0f} minutes, {side} side by side ({left:.0f} one after another)"
-        )
+        best = _minutes_at_once(planned, side)
+        total = f"left: {best:.0f} minutes, {side} side by side, at best ({left:.0f} one after another)"
     else:
         total = f"left: {left:.0f} minutes one after another"
     total += f", {hours:.1f} GPU-hours" if profile else ""

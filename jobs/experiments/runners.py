@@ -1,13 +1,12 @@
 """What runs the trials of a sweep: processes on this machine, or jobs on a cluster (the Runner of trials.py)."""
 
 import logging
-import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.config import load_command
-from jobs.experiments.sequence import Command, Process, last_line
+from jobs.experiments.machine import shares_of_machine
+from jobs.experiments.sequence import Command, Process, last_line, wait_for_lock
 from jobs.launch import fetch_weights
 from slurm.graph import Stage, submit_graph
 from slurm.profile import Profile
@@ -18,25 +17,20 @@ log = logging.getLogger(__name__)
 
 
 class Processes:
-    """Trials as processes on this machine. Each gets a GPU, where there are several, and its share of the cores."""
+    """Trials as processes on this machine, each on its share of the cores and GPUs."""
 
     pause = 0.2
 
     def __init__(self, parallel: int) -> None:
         self._running: dict[int, Process] = {}  # by place
         self._places = range(parallel)
-        self._gpus = gpus() if parallel > 1 else []
+        self._shares = shares_of_machine(parallel)
 
     def start(self, commands: Sequence[Command]) -> None:
         for command in commands:
             place = next(number for number in self._places if number not in self._running)
-            environment = {}
-            if len(self._places) > 1:
-                cores = len(os.sched_getaffinity(0)) // len(self._places)
-                environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cores)))
-            if self._gpus:
-                environment["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
-            self._running[place] = Process(command, environment)
+            wait_for_lock(command.folder)
+            self._running[place] = Process(command, self._shares[place % len(self._shares)])
 
     def ended(self) -> dict[str, str]:
         found = {}
@@ -110,15 +104,3 @@ def job_says(folder: Path) -> str:
         line for line in log.read_text(errors="replace").replace("\r", "\n").split("\n") if line.startswith("fgvc ")
     ]
     return (lines[-1] if lines else last_line(log)) or f"job {record['job']} exited without output"
-
-
-def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu and gpu != "-1"]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [str(i) for i, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU "))]

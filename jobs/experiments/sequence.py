@@ -5,6 +5,7 @@ queue on a cluster) can start the same list in another way.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,13 +14,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from fgvc.runtime.interrupt import Interrupted, Interruption
 from fgvc.runtime.run_folder import IDENTITY, RESULT
+from jobs.experiments.machine import Share, shares_of_machine
+from jobs.states import locked
 from shards.signals import end_with_parent
 
+SAVED = (3, -signal.SIGTERM)  # how a command ends that was asked to: it saved, or had not begun to work
 LOCK_SECONDS = 120  # a run that lost its starter is saving its last checkpoint; longer than that it belongs to someone
 
 
@@ -72,31 +75,39 @@ def run_all(
     failed: dict[str, Failure] = {}
     waiting = [command for command in commands if not command.done]
     running: list[Process] = []
-    shares = shares_of_machine(at_once)
     ended: dict[Process, str] = {}
+    locks = _Locks()
     with Interruption() as interruption, _Bar(title, len(commands), len(commands) - len(waiting)) as bar:
+        shares = shares_of_machine(at_once) if waiting else []
         try:
             while not (interruption.signal_name and not running):
                 if interruption.signal_name or (failed and first_failure_ends):
                     waiting.clear()
                 taken = {one.share for one in running}
                 for share in [share for share in shares if share not in taken]:
-                    if command := _next(waiting, running, after or {}):
+                    command = _next(waiting, running, after or {})
+                    if command and locks.free(command.folder):
                         waiting.remove(command)
-                        running.append(Process(command, share=share))
-                if not running:
+                        running.append(Process(command, share))
+                if not running and not locks.waited_for:
                     return failed
                 ended = _ended(running, bar, interruption)
                 running = [one for one in running if one not in ended]
                 for one, reason in ended.items():
-                    if reason:
+                    if reason and not (interruption.signal_name and one.code in SAVED):
                         failed[one.command.name] = Failure(reason, one.code)
-                    if not interruption.signal_name or one.command.done:
+                    if one.command.done or one.command.name in failed:
                         bar.ended(one.command.name, reason, one.seconds)
-        finally:
+        except Exception:  # of this process: the disk is full, no process can be started
+            for one in running:
+                one.stop()
+            while any(one.ended(0.1) is None for one in running):
+                pass
+            raise
+        finally:  # also after a second Ctrl-C
             for one in running:
                 one.kill()
-        raise Interrupted(_stopped(interruption.signal_name, [one.command for one in ended]))
+        raise Interrupted(_stopped(interruption.signal_name, [one.command for one in ended], failed))
 
 
 def _next(
@@ -108,70 +119,49 @@ def _next(
 
 
 def _ended(running: Sequence["Process"], bar: "_Bar", interruption: Interruption) -> dict["Process", str]:
-    """Wait until a command ends, or after a signal until all have; why each of them failed, or nothing."""
+    """Wait half a second, or after a signal until all commands have ended; of those that have, why they failed, or
+    nothing."""
     found: dict[Process, str] = {}
-    while not found or (interruption.signal_name and len(found) < len(running)):
-        left = [one for one in running if one not in found]
+    if not running:
+        time.sleep(0.5)
+    while left := [one for one in running if one not in found]:
         for one in left:
             if interruption.signal_name:
                 one.stop()
             if (reason := one.ended(0.5 / len(left))) is not None:
                 found[one] = reason
         bar.show([(one.command.name, one.last_line) for one in left])
+        if not interruption.signal_name:
+            break
     return found
 
 
-def _stopped(signal_name: str, ended: Sequence[Command]) -> str:
-    begun = [command.name for command in ended if not command.done]
-    done = [command.name for command in ended]
+def _stopped(signal_name: str, ended: Sequence[Command], failed: Mapping[str, Failure]) -> str:
+    begun = [command.name for command in ended if not command.done and command.name not in failed]
+    done = [command.name for command in ended if command.done]
     where = f" in {', '.join(begun)}" if begun else f" after {', '.join(done)}" if done else ""
-    return f"stopped by {signal_name}{where}; the same command resumes"
-
-
-@dataclass(frozen=True)
-class Share:
-    """A part of this machine; empty: all of it."""
-
-    cores: tuple[int, ...] = ()
-    gpus: str = ""  # as CUDA_VISIBLE_DEVICES lists them
-
-
-def shares_of_machine(parts: int) -> list[Share]:
-    """At most so many parts, at least a core each. GPUs are dealt out too, where there are fewer they are shared."""
-    cores = sorted(os.sched_getaffinity(0))
-    parts = min(parts, len(cores))
-    if parts == 1:
-        return [Share()]
-    gpus = _gpus()
-    dealt = [gpus[part::parts] or gpus[part % len(gpus) :][:1] if gpus else [] for part in range(parts)]
-    return [Share(tuple(cores[part::parts]), ",".join(dealt[part])) for part in range(parts)]
-
-
-def _gpus() -> list[str]:
-    """The GPUs that this process may use."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [one for one in given.split(",") if one]
-    from torch.cuda import device_count  # only here: it takes seconds to import
-
-    return [str(number) for number in range(device_count())]
+    lost = "".join(f"; {name} had failed: {failure}" for name, failure in failed.items())
+    return f"stopped by {signal_name}{where}{lost}; the same command resumes"
 
 
 class Process:
     """A command that runs in a process of its own, from the moment this is made."""
 
-    def __init__(self, command: Command, environment: dict[str, str] | None = None, share: Share = Share()) -> None:
+    def __init__(self, command: Command, share: Share) -> None:
         self.command, self.share = command, share
         self._began = time.monotonic()
+        environment = {}
         if share.gpus:
-            environment = (environment or {}) | {"CUDA_VISIBLE_DEVICES": share.gpus}
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
+        if share.cores:
+            given = os.environ.get("OMP_NUM_THREADS", "")
+            environment["OMP_NUM_THREADS"] = str(min(int(given) if given.isdecimal() else 999, len(share.cores)))
         self._asked = False
         command.log.parent.mkdir(parents=True, exist_ok=True)
-        _wait_for_lock(command.folder)
         with command.log.open("ab") as log:
             self._start = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.cli", *command.words], env=os.environ | (environment or {}),
+                [sys.executable, "-m", "jobs.cli", *command.words], env=os.environ | environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 # A session of its own: Ctrl-C reaches this process alone, which then asks the run to stop, once.
                 start_new_session=True, preexec_fn=partial(_begin, os.getpid(), share.cores),
@@ -230,15 +220,24 @@ def last_line(log: Path, start: int = 0) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def _wait_for_lock(folder: Path) -> None:
-    """Let a run whose starter was killed finish saving. A lock held for longer is left to the run to report."""
-    if not folder.is_dir():
-        return
-    try:
-        with FileLock(folder / ".lock", timeout=LOCK_SECONDS):
-            pass
-    except Timeout:
-        return
+def wait_for_lock(folder: Path) -> None:
+    """Wait as long as `_Locks` does."""
+    locks = _Locks()
+    while not locks.free(folder):
+        time.sleep(0.5)
+
+
+class _Locks:
+    """Lets a run whose starter was killed finish saving. A lock held for longer is left to the run to report."""
+
+    def __init__(self) -> None:
+        self._until: dict[Path, float] = {}
+        self.waited_for = False  # whether the last folder asked for was in use
+
+    def free(self, folder: Path) -> bool:
+        until = self._until.setdefault(folder, time.monotonic() + LOCK_SECONDS)
+        self.waited_for = locked(folder) and time.monotonic() < until
+        return not self.waited_for
 
 
 class _Bar:

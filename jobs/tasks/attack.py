@@ -19,7 +19,8 @@ from fgvc.study.headline import write_headline
 from fgvc.training.strategies.create import create_accelerator
 from jobs.attack import Config, check
 from jobs.config import nearest
-from jobs.inputs import file_hash, loader_workers, open_job
+from jobs.hashes import file_hash
+from jobs.inputs import loader_workers, open_job
 from jobs.tasks.attack_card import show
 from jobs.tasks.measured import Measured, drawn, open_measured
 from shards.errors import UserError

@@ -22,7 +22,8 @@ from fgvc.runtime.distributed import barrier, rank
 from fgvc.runtime.run_folder import RunFolder, finish
 from fgvc.training.strategies.create import create_accelerator
 from jobs.audit import Config, check
-from jobs.inputs import boxes_hashes, check_forward, file_hash, loader_workers, open_job, open_shards
+from jobs.hashes import file_hash
+from jobs.inputs import boxes_hashes, check_forward, loader_workers, open_job, open_shards
 from shards.files import write_bytes, write_json
 from shards.manifest import Manifest
 from shards.reading.config import ImageConfig

@@ -15,8 +15,9 @@ from fgvc.runtime.run_folder import RESULT, RunFolder, finish
 from fgvc.runtime.tracking import Tracker
 from jobs.config import to_dict
 from jobs.crop import Config, check
-from jobs.experiments.crop_detectors import check_boxes, check_trained, commands_of, detect_config, inputs_of, train
-from jobs.inputs import file_hash, loader_workers, open_job, open_shards
+from jobs.experiments.crop_detectors import check_boxes, check_trained, commands_of, detectors_of, inputs_of, train
+from jobs.hashes import file_hash
+from jobs.inputs import loader_workers, open_job, open_shards
 from jobs.tasks.layer_file import publish, refuse_anothers, target_of
 from shards.boxes_layer import BoxesLayer, read_layer, write_layer
 from shards.files import write_json
@@ -36,16 +37,16 @@ def run(config: Config) -> dict[str, Any]:
     commands = commands_of(config)
     if commands:
         check_boxes(config, manifest)
-    if config.trained:
-        check_trained(config, commands[-1], manifest.fingerprint)
     inputs = {"shards": manifest.fingerprint} | inputs_of(config, commands)
-    parts = {"detect": detect_config(commands[-1])} if commands else {}
-    with open_job("crop", config, inputs, parts=parts) as folder:
+    with open_job("crop", config, inputs, parts=detectors_of(config)) as folder:
         if folder.result is None:
             refuse_anothers(target, config)
+            if config.trained:
+                check_trained(config, commands[-1], manifest.fingerprint)
             layer = _find(config, manifest, folder, train(config, commands))
             figures = _measure(config, manifest, layer, folder)
-            finish(folder, figures | {"layer": str(target)}, inputs, time.monotonic() - began)
+            figures |= {"layer": str(target), "detectors": layer.made_by["detectors"]}
+            finish(folder, figures, inputs, time.monotonic() - began)
         elif config.evaluate_test and folder.result.get("unmeasured"):  # asked for later: the boxes are there
             layer = read_layer(folder.path / "boxes.jsonl", manifest)
             figures = _measure(config, manifest, layer, folder)

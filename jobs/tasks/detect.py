@@ -16,7 +16,8 @@ from fgvc.training.curves import Panel
 from fgvc.training.learner import SupervisedLearner
 from fgvc.training.schedule import Schedule
 from jobs.detect import Config, check
-from jobs.inputs import detector_inputs, loader_workers
+from jobs.hashes import detector_inputs
+from jobs.inputs import loader_workers
 from jobs.tasks.training import Opened, measure_splits
 from jobs.tasks.training import run as train
 from shards.errors import UserError

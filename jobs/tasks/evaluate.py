@@ -17,7 +17,8 @@ from fgvc.runtime.run_folder import finish
 from fgvc.training.strategies.create import create_accelerator
 from jobs.checks import check_five_crops
 from jobs.evaluate import Config, check
-from jobs.inputs import check_forward, file_hash, loader_workers, open_job
+from jobs.hashes import file_hash
+from jobs.inputs import check_forward, loader_workers, open_job
 from jobs.tasks.measured import Measured, open_measured
 from shards.paths import expand
 from shards.reading.config import ImageConfig

@@ -21,7 +21,8 @@ from fgvc.runtime.run_folder import RunFolder, finish
 from fgvc.training.strategies.create import create_accelerator
 from jobs.config import nearest
 from jobs.explain import Config, check
-from jobs.inputs import file_hash, loader_workers, open_job
+from jobs.hashes import file_hash
+from jobs.inputs import loader_workers, open_job
 from jobs.tasks.explain_outputs import shown_method, write_outputs
 from jobs.tasks.explain_tables import figures_of
 from jobs.tasks.measured import Measured, drawn, open_measured

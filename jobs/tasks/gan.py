@@ -23,7 +23,8 @@ from fgvc.training.curves import Panel
 from fgvc.training.schedule import Schedule
 from jobs.config import nearest
 from jobs.gan import Config, check
-from jobs.inputs import boxes_hashes, file_hash, loader_workers
+from jobs.hashes import file_hash
+from jobs.inputs import boxes_hashes, loader_workers
 from jobs.tasks.gan_measure import Compared
 from jobs.tasks.starts import check_unseen
 from jobs.tasks.training import Opened

@@ -17,7 +17,7 @@ from fgvc.generation.pictures import draw_pairs
 from fgvc.runtime.distributed import barrier, rank
 from fgvc.runtime.run_folder import RunFolder
 from jobs.gan import Config
-from jobs.inputs import file_hash
+from jobs.hashes import file_hash
 from shards.manifest import Manifest
 from shards.paths import expand
 from shards.reading.loader import Samples

@@ -9,7 +9,8 @@ import numpy as np
 from fgvc.classification.evaluation import image_as_measured
 from fgvc.classification.seen import seen_images
 from fgvc.models.record import read_classifier
-from jobs.inputs import boxes_hashes, file_hash, open_shards
+from jobs.hashes import file_hash
+from jobs.inputs import boxes_hashes, open_shards
 from jobs.measured import MeasureConfig
 from shards.errors import UserError
 from shards.manifest import Manifest

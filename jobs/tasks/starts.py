@@ -7,7 +7,8 @@ from fgvc.classification.calibration import held_out_answers
 from fgvc.classification.seen import records_of_start, seen_images
 from fgvc.models.config import ModelConfig
 from jobs.classify import Config
-from jobs.inputs import boxes_hashes, file_hash
+from jobs.hashes import file_hash
+from jobs.inputs import boxes_hashes
 from shards.errors import UserError
 from shards.manifest import Manifest
 from shards.remote import open_manifest

@@ -24,7 +24,8 @@ from fgvc.runtime.run_folder import RunFolder, finish
 from fgvc.runtime.tracking import Tracker
 from fgvc.training.strategies.create import create_accelerator
 from jobs.config import to_dict
-from jobs.inputs import boxes_hashes, file_hash, loader_workers, open_job, open_shards
+from jobs.hashes import file_hash
+from jobs.inputs import boxes_hashes, loader_workers, open_job, open_shards
 from jobs.synthesize import Config, check
 from shards.building.build import build
 from shards.building.config import BuildOptions

@@ -16,6 +16,7 @@ from wandb_stub import serve
 
 from jobs.cli import main
 from jobs.experiments.runners import Processes
+from jobs.experiments.sequence import Command
 from jobs.experiments.sweep_file import read_sweep
 from jobs.experiments.trials import PlannedSweep, read_trials
 from shards.errors import UserError
@@ -193,12 +194,16 @@ def test_scores_of_shards_that_were_made_again_choose_nothing(sweep, tmp_path, m
 
 def test_parallel_trials_have_a_gpu_and_a_share_of_the_cores_each(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 6})
     seen = []
-    monkeypatch.setattr("jobs.experiments.runners.Process", lambda command, environment: seen.append(environment))
-    Processes(3).start([None, None, None])  # type: ignore[list-item]
-    assert [one["CUDA_VISIBLE_DEVICES"] for one in seen] == ["2", "5", "2"]
-    assert {one["OMP_NUM_THREADS"] for one in seen} == {str(max(1, len(os.sched_getaffinity(0)) // 3))}
+    monkeypatch.setattr("jobs.experiments.runners.Process", lambda command, share: seen.append(share))
+    commands = [Command(str(number), (), tmp_path / str(number), tmp_path / "log") for number in range(3)]
+    Processes(3).start(commands)
+    assert [share.gpus for share in seen] == [("2",), ("5",), ("2",)]
+    assert [share.cores for share in seen] == [(0,), (1,), (2,)]
+    seen.clear()
+    Processes(9).start(commands * 3)  # more than there are cores
+    assert [share.cores for share in seen] == [(core,) for core in (0, 1, 2, 3, 6, 0, 1, 2, 3)]
 
 
 @pytest.fixture(scope="module")
