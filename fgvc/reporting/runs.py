@@ -16,7 +16,7 @@ from fgvc.runtime.run_folder import IDENTITY, METRICS, RESULT, STARTS
 
 MARKS = (IDENTITY, RESULT, "config.yaml", "slurm.json", "table.md")  # any of these: a run's folder
 SPLITS = ("test", "val", "held_out")  # in the order in which they are shown
-ORDER = ("classify", "evaluate", "crop", "detect", "gan", "synthesize", "explain", "attack", "compare")
+ORDER = ("classify", "evaluate", "ensemble", "crop", "detect", "gan", "synthesize", "explain", "attack", "compare")
 LARGEST = 64 << 20  # bytes of a JSON file that is read
 
 

@@ -77,7 +77,7 @@ def _of_runs(runs: Sequence[Run]) -> list[Line]:
 def _of_measurement(run: Run) -> Iterator[str]:
     for split in SPLITS:
         images = run.get(split, "count")
-        if run.job in ("classify", "evaluate") and is_number(images) and images < FEW:
+        if run.job in ("classify", "evaluate", "ensemble") and is_number(images) and images < FEW:
             yield f"{images} images of {split} tell differences of several points apart, no smaller ones."
         if "ece" in run.table(split) and run.get(split, "temperature") is None:
             yield f"its probabilities on {split} are not calibrated."

@@ -26,8 +26,8 @@ FIGURES = (  # key, form, heading
 
 
 def section(runs: Sequence[Run]) -> Section:
-    """Runs of classify and evaluate."""
-    chosen = [run for run in runs if run.job in ("classify", "evaluate")]
+    """Runs of classify, evaluate and ensemble."""
+    chosen = [run for run in runs if run.job in ("classify", "evaluate", "ensemble")]
     measured = [run for run in chosen if run.splits("top1")]
     made = Section("classifier", "Classifier", runs=chosen)
     if measured:

@@ -26,7 +26,7 @@ def section(runs: Sequence[Run]) -> Section:
         pairs = _table(chosen)
         made.blocks.append(pairs)
         known = {frozenset(row.classes) for row in pairs.rows}
-    made.blocks += galleries([run for run in runs if run.job in ("classify", "evaluate")], ROWS)
+    made.blocks += galleries([run for run in runs if run.job in ("classify", "evaluate", "ensemble")], ROWS)
     contrasts = [picture for run in runs if run.job == "explain" for picture in contrast_pictures(run, known)]
     if contrasts:
         made.blocks += [Text((WHY,)), Gallery(contrasts, "Why A and not B", wide=True)]

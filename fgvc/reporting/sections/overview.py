@@ -14,6 +14,7 @@ from shards.reading.config import DataConfig
 HEADLINES = {  # job -> key of its figure in a split, and what that is
     "classify": ("top1", "classifier, top-1"),
     "evaluate": ("top1", "classifier measured again, top-1"),
+    "ensemble": ("top1", "ensemble of classifiers, top-1"),
     "detect": ("top_right", "detector, top box right"),
     "gan": ("frechet", "generator, Fréchet distance"),
 }
