@@ -37,7 +37,9 @@ class Config:
 def check(config: Config) -> None:
     """Raise UserError for settings that no data could make right."""
     if len(config.members) < 2:
-        raise UserError(f"members: {len(config.members)} of them; an ensemble takes two or more, members='[RUN, OTHER]'")
+        raise UserError(
+            f"members: {len(config.members)} of them; an ensemble takes two or more: members='[RUN, OTHER]'"
+        )
     if twice := [one for one in config.members if config.members.count(one) > 1]:
         raise UserError(f"members: {twice[0]} stands there twice; all members count alike")
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, get_origin, get_type_hints
 import yaml
 
 from jobs.config import as_words, flatten, from_dict, load, load_job, nearest, walk
-from jobs.experiments.crop_detectors import refuse_other_settings
+from jobs.detectors import refuse_other_settings
 from jobs.registry import command_module, default_name, parts_of
 from jobs.stale import refuse_other_shards
 from shards.errors import UserError

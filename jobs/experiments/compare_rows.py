@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt
 
 from jobs.config import flatten, from_dict, load, load_job, measures, nearest, read_yaml, to_dict, trains, walk
 from jobs.debug import debug_settings
-from jobs.experiments.crop_detectors import refuse_other_settings
+from jobs.detectors import refuse_other_settings
 from jobs.experiments.sequence import Command
 from jobs.registry import JOBS, command_module
 from jobs.stale import refuse_other_shards

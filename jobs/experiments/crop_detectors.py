@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from fgvc.runtime.run_folder import IDENTITY, RESULT, RunFolder, refuse_another_config
-from jobs.config import as_words, flatten, hashed, identity, load_job
+from jobs.config import hashed
 from jobs.crop import Config
 from jobs.detect import Config as DetectConfig
+from jobs.detectors import all_of_train, detector_words
 from jobs.experiments.sequence import Command, run_all
-from jobs.hashes import detector_inputs, file_hash
+from jobs.hashes import detector_inputs
 from shards.errors import TransientError, UserError
 from shards.manifest import Manifest
 from shards.paths import expand
@@ -18,61 +19,15 @@ from shards.reading.splits import open_splits
 
 def commands_of(config: Config) -> list[Command]:
     """The detector runs, one for every fold and one on all of train; none when trained detectors are given."""
-    if not config.detect:
-        return []
     home = Path(config.runs_dir) / "crop" / config.name
-    shared = {
-        f"data.{key}": getattr(config.data, key)
-        for key in ("shards", "source", "root", "build", "train_split", "test_split", "limit", "cache", "workers")
-    } | {f"track.{key}": getattr(config.track, key) for key in ("wandb", "project", "group")}
-    settings = flatten(config.set, DetectConfig)
-    commands = []
-    for fold in range(config.folds + 1):
-        name, folds = (f"fold{fold}", config.folds) if fold < config.folds else ("all", 0)
-        own = shared | {
-            "name": name, "runs_dir": str(home), "seed": config.seed, "evaluate_test": False, "data.folds": folds,
-            "data.fold": fold if folds else 0,
-        }  # fmt: skip
-        for key in (key for key in settings if key in own or key.startswith("data.")):
-            raise UserError(f"set: '{key}' is set by fgvc crop; data.*, seed, folds and track.* are its own settings")
-        words = as_words(settings | own)
-        load_job("detect", config.detect, words)  # a mistake shows now and not hours later
-        ranks = ["--processes", str(config.processes)] if config.processes > 1 else []
-        command = ("detect", config.detect, *words, *ranks)
-        commands.append(Command(name, command, home / "detect" / name, home / "logs" / f"{name}.log"))
-    return commands
+    return [
+        Command(name, words, home / "detect" / name, home / "logs" / f"{name}.log")
+        for name, words in detector_words(config).items()
+    ]
 
 
-def detect_config(command: Command) -> DetectConfig:
-    """The config of a detector run."""
-    return load_job("detect", command.words[1], [word for word in command.words[2:] if "=" in word])
-
-
-def detectors_of(config: Any) -> dict[str, DetectConfig]:
-    """The configs of other runs that a job's run is made of, as `jobs.config.identity` takes them: those of fgvc crop's
-    detectors."""
-    if not isinstance(config, Config) or not config.detect:
-        return {}
-    return {"detect": detect_config(commands_of(config)[-1])}
-
-
-def refuse_other_settings(folder: Path, config: Any) -> None:
-    """Raise UserError naming the keys where a folder holds a run of other settings; what the run reads is not asked."""
-    settings, defaults = identity(config, detectors_of(config))
-    refuse_another_config(folder, settings, defaults, partial=True)
-
-
-def inputs_of(config: Config, commands: list[Command]) -> dict[str, str]:
-    """Hashes of the detectors' files, or of the weights that their training begins with."""
-    if config.detector:
-        return {"detector": file_hash(config.detector, "detector")}
-    if config.detectors:
-        return {f"detectors.{i}": file_hash(path, "detectors") for i, path in enumerate(config.detectors)}
-    return {f"detect.{key}": one for key, one in detector_inputs(detect_config(commands[-1]).model).items()}
-
-
-def check_trained(config: Config, command: Command, shards: str) -> None:
-    """Raise UserError unless `trained` is a finished run of what `command`, the detector on all of train, would run.
+def check_trained(config: Config, shards: str) -> None:
+    """Raise UserError unless `trained` is a finished run of what the detector on all of train would be.
 
     shards: their fingerprint.
     """
@@ -82,7 +37,7 @@ def check_trained(config: Config, command: Command, shards: str) -> None:
         raise UserError(
             f"trained={folder}: holds no {missing[0]}; name the folder of a finished fgvc detect run, or leave it out"
         )
-    loaded = detect_config(command)
+    loaded = all_of_train(config)
     inputs = {f"inputs.{key}": one for key, one in detector_inputs(loaded.model).items()} | {"inputs.shards": shards}
     advice = "leave trained= out, and the detector is trained here"
     refuse_another_config(folder, _trains(loaded) | inputs, hashed(DetectConfig()), partial=True, advice=advice)
@@ -90,7 +45,7 @@ def check_trained(config: Config, command: Command, shards: str) -> None:
 
 def check_alike(config: Config, trained: DetectConfig) -> None:
     """Raise UserError where a run of these settings could not be `trained`: before it is trained."""
-    ours, theirs = _trains(detect_config(commands_of(config)[-1])), _trains(trained)
+    ours, theirs = _trains(all_of_train(config)), _trains(trained)
     if changed := [key for key in ours if ours[key] != theirs[key]]:
         shown = ", ".join(f"{key} ({theirs[key]!r} -> {ours[key]!r})" for key in changed[:5])
         raise UserError(f"trained: that run has other settings than the detectors here: {shown}; give both the same")

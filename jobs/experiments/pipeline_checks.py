@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fgvc.runtime.run_folder import RESULT
 from jobs.config import DOWNLOAD
-from jobs.experiments.crop_detectors import refuse_other_settings
+from jobs.detectors import refuse_other_settings
 from jobs.experiments.pipeline_file import SHARDS, Planned, config_of
 from jobs.shards import build_from, build_settings
 from jobs.stale import on_other_shards

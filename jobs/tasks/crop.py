@@ -15,7 +15,8 @@ from fgvc.runtime.run_folder import RESULT, RunFolder, finish
 from fgvc.runtime.tracking import Tracker
 from jobs.config import to_dict
 from jobs.crop import Config, check
-from jobs.experiments.crop_detectors import check_boxes, check_trained, commands_of, detectors_of, inputs_of, train
+from jobs.detectors import detectors_of, inputs_of
+from jobs.experiments.crop_detectors import check_boxes, check_trained, commands_of, train
 from jobs.hashes import file_hash
 from jobs.inputs import loader_workers, open_job, open_shards
 from jobs.tasks.layer_file import publish, refuse_anothers, target_of
@@ -37,12 +38,12 @@ def run(config: Config) -> dict[str, Any]:
     commands = commands_of(config)
     if commands:
         check_boxes(config, manifest)
-    inputs = {"shards": manifest.fingerprint} | inputs_of(config, commands)
+    inputs = {"shards": manifest.fingerprint} | inputs_of(config)
     with open_job("crop", config, inputs, parts=detectors_of(config)) as folder:
         if folder.result is None:
             refuse_anothers(target, config)
             if config.trained:
-                check_trained(config, commands[-1], manifest.fingerprint)
+                check_trained(config, manifest.fingerprint)
             layer = _find(config, manifest, folder, train(config, commands))
             figures = _measure(config, manifest, layer, folder)
             figures |= {"layer": str(target), "detectors": layer.made_by["detectors"]}
