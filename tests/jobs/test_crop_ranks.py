@@ -25,6 +25,9 @@ def test_on_a_cluster_it_is_one_task_that_holds_what_its_detectors_ranks_get(
     guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     words = ["crop", "detect=any.yaml", f"data.shards={guide.folder}", f"runs_dir={tmp_path}", "--dry-run", "--on"]
+    assert main([*words, "h100"]) == 2  # now, and not when Slurm starts it
+    assert "any.yaml: no such config file" in capsys.readouterr().err
+    words[1] = f"detect={ROOT / 'configs/detect/field_guide.yaml'}"
     assert main([*words, "h100", "gpus_per_node=4", "cpus_per_task=3"]) == 0
     script = capsys.readouterr().out
     for line in ("--ntasks-per-node=1", "--gpus-per-node=4", "--cpus-per-task=12"):

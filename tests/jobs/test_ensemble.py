@@ -63,7 +63,8 @@ def test_the_mean_of_calibrated_probabilities(runs: Path, capsys: pytest.Capture
     assert again.logits == pytest.approx(found.logits, abs=1e-4)
     assert ensemble(runs, "held-out", "members=[one, two]", "split=val") == 0
     assert json.loads((runs / "ensemble/held-out/result.json").read_text())["val"]["count"] == 20
-    assert main(["report", str(runs / "ensemble/both"), str(runs / "classify/one"), f"runs_dir={runs}", "name=page"]) == 0
+    page = [str(runs / "ensemble/both"), str(runs / "classify/one"), f"runs_dir={runs}", "name=page"]
+    assert main(["report", *page]) == 0
     assert "ensemble/both" in (runs / "report/page/report.html").read_text()
 
 
