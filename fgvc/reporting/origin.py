@@ -52,6 +52,9 @@ def published(run: Run) -> str:
 
 
 def origin_row(run: Run) -> int | None:
-    """The place of the origin's row in a comparison: the first row, where it is by a config of the origin's."""
-    first = run.get("config", "rows", 0, "config")
-    return 0 if isinstance(first, str) and "origin" in first.replace("\\", "/").split("/")[:-1] else None
+    """The place of the origin's row in a comparison: the first by a config of the origin's; later ones change it."""
+    for place in range(len(run.rows("rows"))):
+        config = run.get("config", "rows", place, "config")
+        if isinstance(config, str) and "origin" in config.replace("\\", "/").split("/")[:-1]:
+            return place
+    return None

@@ -8,6 +8,7 @@ from places import ROOT
 from fgvc.reporting.blocks import Badge
 from fgvc.reporting.origin import is_origins
 from fgvc.reporting.runs import Run
+from fgvc.reporting.sections.comparisons import section as compared
 from fgvc.reporting.sections.comparisons import verdict, verdict_of
 from fgvc.reporting.sections.costs import gpu_hours
 from fgvc.reporting.sections.overview import cards, section
@@ -57,6 +58,19 @@ def test_which_recipes_are_the_origins() -> None:
         assert is_origins(run_of(job, file)), file
     for job in ("classify", "gan"):
         assert not any(is_origins(run_of(job, file)) for file in (ROOT / "configs" / job).glob("*.yaml"))
+
+
+def test_the_origins_row_of_a_comparison_need_not_be_the_first() -> None:
+    rows = [{"top1": 0.6, "label": "probe"}, {"top1": 0.1, "label": "origin"}, {"top1": 0.8, "label": "ours"}]
+    configs = [{"config": f"configs/{name}.yaml"} for name in ("classify/ours", "origin/theirs", "origin/theirs")]
+    made = {"headline": "top1", "split": "val", "rows": rows, "config": {"rows": configs}}
+    run = Run(Path("runs/compare/x"), "compare/x", made)
+    (table,) = section([run]).blocks
+    assert [cell.sort for cell in table.rows[0].cells][2] == 0.1  # type: ignore[union-attr]
+    marked = [
+        any("origin's recipe" in str(part) for part in row.cells[0].parts) for row in compared([run]).blocks[0].rows
+    ]
+    assert marked == [False, True, False]
 
 
 def test_what_measures_the_origins_weights_is_not_ours() -> None:

@@ -74,7 +74,7 @@ def _table(run: Run) -> Table:
     key, rows = str(run.get("headline")), []
     for place in range(len(run.rows("rows"))):
         at = ("rows", place)
-        origin = (" ", Badge("origin's recipe")) if place == 0 and origin_row(run) == 0 else ()
+        origin = (" ", Badge("origin's recipe")) if place == origin_row(run) else ()
         value, difference = run.number("percent", *at, key), run.number("points", *at, "difference", 0)
         of_value = interval(run.number("bare_percent", *at, "low"), run.number("bare_percent", *at, "high"))
         of_difference = interval(*(run.number("points", *at, "difference", bound) for bound in (1, 2)))

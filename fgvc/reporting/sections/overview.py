@@ -161,10 +161,11 @@ def _comparison_rows(run: Run) -> list[Row]:
         run.number("percent", "rows", place, key), f" {run.get('rows', place, 'label')}; ", difference,
         *_difference(run, place), " ", verdict(run, place),
     )  # fmt: skip
-    first = run.number("percent", "rows", 0, key) if origin_row(run) is not None else None
+    origin = origin_row(run)
+    theirs = run.number("percent", "rows", origin, key) if origin is not None else None
     images = run.number("count", "rows", place, "images")
     what = line("comparison, best row over the first, ", images, f" {images_of(str(run.get('split')))} ")
-    return [Row((cell(*what, RunLink(run.key), *doubts(run)), cell(*ours), cell(first), cell(None)))]
+    return [Row((cell(*what, RunLink(run.key), *doubts(run)), cell(*ours), cell(theirs), cell(None)))]
 
 
 def _explain_rows(run: Run) -> list[Row]:
