@@ -31,7 +31,7 @@ COMMANDS = {
     "gan": Entry("train", "gan CONFIG", "train a generator of images like those in shards", True),
     "synthesize": Entry("train", "synthesize CONFIG", "images by a trained generator, as shards to train with", True),
     "evaluate": Entry("measure", "evaluate CONFIG", "trained weights on any shards", True),
-    "ensemble": Entry("measure", "ensemble members=[RUN, OTHER]", "several classifiers as one, against each", True),
+    "ensemble": Entry("measure", "ensemble members='[RUN, OTHER]'", "several classifiers as one, against each", True),
     "explain": Entry("measure", "explain CONFIG", "what a classifier looks at, scored; why this class, not that", True),
     "attack": Entry("measure", "attack CONFIG", "accuracy under attack, and whether it can be believed", True),
     "compare": Entry("measure", "compare CONFIG...", "several configs x seeds x folds, with paired intervals"),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import log_softmax, logsumexp
 
 from fgvc.classification.metrics import Predictions
 from shards.errors import UserError
@@ -10,7 +11,7 @@ from shards.errors import UserError
 
 def mean_probabilities(members: Sequence[Predictions], names: Sequence[str]) -> Predictions:
     """The mean of the members' probabilities on the same images, as logits: their logarithms (deep ensembles,
-    Lakshminarayanan et al. 2017, section 2.4). Each member's logits are to be calibrated already.
+    Lakshminarayanan et al. 2017, section 2.4).
 
     names: of the members, for errors. Raises UserError where they measured other images than the first.
     """
@@ -20,6 +21,5 @@ def mean_probabilities(members: Sequence[Predictions], names: Sequence[str]) -> 
             raise UserError(f"{name}: measured other images or classes than {names[0]}; members share both")
         if not np.array_equal(one.entries, first.entries):
             raise UserError(f"{name}: measured other images than {names[0]}; members share their images")
-    mean = np.mean([one.probabilities.astype(np.float64) for one in members], axis=0)
-    tiny = np.finfo(np.float32).tiny  # a class that no member gives any chance
-    return Predictions(np.log(np.maximum(mean, tiny)).astype(np.float32), first.labels, first.entries)
+    logs = np.stack([log_softmax(one.logits.astype(np.float64), axis=1) for one in members])
+    return Predictions(logsumexp(logs, axis=0) - np.log(len(members)), first.labels, first.entries)

@@ -22,7 +22,7 @@ from slurm.profile import KEYS
 
 REPORT = "report.html"
 SHARDS = "shards"  # the stage that every pipeline with a raw data set begins with
-ALONE = ("crop", "report")  # jobs of one process
+ALONE = ("crop", "ensemble", "report")  # jobs of one process
 OWN = ("name", "runs_dir", "track.group")  # of a run, set by the pipeline
 SLUG = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -31,7 +31,9 @@ SLUG = re.compile(r"[a-z][a-z0-9_]*")
 class Stage:
     """One step: a job's run."""
 
-    job: str = option("", "which job: classify, detect, crop, gan, synthesize, evaluate, explain, attack, report")
+    job: str = option(
+        "", "which job: classify, detect, crop, gan, synthesize, evaluate, ensemble, explain, attack, report"
+    )
     config: str = option("", "config of the job, a YAML file")
     set: dict = option({}, "its settings; ${STAGE} is the run folder of another stage, which then comes first")
     after: list[str] = option([], "stages that come first, besides those that its settings name")

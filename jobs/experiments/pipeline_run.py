@@ -137,7 +137,7 @@ def job_stages(config: Config, planned: Sequence[Planned], profile: Profile) -> 
     names, stages = {one.name for one in planned}, []
     for one in planned:
         alone = {"nodes": 1, "gpus_per_node": min(profile.gpus_per_node, 1), "tasks_per_node": 0}
-        limits = alone if one.job in (SHARDS, "report") else {"nodes": 1} if one.job == "crop" else {}
+        limits = alone if one.job in (SHARDS, "ensemble", "report") else {"nodes": 1} if one.job == "crop" else {}
         own = from_dict(Profile, to_dict(profile) | limits | one.stage.resources, f"stage {one.name}: resources")
         check(own)
         check_tasks(own)

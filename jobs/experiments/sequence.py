@@ -84,13 +84,13 @@ def run_all(
                 if interruption.signal_name or (failed and first_failure_ends):
                     waiting.clear()
                 taken = {one.share for one in running}
-                for share in [share for share in shares if share not in taken]:
-                    command = _next(waiting, running, after or {})
-                    if command and locks.free(command.folder):
-                        waiting.remove(command)
-                        running.append(Process(command, share))
-                if not running and not locks.waited_for:
-                    return failed
+                ready = _ready(waiting, running, after or {})
+                free = [command for command in ready if locks.free(command.folder)]
+                for share, command in zip([one for one in shares if one not in taken], free, strict=False):
+                    waiting.remove(command)
+                    running.append(Process(command, share))
+                if not running and not ready:
+                    return failed  # what is left waits for what failed
                 ended = _ended(running, bar, interruption)
                 running = [one for one in running if one not in ended]
                 for one, reason in ended.items():
@@ -110,12 +110,12 @@ def run_all(
         raise Interrupted(_stopped(interruption.signal_name, [one.command for one in ended], failed))
 
 
-def _next(
+def _ready(
     waiting: Sequence[Command], running: Sequence["Process"], after: Mapping[str, Sequence[str]]
-) -> Command | None:
-    """The first command that waits for none of those that have not ended."""
+) -> list[Command]:
+    """The commands that wait for none of those that have not ended."""
     open_ = {command.name for command in waiting} | {one.command.name for one in running}
-    return next((command for command in waiting if not open_ & set(after.get(command.name, ()))), None)
+    return [command for command in waiting if not open_ & set(after.get(command.name, ()))]
 
 
 def _ended(running: Sequence["Process"], bar: "_Bar", interruption: Interruption) -> dict["Process", str]:
@@ -232,12 +232,10 @@ class _Locks:
 
     def __init__(self) -> None:
         self._until: dict[Path, float] = {}
-        self.waited_for = False  # whether the last folder asked for was in use
 
     def free(self, folder: Path) -> bool:
-        until = self._until.setdefault(folder, time.monotonic() + LOCK_SECONDS)
-        self.waited_for = locked(folder) and time.monotonic() < until
-        return not self.waited_for
+        """Whether nobody works in this folder, or it was asked for long enough."""
+        return time.monotonic() > self._until.setdefault(folder, time.monotonic() + LOCK_SECONDS) or not locked(folder)
 
 
 class _Bar:

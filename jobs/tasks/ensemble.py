@@ -10,26 +10,29 @@ import yaml
 from fgvc.classification.averaged import mean_probabilities
 from fgvc.classification.metrics import Predictions, summary
 from fgvc.classification.results import save_results
-from fgvc.runtime.distributed import world_size
 from fgvc.runtime.run_folder import RESULT, finish
-from fgvc.study.statistics import interval_over_images
+from fgvc.study.statistics import holm, interval_over_images
 from jobs.ensemble import Config, check
 from jobs.hashes import file_hash
 from jobs.inputs import open_job, open_shards
 from jobs.states import read_json
 from shards.errors import UserError
 from shards.paths import expand
-from shards.reading.config import DataConfig
 
 
 @dataclass(frozen=True)
 class _Member:
-    """A run, the file of its predictions, and what its result.json says; predictions: calibrated."""
+    """A run, the file of its predictions, and what its result.json says. temperature: None where it has none."""
 
     folder: Path
     file: Path
     result: dict[str, Any]
     predictions: Predictions
+    temperature: float | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.parent.name}/{self.folder.name}"
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -39,23 +42,37 @@ def run(config: Config) -> dict[str, Any]:
     """
     began = time.monotonic()
     check(config)
-    if world_size() > 1:
-        raise UserError("fgvc ensemble is one process; leave out --processes")
     members = [_member(run, config) for run in config.members]
-    manifest = open_shards(DataConfig(shards=config.shards or _shards_of(members[0])))
+    config.data.shards = config.data.shards or _shards_of(members[0])
+    manifest = open_shards(config.data)
     for one in members:
         if one.result["inputs"].get("shards") != manifest.fingerprint:
-            raise UserError(f"{one.folder}: measured on another version of {manifest.folder}; shards= names others")
+            raise UserError(
+                f"{one.folder}: measured on another version of {manifest.folder}; data.shards= names others"
+            )
     inputs = {"shards": manifest.fingerprint}
-    inputs |= {f"members.{i}": file_hash(str(one.file), "members") for i, one in enumerate(members)}
+    for number, one in enumerate(members):
+        inputs |= {f"members.{number}": file_hash(str(one.file), "members")}
+        inputs |= {f"members.{number}.temperature": f"{one.temperature:.6g}"} if one.temperature else {}
+    hashes = [inputs[f"members.{number}"] for number in range(len(members))]
+    if twice := [one for number, one in enumerate(members) if hashes[number] in hashes[:number]]:
+        raise UserError(
+            f"members: {twice[0].folder} made the same predictions as one before it; all members count alike"
+        )
     with open_job("ensemble", config, inputs) as folder:
         if folder.result is not None:
             return folder.result
-        together = mean_probabilities([one.predictions for one in members], [str(one.folder) for one in members])
+        calibrated = all(one.temperature for one in members)  # of raw and calibrated ones, the raw would count for less
+        answers = [
+            one.predictions.divided(one.temperature or 1.0) if calibrated else one.predictions for one in members
+        ]
+        together = mean_probabilities(answers, [str(one.folder) for one in members])
         save_results(folder.path, f"_{config.split}", manifest, together, None)
-        calibrated = all(one.result[config.split].get("temperature") for one in members)
-        figures = {config.split: summary(together, manifest.classes, 1.0 if calibrated else None)}
-        return finish(folder, figures | {"members": _against(together, members)}, inputs, time.monotonic() - began)
+        figures = {
+            config.split: summary(together, manifest.classes), "calibrated": calibrated,
+            "members": _against(together, members),
+        }  # fmt: skip
+        return finish(folder, figures, inputs, time.monotonic() - began)
 
 
 def _member(run: str, config: Config) -> _Member:
@@ -66,7 +83,7 @@ def _member(run: str, config: Config) -> _Member:
     if config.split not in result:
         measured = ", ".join(key for key, value in result.items() if isinstance(value, dict) and "top1" in value)
         raise UserError(f"{folder}: did not measure split={config.split}; it measured {measured or 'no classifier'}")
-    if result.get("seen"):
+    if result.get("seen"):  # null: not recorded
         raise UserError(f"{folder}: measured on images it was trained on; an ensemble of such figures says nothing")
     file = next((folder / name for name in (f"predictions_{config.split}.npz", "predictions.npz")
                  if (folder / name).is_file()), None)  # fmt: skip
@@ -74,8 +91,7 @@ def _member(run: str, config: Config) -> _Member:
         raise UserError(
             f"{folder}: holds no predictions_{config.split}.npz; members are runs of fgvc classify or evaluate"
         )
-    predictions, temperature = Predictions.load(file), result[config.split].get("temperature")
-    return _Member(folder, file, result, predictions.divided(temperature) if temperature else predictions)
+    return _Member(folder, file, result, Predictions.load(file), result[config.split].get("temperature"))
 
 
 def _folder(run: str, runs: Path) -> Path:
@@ -91,17 +107,18 @@ def _shards_of(member: _Member) -> str:
     try:
         return str(yaml.safe_load((member.folder / "config.yaml").read_text())["data"]["shards"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        raise UserError(f"{member.folder}: its config does not say which shards it read; give shards=FOLDER") from None
+        raise UserError(
+            f"{member.folder}: its config does not say which shards it read; give data.shards=FOLDER"
+        ) from None
 
 
 def _against(together: Predictions, members: list[_Member]) -> list[dict[str, Any]]:
-    """The paired difference in top-1 to every member, with its 95 % interval over images."""
-    rows = []
-    for one in members:
-        theirs = one.predictions.correct
-        gain = interval_over_images(together.correct.astype(float) - theirs.astype(float))
-        rows.append({
-            "run": f"{one.folder.parent.name}/{one.folder.name}", "top1": float(theirs.mean()),
-            "difference": gain.middle, "low": gain.low, "high": gain.high, "p": gain.p,
-        })  # fmt: skip
-    return rows
+    """The paired difference in top-1 to every member, with its 95 % interval over images, and p corrected for all."""
+    right = together.correct.astype(float)
+    gains = [interval_over_images(right - one.predictions.correct.astype(float)) for one in members]
+    corrected = holm([gain.p for gain in gains])
+    return [
+        {"run": one.name, "top1": float(one.predictions.correct.mean()), "difference": gain.middle, "low": gain.low,
+         "high": gain.high, "p_holm": p, "temperature": one.temperature, "seen": one.result.get("seen", False)}
+        for one, gain, p in zip(members, gains, corrected, strict=True)
+    ]  # fmt: skip

@@ -41,31 +41,42 @@ def test_the_mean_of_calibrated_probabilities(runs: Path, capsys: pytest.Capture
     assert ensemble(runs, "both", "members=[one, two]") == 0
     printed = capsys.readouterr().out
     one, two = (Predictions.load(runs / f"classify/{name}/predictions_test.npz") for name in ("one", "two"))
-    mean = (softmax(one.logits / 2.0, axis=1) + softmax(two.logits, axis=1)) / 2
+    mean = (softmax(one.logits, axis=1) + softmax(two.logits, axis=1)) / 2  # as they are: `two` has no temperature
     folder = runs / "ensemble/both"
     found = Predictions.load(folder / "predictions_test.npz")
     assert found.probabilities == pytest.approx(mean, abs=1e-6)
     result = json.loads((folder / "result.json").read_text())
     right = mean.argmax(axis=1) == one.labels
     assert result["test"]["top1"] == right.mean()
-    assert result["test"]["temperature"] is None  # `two` has none
+    assert result["test"]["temperature"] is None
+    assert not result["calibrated"]
+    assert "of probabilities as they are" in printed
     for member, row in zip((one, two), result["members"], strict=True):
         assert row["difference"] == pytest.approx(right.mean() - member.correct.mean())
         assert row["low"] <= row["difference"] <= row["high"]
     assert f"over classify/two ({two.correct.mean():.2%})" in printed
     assert (folder / "predictions_test.csv").stat().st_size > 1_000
     stamp = (folder / "result.json").stat().st_mtime_ns
-    assert ensemble(runs, "both", "members=[two, one]") == 2  # the order is part of what it is
-    assert ensemble(runs, "both", f"members=[{runs}/classify/one, classify/two]") == 0
+    assert ensemble(runs, "both", "members=[two, one]") == 2
+    assert "holds a run of another config: " in capsys.readouterr().err
+    assert ensemble(runs, "both", "members=[one, two]") == 0
     assert (folder / "result.json").stat().st_mtime_ns == stamp
     assert ensemble(runs, "again", "members=[one, evaluate/again]") == 0  # the same weights, measured by fgvc evaluate
     again = Predictions.load(runs / "ensemble/again/predictions_test.npz")
     assert again.logits == pytest.approx(found.logits, abs=1e-4)
     assert ensemble(runs, "held-out", "members=[one, two]", "split=val") == 0
     assert json.loads((runs / "ensemble/held-out/result.json").read_text())["val"]["count"] == 20
+    second = runs / "classify/two/result.json"
+    plain = second.read_text()
+    second.write_text(plain.replace('"temperature": null', '"temperature": 0.5'))
+    assert ensemble(runs, "calibrated", "members=[one, two]") == 0
+    second.write_text(plain)
+    mean = (softmax(one.logits / 2.0, axis=1) + softmax(two.logits / 0.5, axis=1)) / 2
+    assert Predictions.load(runs / "ensemble/calibrated/predictions_test.npz").probabilities == pytest.approx(mean)
     page = [str(runs / "ensemble/both"), str(runs / "classify/one"), f"runs_dir={runs}", "name=page"]
     assert main(["report", *page]) == 0
-    assert "ensemble/both" in (runs / "report/page/report.html").read_text()
+    html = (runs / "report/page/report.html").read_text()
+    assert "both: the mean of 2 classifiers&#39; probabilities" in html
 
 
 @pytest.mark.parametrize(
@@ -73,10 +84,11 @@ def test_the_mean_of_calibrated_probabilities(runs: Path, capsys: pytest.Capture
     [
         (["members=[one]"], "members: 1 of them; an ensemble takes two or more"),
         (["members=[one, one]"], "members: one stands there twice"),
+        (["members=[one, classify/one]"], "classify/one made the same predictions as one before it"),
         (["members=[one, three]"], "members: three: no such run or folder"),
         (["members=[one, other]"], "classify/other: did not measure split=test; it measured val"),
         (["members=[one, other]", "split=val"], "classify/other: measured other images"),
-        (["members=[one, two]", "shards=nowhere"], "nowhere"),
+        (["members=[one, two]", "data.shards=nowhere"], "nowhere"),
     ],
 )
 def test_mistakes_are_one_line(runs: Path, capsys: pytest.CaptureFixture, words: list[str], message: str) -> None:
@@ -93,6 +105,7 @@ def test_a_class_without_any_chance_is_finite_and_other_classes_are_refused() ->
         logits[:, 0] = 500
         return Predictions(logits, np.zeros(2, np.int64), np.arange(2))
 
-    assert np.isfinite(mean_probabilities([sure(3), sure(3)], ["a", "b"]).logits).all()
+    both = mean_probabilities([sure(3), sure(3)], ["a", "b"])
+    assert both.logits == pytest.approx(np.array([[0, -500, -500]] * 2))
     with pytest.raises(UserError, match="b: measured other images or classes than a"):
         mean_probabilities([sure(3), sure(4)], ["a", "b"])

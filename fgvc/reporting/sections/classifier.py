@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
-from fgvc.reporting.blocks import Badge, Line, Row, RunLink, Section, Table, cell, table
+from fgvc.reporting.blocks import Badge, Line, Row, RunLink, Section, Table, cell, interval, table
+from fgvc.reporting.numbers import is_number
 from fgvc.reporting.origin import of_origin
 from fgvc.reporting.runs import Run
+from fgvc.reporting.sections.comparisons import verdict_of
 from fgvc.reporting.sections.shared import MANY, courses, doubts, share_interval
 
 PANELS = (
@@ -32,6 +34,7 @@ def section(runs: Sequence[Run]) -> Section:
     made = Section("classifier", "Classifier", runs=chosen)
     if measured:
         made.blocks.append(_summary(measured))
+    made.blocks += [_members(run) for run in measured if run.rows("members")]
     made.blocks += courses([run for run in chosen if run.curves.columns], PANELS)
     if measured and (per_class := _per_class(measured)):
         made.blocks.append(per_class)
@@ -54,6 +57,24 @@ def _summary(runs: Sequence[Run]) -> Table:
     listed = ("without listed", "top-1 without the images that exclude= lists")
     headings = ("run", "split", "images", "top-1", *(name for _, _, name in FIGURES), listed, "parameters", "GFLOPs")
     return table("Accuracy and calibration", headings, rows, runs, ("Brackets: 95 % intervals over images.",))
+
+
+def _members(run: Run) -> Table:
+    """An ensemble against each of its members."""
+    rows = []
+    for place in range(len(run.rows("members"))):
+        at = ("members", place)
+        low, high = run.get(*at, "low"), run.get(*at, "high")
+        known = is_number(low) and is_number(high)
+        around = interval(run.number("points", *at, "low"), run.number("points", *at, "high"))
+        rows.append(Row((
+            cell(str(run.get(*at, "run"))), cell(run.number("percent", *at, "top1")),
+            cell(run.number("points", *at, "difference"), *around), cell(verdict_of(low, high) if known else None),
+            cell(run.number("decimal", *at, "p_holm")),
+        )))  # fmt: skip
+    headings = ("member", "top-1", "ensemble over it, points", "verdict", "p")
+    note = "Pairs of answers to the same images; p is corrected for the number of members (Holm). One run a member."
+    return table(f"{run.name}: the mean of {len(rows)} classifiers' probabilities", headings, rows, [run], (note,))
 
 
 def _per_class(runs: Sequence[Run]) -> Table | None:

@@ -28,8 +28,10 @@ def rows_of(run: Run) -> list[int]:
 
 
 def best_row(run: Run) -> int | None:
-    """The row with the highest figure but the first, which the others are compared with."""
+    """The row with the highest figure but the first, which the others are compared with, and the origin's, if there is
+    another."""
     key, others = str(run.get("headline")), [place for place in rows_of(run) if place]
+    others = [place for place in others if place != origin_row(run)] or others
     return max(others, key=lambda place: run.get("rows", place, key), default=None)
 
 

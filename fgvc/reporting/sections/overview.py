@@ -33,13 +33,17 @@ def cards(runs: Sequence[Run]) -> list[Card]:
     return list(found.values())
 
 
-def _classify(run: Run) -> Card | None:
+def _classify(run: Run, label: str = "Classifier") -> Card | None:
     for split in run.splits("top1"):
         top1, images = run.number("percent", split, "top1"), run.number("count", split, "count")
         if top1 is not None:
             below = line("of ", images, f" {images_of(split)} named rightly", *share_interval(top1, images))
-            return Card("Classifier", top1, below, "classifier")
+            return Card(label, top1, below, "classifier")
     return None
+
+
+def _ensemble(run: Run) -> Card | None:
+    return _classify(run, "Ensemble")
 
 
 def _detect(run: Run) -> Card | None:
@@ -99,7 +103,8 @@ def _difference(run: Run, place: int) -> Line:
 
 
 CARDS = (
-    ("classify", _classify), ("evaluate", _classify), ("compare", _compare), ("detect", _detect), ("gan", _gan),
+    ("classify", _classify), ("evaluate", _classify), ("ensemble", _ensemble), ("compare", _compare),
+    ("detect", _detect), ("gan", _gan),
     ("explain", _explain), ("attack", _attack),
 )  # fmt: skip
 
