@@ -52,9 +52,12 @@ def published(run: Run) -> str:
 
 
 def origin_row(run: Run) -> int | None:
-    """The place of the origin's row in a comparison: the first by a config of the origin's; later ones change it."""
+    """The place of the origin's row in a comparison: the first that is called so, or is by a config of the origin's; later
+    ones change it."""
     for place in range(len(run.rows("rows"))):
         config = run.get("config", "rows", place, "config")
+        if str(run.get("rows", place, "label")).lower().startswith("origin"):
+            return place
         if isinstance(config, str) and "origin" in config.replace("\\", "/").split("/")[:-1]:
             return place
     return None

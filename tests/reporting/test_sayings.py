@@ -6,10 +6,10 @@ import yaml
 from places import ROOT
 
 from fgvc.reporting.blocks import Badge
-from fgvc.reporting.origin import is_origins
+from fgvc.reporting.origin import is_origins, origin_row
 from fgvc.reporting.runs import Run
+from fgvc.reporting.sections.comparisons import best_row, verdict, verdict_of
 from fgvc.reporting.sections.comparisons import section as compared
-from fgvc.reporting.sections.comparisons import verdict, verdict_of
 from fgvc.reporting.sections.costs import gpu_hours
 from fgvc.reporting.sections.overview import cards, section
 
@@ -71,6 +71,10 @@ def test_the_origins_row_of_a_comparison_need_not_be_the_first() -> None:
         any("origin's recipe" in str(part) for part in row.cells[0].parts) for row in compared([run]).blocks[0].rows
     ]
     assert marked == [False, True, False]
+    rows[2]["top1"] = 0.05
+    assert best_row(run) == 2  # the origin's row is not ours, however good
+    configs[1]["config"] = configs[2]["config"] = "configs/classify/ours.yaml"
+    assert origin_row(run) == 1  # as it is called
 
 
 def test_what_measures_the_origins_weights_is_not_ours() -> None:
