@@ -52,8 +52,8 @@ def published(run: Run) -> str:
 
 
 def origin_row(run: Run) -> int | None:
-    """The place of the origin's row in a comparison: the first that is called so or is by one of its configs; later ones
-    change it."""
+    """The place of the origin's row in a comparison: the first that is called so or is by one of its configs; those
+    after it change it."""
     for place in range(len(run.rows("rows"))):
         config = run.get("config", "rows", place, "config")
         if str(run.get("rows", place, "label")).lower().startswith("origin"):
