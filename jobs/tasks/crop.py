@@ -41,9 +41,9 @@ def run(config: Config) -> dict[str, Any]:
     inputs = {"shards": manifest.fingerprint} | inputs_of(config)
     with open_job("crop", config, inputs, parts=detectors_of(config)) as folder:
         if folder.result is None:
-            refuse_anothers(target, config)
             if config.trained:
                 check_trained(config, manifest.fingerprint)
+            refuse_anothers(target, config)
             layer = _find(config, manifest, folder, train(config, commands))
             figures = _measure(config, manifest, layer, folder)
             figures |= {"layer": str(target), "detectors": layer.made_by["detectors"]}

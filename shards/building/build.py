@@ -131,11 +131,15 @@ def _write_shards(raw: RawDataset, out: Path, options: BuildOptions, plan: Plan)
     total = sum(len(planned.samples) for planned in todo)
     found = run(write_shard, work, options.workers, total, f"build {raw.source}", ["webdataset.writer"])
     problems = [problem for shard in found for problem in shard]
-    if problems:
+    if options.broken:  # those of shards that an earlier start finished, too
+        problems = [problem for planned in plan.shards for problem in _sidecar(out, planned).get("left_out", [])]
+    if len(problems) > options.broken:
         raise UserError(
             f"{raw.source}: {len(problems)} of {len(raw.samples)} images cannot be used: {first_few(problems, 5)}; "
-            "fix or remove them and run the same command again"
+            f"fix or remove them and run the same command again (broken=N leaves out up to N; it is {options.broken})"
         )
+    for problem in problems:
+        print(f"{raw.source}: left out: {problem}", file=sys.stderr)
 
 
 def _sidecar(out: Path, planned: PlannedShard) -> dict:
@@ -163,6 +167,7 @@ def _finalise(raw: RawDataset, out: Path, plan: Plan) -> Manifest:
             shards.append(shard)
             digests.append(np.array([int(digest, 16) for digest in sidecar["digests"]], np.uint64))
             notes.update(sidecar["notes"])
+            notes.update(f"left out: {problem}" for problem in sidecar.get("left_out", []))
 
     columns = Entries.of(entries())
     sync_folder(out)

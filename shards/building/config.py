@@ -27,4 +27,7 @@ class BuildOptions:
     corrections: str = option(
         "", "a CSV with columns key,action,label (action: keep | drop | relabel); fgvc audit writes one"
     )
+    broken: Count = option(
+        0, "leave out images that cannot be used, at most so many, and name each; more end the build"
+    )
     workers: Count = option(0, "processes; 0 uses every core", affects_result=False)

@@ -35,7 +35,8 @@ class ShardWork:
 
 
 def write_shard(work: ShardWork) -> list[str]:
-    """Write the shard and its sidecar. Where images cannot be used: write nothing, return what is wrong with them.
+    """Write the shard and its sidecar; return what is wrong with images that cannot be used. With `broken` the shard is
+    written without them, else nothing is.
 
     Raises OSError when the disk is full or fails; nothing half-written stays.
     """
@@ -44,6 +45,7 @@ def write_shard(work: ShardWork) -> list[str]:
     folder, planned = work.folder / WORK, work.planned
     temporary = folder / f"{planned.name}.{os.getpid()}.tmp"  # a dying process of an earlier build must not share it
     problems: list[str] = []
+    left_out: list[str] = []
     metas: dict[str, Entry] = {}
     digests: dict[str, str] = {}
     notes: Counter[str] = Counter()
@@ -57,8 +59,12 @@ def write_shard(work: ShardWork) -> list[str]:
                     except (ImageError, FileNotFoundError, PermissionError) as error:
                         reason = error.strerror if isinstance(error, OSError) else str(error)
                         problems.append(f"{sample.path or sample.key} ({reason})")
+                        name = sample.path.name if sample.path else sample.key  # no folder: a data set may move
+                        left_out.append(f"{work.classes[sample.label]}/{name} ({reason})")
                     else:
-                        if not problems:  # a shard that cannot be finished is only checked to its end
+                        if (
+                            work.options.broken or not problems
+                        ):  # a shard that cannot be finished is only checked to its end
                             writer.write(_members(sample, image, meta, work.classes))
                             metas[sample.key] = meta
                             digests[sample.key] = hashlib.sha256(image.data).hexdigest()[:16]
@@ -66,8 +72,8 @@ def write_shard(work: ShardWork) -> list[str]:
                     tick()
             stream.flush()
             os.fsync(stream.fileno())
-        if not problems:
-            _finish(work, temporary, metas, digests, notes)
+        if work.options.broken or not problems:
+            _finish(work, temporary, metas, digests, notes, left_out)
     finally:
         temporary.unlink(missing_ok=True)
     return problems
@@ -120,8 +126,9 @@ def _members(sample: RawSample, image: Encoded, entry: Entry, classes: tuple[str
 
 
 def _finish(
-    work: ShardWork, temporary: Path, metas: dict[str, Entry], digests: dict[str, str], notes: Counter[str]
-) -> None:
+    work: ShardWork, temporary: Path, metas: dict[str, Entry], digests: dict[str, str], notes: Counter[str],
+    left_out: list[str],
+) -> None:  # fmt: skip
     """Move the tar to its name, then write the sidecar: a sidecar never describes a tar that does not exist."""
     planned, folder = work.planned, work.folder / WORK
     entries = []
@@ -134,6 +141,7 @@ def _finish(
     temporary.replace(folder / planned.name)
     in_order = [digests[entry["key"]] for entry in entries]
     sidecar = {"plan": planned.plan, "shard": vars(shard), "entries": entries, "notes": notes, "digests": in_order}
+    sidecar |= {"left_out": left_out} if left_out else {}
     write_atomically(folder / f"{planned.name}.json", json.dumps(sidecar))
 
 

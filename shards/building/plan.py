@@ -59,10 +59,14 @@ def make_plan(raw: RawDataset, options: BuildOptions) -> Plan:
         "pixels": _hash(probes),
         "extra": _hash(raw.extra),
     }
-    common = {key: asked[key] for key in ("source", "classes", "pixels")} | {
-        "shrink": options.shrink,
-        "quality": options.quality,
-    }
+    common = (
+        {key: asked[key] for key in ("source", "classes", "pixels")}
+        | {
+            "shrink": options.shrink,
+            "quality": options.quality,
+        }
+        | ({"broken": True} if options.broken else {})
+    )  # a shard that lacks images is of no use where none may be
     shards = []
     for split in sorted(splits):
         order = splits[split]
@@ -75,7 +79,8 @@ def make_plan(raw: RawDataset, options: BuildOptions) -> Plan:
 
 def asked_options(options: BuildOptions) -> dict[str, Any]:
     """The options of a build that are part of its plan."""
-    return {key: value for key, value in asdict(options).items() if key not in ("workers", "corrections")}
+    asked = {key: value for key, value in asdict(options).items() if key not in ("workers", "corrections")}
+    return asked if options.broken else {key: value for key, value in asked.items() if key != "broken"}  # as before it
 
 
 def options_difference(there: dict[str, Any], asked: dict[str, Any]) -> list[str]:

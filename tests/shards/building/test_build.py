@@ -196,6 +196,29 @@ def test_all_broken_images_are_named_and_the_rest_is_not_read_twice(raw, tmp_pat
     assert verify(tmp_path / "out", workers=1) == []
 
 
+def test_a_few_broken_images_may_be_left_out_and_are_named(raw, tmp_path, capsys):
+    names = []
+    for position in (0, 50, 143):
+        path = raw.samples[position].path
+        names.append(f"{raw.classes[raw.samples[position].label]}/{path.name}")
+        path.write_bytes(path.read_bytes()[:300])
+    out, few = tmp_path / "out", dataclasses.replace(HERE, broken=2)
+    for _ in range(2):  # the finished shards of the first start still know theirs
+        with pytest.raises(
+            UserError, match=r"3 of 144 images cannot be used: .* \(broken=N leaves out up to N; it is 2\)"
+        ):
+            build(raw, out, few)
+    manifest = build(raw, out, dataclasses.replace(HERE, broken=3))
+    assert len(manifest.entries) == 141
+    notes = [note for note in manifest.notes if note.startswith("left out: ")]
+    assert sorted(note.removeprefix("left out: ").partition(" (")[0] for note in notes) == sorted(names)
+    assert str(tmp_path) not in str(manifest.notes)
+    assert all(name in capsys.readouterr().err for name in names[:1])
+    assert verify(out, workers=1) == []
+    with pytest.raises(UserError, match="holds other shards"):
+        build(raw, out, HERE)
+
+
 def test_sigkill_then_the_same_command_gives_the_same_bytes(built, tmp_path):
     raw, out = built
     again, source = tmp_path / "out", raw.samples[0].path.parent
