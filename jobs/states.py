@@ -115,6 +115,12 @@ def read_json(file: Path) -> Any:
         return None
 
 
+def read_object(file: Path) -> dict[str, Any]:
+    """A JSON file's object; empty where it is not there, damaged or something else."""
+    found = read_json(file)
+    return found if isinstance(found, dict) else {}
+
+
 def _progress(folder: Path, last: dict[str, Any]) -> tuple[float | None, float | None]:
     """(share of the steps done, seconds left at the last rate), where config and metrics tell."""
     try:

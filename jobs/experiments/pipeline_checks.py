@@ -11,7 +11,7 @@ from jobs.detectors import refuse_other_settings
 from jobs.experiments.pipeline_file import SHARDS, Planned, config_of
 from jobs.shards import build_from, build_settings
 from jobs.stale import on_other_shards
-from jobs.states import read_json
+from jobs.states import read_object
 from shards.boxes_layer import layer_hash
 from shards.building.plan import asked_options, options_difference
 from shards.errors import UserError
@@ -67,7 +67,7 @@ def _refuse_other_build(one: Planned) -> None:
 
 def _refuse_stale(one: Planned) -> None:
     """Raise UserError for a result that was made of what another stage has made again since."""
-    result = read_json(one.command.folder / RESULT) or {}
+    result = read_object(one.command.folder / RESULT)
     if not isinstance(result.get("inputs"), dict):
         return
     known = {*result["inputs"].values(), *result.get("detectors", ())}

@@ -19,7 +19,7 @@ from jobs.experiments.runners import job_says
 from jobs.experiments.sequence import run_all
 from jobs.launch import fetch_weights, launch_of, one_task
 from jobs.registry import command_module
-from jobs.states import STAGES, read_json
+from jobs.states import STAGES, read_object
 from shards.errors import UserError
 from shards.files import write_json
 from slurm.graph import Stage as JobStage
@@ -98,7 +98,7 @@ def run(config: Config, planned: Sequence[Planned], chosen: Sequence[Planned], m
             failed = {one.name: job_says(one.command.folder) for one in chosen if not one.command.done}
         if all(one.command.done for one in planned):
             result = _result(planned, spent_s + time.monotonic() - began)
-            before = read_json(home / RESULT) or {}
+            before = read_object(home / RESULT)
             if waiting or before.get("stages") != result["stages"]:  # else nothing was done: not later
                 write_json(home / RESULT, result)
     return failed
@@ -209,7 +209,7 @@ def table(planned: Sequence[Planned]) -> str:
 
 
 def _found(one: Planned) -> tuple[str, str]:
-    result = read_json(one.command.folder / RESULT) or {}
+    result = read_object(one.command.folder / RESULT)
     if one.job in (SHARDS, "report") or not result:
         return str(
             Path(one.command.mark if one.job == SHARDS else one.command.folder).parent
@@ -228,5 +228,5 @@ def _result(planned: Sequence[Planned], seconds: float) -> dict[str, Any]:
 
 def _minutes(one: Planned) -> float:
     """How long a stage takes: as it did, where it is done, else as the file says."""
-    result = (read_json(one.command.folder / RESULT) or {}) if one.job != SHARDS else {}
+    result = read_object(one.command.folder / RESULT) if one.job != SHARDS else {}
     return float(result["seconds"]) / 60 if "seconds" in result else one.stage.minutes

@@ -15,7 +15,7 @@ from fgvc.study.statistics import holm, interval_over_images
 from jobs.ensemble import Config, check
 from jobs.hashes import file_hash
 from jobs.inputs import open_job, open_shards
-from jobs.states import read_json
+from jobs.states import read_object
 from shards.errors import UserError
 from shards.paths import expand
 
@@ -77,8 +77,8 @@ def run(config: Config) -> dict[str, Any]:
 
 def _member(run: str, config: Config) -> _Member:
     folder = _folder(run, Path(config.runs_dir))
-    result = read_json(folder / RESULT)
-    if not isinstance(result, dict):
+    result = read_object(folder / RESULT)
+    if not result:
         raise UserError(f"{folder}: holds no {RESULT}; is the run finished? fgvc status shows it")
     if config.split not in result:
         measured = ", ".join(key for key, value in result.items() if isinstance(value, dict) and "top1" in value)

@@ -18,7 +18,6 @@ from small_pipeline import BUILD, begin, weights, write_pipeline
 
 from fgvc.use.find import find_weights
 from jobs.cli import main
-from jobs.experiments.machine import Share, shares_of_machine
 from jobs.experiments.pipeline_checks import _hashes, drop_old_reports, refuse_others
 from jobs.experiments.pipeline_file import plan, read
 from jobs.experiments.pipeline_run import dry_run, locked, submit
@@ -94,17 +93,6 @@ def test_stages_side_by_side_have_half_of_the_cores_each(finished: Path) -> None
     first, other, attack = spans
     assert max(other[0], attack[0]) < min(other[1], attack[1])
     assert first[1] <= min(other[0], attack[0])  # which both wait for
-
-
-def test_shares_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 5, 7})
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3,4")
-    assert shares_of_machine(1) == [Share()]
-    assert shares_of_machine(2) == [Share((0, 1), ("0",)), Share((2, 5), ("3",))]  # all alike
-    assert [share.gpus for share in shares_of_machine(9)] == [("0",), ("3",), ("4",), ("0",), ("3",)]
-    assert {len(share.cores) for share in shares_of_machine(9)} == {1}
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert shares_of_machine(2) == [Share((0, 1)), Share((2, 5))]
 
 
 def test_what_is_done_is_not_done_again(done: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,5 +1,6 @@
 """Commands one after another and side by side: locks that are held, failures, what waits for what."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from filelock import FileLock
 
 from jobs.experiments import sequence
+from jobs.experiments.machine import Share, shares_of_machine
 from jobs.experiments.sequence import Command, run_all
 
 
@@ -56,3 +58,14 @@ def test_what_waits_for_a_failed_command_is_not_run(tmp_path: Path) -> None:
     failed = run_all(commands, "test", first_failure_ends=True, after={"b": ["a"], "c": ["b"]}, at_once=3)
     assert list(failed) == ["a"]
     assert not (tmp_path / "b.log").exists()
+
+
+def test_shares_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 5, 7})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3,4")
+    assert shares_of_machine(1) == [Share()]
+    assert shares_of_machine(2) == [Share((0, 1), ("0",)), Share((2, 5), ("3",))]  # all alike
+    assert [share.gpus for share in shares_of_machine(9)] == [("0",), ("3",), ("4",), ("0",), ("3",)]
+    assert {len(share.cores) for share in shares_of_machine(9)} == {1}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert shares_of_machine(2) == [Share((0, 1)), Share((2, 5))]
