@@ -45,22 +45,33 @@ def tune_cpu_memory() -> None:
 
 
 def matmul_rate(device: torch.device, precision: str) -> float:
-    """FLOP/s of a large matrix product on this device at this precision: the limit that MFU refers to."""
-    side = 4096 if device.type == "cuda" else 768
+    """FLOP/s of a large matrix product on this device at this precision: the limit that MFU refers to.
+
+    On a CPU the product grows until one takes 4 ms: a size that keeps many cores busy takes seconds on one that has no
+    instructions for bf16.
+    """
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    left = torch.randn(side, side, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    best = 0.0
+    for side in (4096,) if device.type == "cuda" else (256, 512, 1024, 2048):
+        left = torch.randn(side, side, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        seconds = min(_seconds_a_product(left) for _ in range(5))
+        best = max(best, 2 * side**3 / seconds)
+        if seconds > 4e-3:
+            break
+    return best
 
-    def seconds() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        for _ in range(4):
-            left @ left
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - began) / 4
 
-    return 2 * side**3 / min(seconds() for _ in range(5))
+def _seconds_a_product(matrix: torch.Tensor) -> float:
+    """Seconds of a matrix times itself: of four, one after another, on a GPU, which is asked and then waited for."""
+    products = 4 if matrix.is_cuda else 1
+    if matrix.is_cuda:
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(products):
+        matrix @ matrix
+    if matrix.is_cuda:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) / products
 
 
 def peak_memory_mb(device: torch.device) -> float:
