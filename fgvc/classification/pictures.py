@@ -6,6 +6,7 @@ import numpy as np
 
 from fgvc.classification.metrics import Predictions, confusion_matrix, confusions
 from fgvc.runtime.figures import save_figure, subplots
+from fgvc.runtime.sheet import Sheet
 from shards.manifest import Manifest
 from shards.reading.decode import decode
 from shards.reading.reader import Reader
@@ -18,19 +19,17 @@ def confused_pairs(path: Path, manifest: Manifest, predictions: Predictions, pai
     if not found:
         return
     reader = Reader(manifest)
-    figure, axes = subplots(len(found), 2 * examples, figsize=(2 * examples * 1.9, len(found) * 2.1), squeeze=False)
+    sheet = Sheet(len(found), 2 * examples, 1.8)
     guesses = predictions.logits.argmax(axis=1)
-    for row, (truth, guess, count) in zip(axes, found, strict=True):
+    for row, (truth, guess, count) in enumerate(found):
         wrong = predictions.entries[(predictions.labels == truth) & (guesses == guess)]
         other = predictions.entries[predictions.labels == guess]
-        for axis in row:
-            axis.axis("off")
-        for axis, entry in zip(row, [*_padded(wrong, examples), *_padded(other, examples)], strict=True):
-            if entry is not None:
-                axis.imshow(decode(reader.read(entry)).permute(1, 2, 0).numpy())
-        row[0].set_title(f"{_short(manifest.classes[truth])}: {count} taken for", loc="left", fontsize=8)
-        row[examples].set_title(f"examples: {_short(manifest.classes[guess])}", loc="left", fontsize=8)
-    save_figure(figure, path)
+        for entries, first in ((wrong, 0), (other, examples)):
+            for column, entry in enumerate(entries[:examples], first):
+                sheet.show(row, column, decode(reader.read(int(entry))).permute(1, 2, 0).numpy())
+        sheet.write_above(row, 0, f"{_short(manifest.classes[truth])}: {count} taken for")
+        sheet.write_above(row, examples, f"examples: {_short(manifest.classes[guess])}")
+    sheet.save(path)
 
 
 def class_accuracy(path: Path, manifest: Manifest, predictions: Predictions) -> None:
@@ -61,11 +60,6 @@ def confusion_picture(path: Path, manifest: Manifest, predictions: Predictions) 
     axis.set(xlabel="predicted", ylabel="truth")
     figure.colorbar(image, ax=axis, shrink=0.7, label="share of the true class")
     save_figure(figure, path)
-
-
-def _padded(entries: np.ndarray, count: int) -> list[int | None]:
-    chosen: list[int | None] = [int(entry) for entry in entries[:count]]
-    return chosen + [None] * (count - len(chosen))
 
 
 def _short(name: str) -> str:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import patches
 
 from fgvc.detection.metrics import RIGHT, top_ious
-from fgvc.runtime.figures import pyplot, save_figure
+from fgvc.runtime.sheet import Sheet
 from shards.boxes_layer import BoxesLayer
 from shards.manifest import Manifest
 from shards.reading.config import DataConfig
@@ -45,24 +44,20 @@ def box_quality(
 def draw_boxes(path: Path, manifest: Manifest, layer: BoxesLayer, splits: Sequence[str], columns: int = 6) -> None:
     """For every split a row of images drawn evenly over it and a row of its worst: truth in white, boxes in orange."""
     reader = Reader(manifest)
-    figure, axes = pyplot.subplots(2 * len(splits), columns, figsize=(2 * columns, 4.2 * len(splits)), squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
+    sheet = Sheet(2 * len(splits), columns, 2)
     for place, split in enumerate(splits):
         indices = [i for i in manifest.split(split) if manifest.entries.key(i) in layer.boxes]
         even = [indices[i * len(indices) // columns] for i in range(min(columns, len(indices)))]
         ious = top_ious(manifest, _found(manifest, indices, layer))
         rows = {"evenly drawn": even, "worst": sorted(ious, key=lambda index: ious[index])[:columns]}
-        for row, (title, chosen) in zip(axes[2 * place :], rows.items(), strict=False):
-            for axis, index in zip(row, chosen, strict=False):
+        for row, (title, chosen) in enumerate(rows.items(), 2 * place):
+            for column, index in enumerate(chosen):
                 entry = manifest.entries[index]
-                axis.imshow(decode(reader.read(index), entry.key).permute(1, 2, 0).numpy())
-                for box in entry.boxes:
-                    _rectangle(axis, box, "white", 1.2)
-                for x0, y0, x1, y1, score in layer.boxes[entry.key][:3]:
-                    _rectangle(axis, (x0, y0, x1, y1), "tab:orange", 0.6 + 2 * score)
-            row[0].set_title(f"{split}, {title}", loc="left", fontsize=8)
-    save_figure(figure, path, dpi=90)
+                frames = [(box, "white", 1.2) for box in entry.boxes]
+                frames += [(box[:4], "tab:orange", 0.6 + 2 * box[4]) for box in layer.boxes[entry.key][:3]]
+                sheet.show(row, column, decode(reader.read(index), entry.key).permute(1, 2, 0).numpy(), frames)
+            sheet.write_above(row, 0, f"{split}, {title}")
+    sheet.save(path, dpi=90)
 
 
 def draw_crops(path: Path, manifest: Manifest, layer: BoxesLayer, splits: Sequence[str], columns: int = 8) -> None:
@@ -72,30 +67,22 @@ def draw_crops(path: Path, manifest: Manifest, layer: BoxesLayer, splits: Sequen
     if not even:
         return
     reader = Reader(manifest)
-    figure, axes = pyplot.subplots(2, columns, figsize=(1.6 * columns, 3.6), squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for (above, below), index in zip(axes.T, even, strict=False):
+    sheet = Sheet(2, columns, 1.6)
+    for column, index in enumerate(even):
         entry = manifest.entries[index]
         image = decode(reader.read(index), entry.key).permute(1, 2, 0).numpy()
-        above.imshow(image)
         boxes = layer.boxes[entry.key]
+        sheet.show(0, column, image, [(box[:4], "tab:orange", 1.8) for box in boxes[:1]])
         x0, y0, x1, y1 = 0, 0, entry.width, entry.height  # kept whole where nothing was found
         if boxes:
-            _rectangle(above, boxes[0][:4], "tab:orange", 1.8)
             x0, y0, x1, y1 = crop_region(boxes[0][:4], entry.width, entry.height, True, DataConfig().margin)
-        below.imshow(image[y0:y1, x0:x1])
-    axes[0, 0].set_title("as they are, with the top box", loc="left", fontsize=8)
-    axes[1, 0].set_title("what data.crop=square keeps", loc="left", fontsize=8)
-    save_figure(figure, path, dpi=90)
+        sheet.show(1, column, image[y0:y1, x0:x1])
+    sheet.write_above(0, 0, "as they are, with the top box")
+    sheet.write_above(1, 0, "what data.crop=square keeps")
+    sheet.save(path, dpi=90)
 
 
 def _found(manifest: Manifest, indices: Sequence[int], layer: BoxesLayer) -> dict[int, np.ndarray]:
     """Index -> the layer's boxes (K, 4), the best first."""
     boxes = {index: layer.boxes[manifest.entries.key(index)] for index in indices}
     return {index: np.array(rows, dtype=float).reshape(-1, 5)[:, :4] for index, rows in boxes.items()}
-
-
-def _rectangle(axis: pyplot.Axes, box: Sequence[float], colour: str, width: float) -> None:
-    x0, y0, x1, y1 = box
-    axis.add_patch(patches.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))

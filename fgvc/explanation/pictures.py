@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.gridspec import GridSpec, SubplotSpec
 
-from fgvc.runtime.figures import pyplot, save_figure
+from fgvc.runtime.figures import pyplot
+from fgvc.runtime.sheet import Sheet
 
 Picture = np.ndarray  # (S, S, 3) uint8
 SIDE = 1.7  # inches of an image
@@ -36,34 +37,27 @@ def signed_overlay(image: Picture, signed: np.ndarray) -> Picture:
 def save_overlays(path: Path, title: str, image: Picture, maps: Mapping[str, np.ndarray]) -> None:
     """An image beside its overlays by every method."""
     columns = min(len(maps) + 1, 7)
-    rows = -(-(len(maps) + 1) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(columns * SIDE, rows * (SIDE + 0.25)), squeeze=False)
+    sheet = Sheet(-(-(len(maps) + 1) // columns), columns, SIDE, title)
     shown = {"image": image} | {name: overlay(image, map_) for name, map_ in maps.items()}
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, (name, picture) in zip(axes.flat, shown.items(), strict=False):
-        axis.imshow(picture)
-        axis.set_title(name, fontsize=8)
-    figure.suptitle(title, fontsize=9)
-    save_figure(figure, path)
+    for place, (name, picture) in enumerate(shown.items()):
+        row, column = divmod(place, columns)
+        sheet.show(row, column, picture)
+        sheet.write_above(row, column, name)
+    sheet.save(path)
 
 
 def contact_sheet(path: Path, title: str, rows: Mapping[str, Sequence[tuple[str, Picture]]], columns: int = 6) -> None:
     """A row of captioned pictures a name."""
     if not rows:
         return
-    size = (columns * SIDE, len(rows) * (SIDE + 0.35))
-    figure, axes = pyplot.subplots(len(rows), columns, figsize=size, squeeze=False)
-    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
-        for axis in line:
-            axis.axis("off")
-        for axis, (caption, picture) in zip(line, pictures, strict=False):
-            axis.imshow(picture)
-            axis.set_xlabel(caption)
-            axis.text(0.5, -0.03, caption, transform=axis.transAxes, ha="center", va="top", fontsize=6)
-        line[0].set_title(name, loc="left", fontsize=8)
-    figure.suptitle(title, fontsize=9)
-    save_figure(figure, path)
+    lines = max(caption.count("\n") + 1 for pictures in rows.values() for caption, _ in pictures)
+    sheet = Sheet(len(rows), columns, SIDE, title, below=lines)
+    for row, (name, pictures) in enumerate(rows.items()):
+        for column, (caption, picture) in enumerate(pictures[:columns]):
+            sheet.show(row, column, picture)
+            sheet.write_below(row, column, caption)
+        sheet.write_above(row, 0, name)
+    sheet.save(path)
 
 
 @dataclass(frozen=True)

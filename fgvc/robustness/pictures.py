@@ -10,6 +10,7 @@ import numpy as np
 from fgvc.robustness.epsilon import shown_epsilon
 from fgvc.robustness.figures import Flip
 from fgvc.runtime.figures import save_figure, subplots
+from fgvc.runtime.sheet import Sheet
 
 MOST = 20  # species in the matrix, those that flip most
 
@@ -76,17 +77,16 @@ def flip_matrix(path: Path, pairs: Sequence[Flip], classes: Sequence[str], norm:
 
 def perturbed_images(path: Path, examples: Sequence[Example], norm: Any) -> None:
     """A row an image: as it is, perturbed, and the difference magnified until it fills the range."""
-    figure, axes = subplots(len(examples), 3, figsize=(6.6, 2.3 * len(examples)), squeeze=False)
-    for row, example in zip(axes, examples, strict=True):
+    sheet = Sheet(len(examples), 3, 2.1)
+    for row, example in enumerate(examples):
         change = example.after - example.before
         times = 0.5 / max(float(np.abs(change).max()), 1e-9)
         titles = (short(example.truth), f"taken for {short(example.guess)}",
                   f"difference x {times:.0f}, epsilon {shown_epsilon(example.size, norm)}")  # fmt: skip
-        for axis, image, title in zip(row, (example.before, example.after, 0.5 + times * change), titles, strict=True):
-            axis.imshow(image.clip(0, 1))
-            axis.set_title(title, fontsize=7)
-            axis.axis("off")
-    save_figure(figure, path)
+        for column, image in enumerate((example.before, example.after, 0.5 + times * change)):
+            sheet.show(row, column, image.clip(0, 1))
+            sheet.write_above(row, column, titles[column])
+    sheet.save(path)
 
 
 def short(name: str) -> str:
