@@ -5,6 +5,8 @@
 # make install  .venv with the versions of requirements.lock, and `fgvc` in it; done once, again when the lock changes
 
 BIN := .venv/bin
+# Not compiled: Python compiles what is imported, once; compiling all takes a third of the install.
+PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 SYSTEM_PACKAGES := $(shell sed '/^\#/d' slurm/packages.txt tests/packages.txt)
 SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 export DEBIAN_FRONTEND := noninteractive
@@ -13,12 +15,12 @@ export DEBIAN_FRONTEND := noninteractive
 install: .venv/system .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PIP_INSTALL) -r requirements.lock
 	@# sahi and mmcv-lite ask for opencv-python, whose cv2 needs libGL; the headless one, put on top, does not.
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall \
+	$(PIP_INSTALL) --no-deps --force-reinstall \
 	    $$(grep '^opencv-python-headless==' requirements.lock)
 	@# compat: a path, where setuptools' own way has every start of Python import a finder.
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	$(PIP_INSTALL) --no-deps --no-build-isolation \
 	    --config-settings editable_mode=compat --editable .
 	@touch $@
 
