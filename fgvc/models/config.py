@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 
 from shards.options import option
 
@@ -35,6 +35,10 @@ class ModelConfig:
     mean: list[float] = option([], "input mean, 0-1 (empty: the model's own)")
     std: list[float] = option([], "input standard deviation, 0-1 (empty: the model's own)")
     caffe_stride: bool = option(False, "ResNets: stride on the first 1x1 convolution of a block (Caffe weights)")
+    covariance: Annotated[int, Ge(0), Le(128)] = option(
+        0, "probe: classify by the covariance of the last feature map's channels, reduced to so many, not by their "
+        "means (0: the network's own pooling); 96 is good"
+    )  # fmt: skip
     also: list[Backbone] = option(
         [], "probe: frozen networks beside this one, their features side by side under one head: a list such as "
         "[{name: resnet50, weights: FILE, size: 224}] with name, weights, kwargs, mean, std, caffe_stride, size",

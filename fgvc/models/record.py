@@ -31,6 +31,7 @@ class _Network(BaseModel, strict=True):
     name: Name
     kwargs: dict[str, Any]
     caffe_stride: bool
+    covariance: Annotated[int, Interval(ge=1, le=128)] | None = None  # where that is what is classified
     backbones: Annotated[list[_Backbone], Len(2, 100)] | None = None  # of an ensemble
 
 

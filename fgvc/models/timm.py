@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from fgvc.models.config import Backbone, ModelConfig
+from fgvc.models.covariance import SecondOrder
 from fgvc.models.ensemble import Ensemble, Statistics
 from fgvc.models.hub import no_such_model, one_try
 from fgvc.models.normalised import Normalised
@@ -23,10 +25,12 @@ from shards.paths import expand
 
 
 def create_model(config: ModelConfig, classes: int) -> nn.Module:
-    """A timm model with a fresh head of `classes` outputs; several under one head where `also` names some. Raises
-    UserError for unknown names and unfit weights."""
+    """A timm model with a fresh head of `classes` outputs; several under one head where `also` names some; pooled by
+    `covariance` where that is set. Raises UserError for unknown names and unfit weights."""
     if config.also:
         return _ensemble([_as_backbone(config), *config.also], classes)
+    if config.covariance:
+        return SecondOrder(create_model(replace(config, covariance=0), 0), config.covariance, classes)
     if not timm.is_model(config.name):
         raise UserError(f"model.name={no_such_model(config.name)}")
     arguments: dict[str, Any] = dict(config.kwargs)
@@ -77,7 +81,10 @@ def load_classifier(path: Path) -> tuple[Normalised, dict[str, Any]]:
             [Backbone(weights="none", **backbone) for backbone in record["backbones"]], classes
         )
     else:
-        config = ModelConfig(record["name"], "none", record["kwargs"], caffe_stride=record["caffe_stride"])
+        config = ModelConfig(
+            record["name"], "none", record["kwargs"], caffe_stride=record["caffe_stride"],
+            covariance=record.get("covariance", 0),
+        )  # fmt: skip
         network = create_model(config, classes)
     load_weights(network, path, head=True)
     mean, std = (torch.tensor(about[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
@@ -100,7 +107,8 @@ def input_statistics(model: nn.Module, config: ModelConfig) -> tuple[torch.Tenso
 def model_record(config: ModelConfig, network: nn.Module) -> dict[str, Any]:
     """What a weights file says of a network, so that `load_classifier` builds it again."""
     if not isinstance(network, Ensemble):
-        return {"name": config.name, "kwargs": config.kwargs, "caffe_stride": config.caffe_stride}
+        record = {"name": config.name, "kwargs": config.kwargs, "caffe_stride": config.caffe_stride}
+        return record | ({"covariance": config.covariance} if config.covariance else {})
     backbones = [
         {
             "name": one.name, "kwargs": one.kwargs, "caffe_stride": one.caffe_stride, "size": one.size, "mean": mean,

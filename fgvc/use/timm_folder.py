@@ -21,6 +21,8 @@ def write_timm(predictor: Predictor, folder: Path, licence: str) -> None:
     name = about["model"]["name"]
     if about["model"].get("backbones"):
         raise UserError("an ensemble is no network of timm's; set formats='[onnx]'")
+    if about["model"].get("covariance"):
+        raise UserError(f"{name} with model.covariance is no network of timm's; set formats='[onnx]'")
     if about["model"]["caffe_stride"]:
         raise UserError(f"{name} with model.caffe_stride=true is no network of timm's; set formats='[onnx]'")
     settings = {

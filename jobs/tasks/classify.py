@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from fgvc.classification.attention import check_attended
 from fgvc.classification.balance import class_weights
 from fgvc.classification.calibration import calibration_folds, temperature_from
+from fgvc.classification.directions import fit_directions
 from fgvc.classification.evaluation import about, evaluate_split, image_sizes, split_loader
 from fgvc.classification.listed import read_listed
 from fgvc.classification.metrics import NotFinite, Predictions, nll, summary
@@ -22,6 +23,7 @@ from fgvc.classification.probe_guard import against_probe, keep_probe
 from fgvc.classification.results import save_results
 from fgvc.classification.seen import training_record
 from fgvc.models.attentive import freeze_all_but_pool, with_attention
+from fgvc.models.covariance import SecondOrder
 from fgvc.models.export import export
 from fgvc.models.layers import checkpoint_gradients
 from fgvc.models.lora import add_lora, merge_lora
@@ -229,8 +231,14 @@ class Classify:
         looks = product(self.crops.train, range(config.image.eval_crops))
         self.network.to(self.accelerator.device)
         sync_module(self.network)  # where weights are drawn at random, every rank has drawn its own
+        model, loaders = self._normalised(self.network), [partial(loader_of, *look) for look in looks]
+        if isinstance(self.network, SecondOrder):
+            fit_directions(
+                self.network, model, loaders, train, self.accelerator.device, config.train.precision,
+                self.folder.features,
+            )  # fmt: skip
         found = probe_head(
-            self.network, self._normalised(self.network), [partial(loader_of, *look) for look in looks],
+            self.network, model, loaders,
             self.accelerator.device, config.train.precision, train, self.folder.features, len(self.manifest.classes),
             config.train.probe_penalty, folds, config.image.eval_flip, self.weights,
         )  # fmt: skip

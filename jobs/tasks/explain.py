@@ -79,7 +79,13 @@ def run(config: Config) -> dict[str, Any]:
 
 def _open(config: Config, device: torch.device) -> Opened:
     weights = expand(config.weights, "weights")
-    if networks := read_classifier(weights)["model"].get("backbones"):
+    model = read_classifier(weights)["model"]
+    if model.get("covariance"):
+        raise UserError(
+            f"weights={config.weights}: classifies by its channels' covariance, of which no map is made; explain a "
+            "probe with model.covariance=0"
+        )
+    if networks := model.get("backbones"):
         raise UserError(f"weights={config.weights}: an ensemble of {len(networks)} networks; explain one of them alone")
     if config.photos:
         about, files = read_classifier(weights), photo_files(expand(config.photos, "photos"))

@@ -74,6 +74,7 @@ def test_features_of_another_number_of_ranks_are_computed_again(
 
 def test_two_ranks_probe_one_network(guide: Manifest, fgvc: Callable[..., Any], tmp_path: Path) -> None:
     words = ["train.method=probe", "train.mixup=0", "data.folds=4", "evaluate_test=false"]
+    words += ["model.covariance=6", "image.size=64"]
     finish(fgvc(*small_run(guide, tmp_path, "two", *words), "--processes", "2"))
     assert main(small_run(guide, tmp_path, "one", *words)) == 0
     two, one = (load_file(tmp_path / "classify" / name / "model.safetensors") for name in ("two", "one"))
