@@ -13,6 +13,10 @@ NEXT = {
         "fgvc attack weights={folder}/model.safetensors data.shards={shards}",
         "fgvc predict PICTURE --run {folder}",
     ),
+    "classify without maps": (
+        "fgvc attack weights={folder}/model.safetensors data.shards={shards}",
+        "fgvc predict PICTURE --run {folder}",
+    ),
     "detect": ("fgvc crop detector={folder}/model.safetensors data.shards=SHARDS",),
     "crop": ("fgvc classify photos data.shards={shards} data.crop=square data.boxes={layer}",),
     "find-lr": ("fgvc classify CONFIG optim.lr={rate}",),
@@ -42,8 +46,9 @@ def next_lines(command: str, **known: object) -> str:
 def after_run(job: str, config: Any, folder: Path, result: dict[str, Any]) -> str:
     """The hint after a job's run."""
     data = getattr(config, "data", None)
+    unexplained = job == "classify" and (config.model.also or config.model.covariance)  # explain refuses these
     hint = next_lines(
-        job,
+        "classify without maps" if unexplained else job,
         folder=folder,
         name=config.name,
         shards=(data.shards if data else "") or "SHARDS",

@@ -93,6 +93,7 @@ def test_it_is_neither_explained_nor_a_network_of_timms(
 ) -> None:
     words = ["train.method=probe", "train.mixup=0", "model.covariance=4", "image.size=64", "evaluate_test=false"]
     assert main(small_run(guide, tmp_path, "a", *words)) == 0
+    assert "fgvc explain" not in capsys.readouterr().out
     weights = tmp_path / "classify/a/model.safetensors"
     assert main(["explain", f"weights={weights}", f"data.shards={guide.folder}", "name=b", f"runs_dir={tmp_path}"]) == 2
     assert "classifies by its channels' covariance" in capsys.readouterr().err
