@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 # Tests run beside one another: a thread each, or they spend their time waiting for each other's.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+from accelerate.state import AcceleratorState
 
 from jobs.shards import build_from
 from shards.manifest import Manifest, read_manifest
@@ -34,6 +36,18 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     out = tmp_path_factory.mktemp("birds") / "shards"
     build_from("cub200", Path(root) / "cub50", out, [])
     return read_manifest(out)
+
+
+@pytest.fixture
+def any_precision() -> Iterator[Callable[[], None]]:
+    """accelerate keeps a process to its first precision; a call of this has it forget that."""
+
+    def forget() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    forget()
+    yield forget
+    forget()
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from interruptions import finish
 from PIL import Image
+from safetensors.torch import save_file
 from scipy.stats import binom
 from small_runs import small_run
 from torch import nn
@@ -175,6 +177,28 @@ def test_a_run_that_ends_below_its_probe_is_not_finished(
     assert below("a") == [5, 10]
     assert main([*words, "train.guard=false"]) == 0
     assert json.loads((tmp_path / "classify/a/result.json").read_text())["steps"] == 10
+
+
+def test_fp16_that_overflows_is_caught_and_fp16_that_does_not_trains(
+    plain: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture, any_precision: Callable[[], None]
+) -> None:
+    """A CPU trains in fp16 too: with accelerate alone it would take fp32, without a word."""
+    vit = ["model.name=test_vit", "model.kwargs={img_size: 32}", "train.mixup=0", "evaluate_test=false"]
+    weights = timm.create_model("test_vit", img_size=32).state_dict()
+    losses = {}
+    for precision in ("fp32", "fp16"):
+        any_precision()
+        save_file(weights, tmp_path / "weights.safetensors")
+        more = [f"model.weights={tmp_path}/weights.safetensors", f"train.precision={precision}", "train.max_steps=4"]
+        assert main(small_run(plain, tmp_path, precision, *vit, *more)) == 0
+        rows = (tmp_path / "classify" / precision / "metrics.jsonl").read_text().splitlines()
+        losses[precision] = [json.loads(row)["loss"] for row in rows]
+    assert losses["fp16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["fp16"] != losses["fp32"]
+    last = [name for name in weights if name.endswith("mlp.fc2.weight")][-1]
+    save_file(weights | {last: weights[last] * 1e6}, tmp_path / "weights.safetensors")  # sums above 65504
+    assert main(small_run(plain, tmp_path, "large", *vit, more[0], "train.precision=fp16")) == 2
+    assert "the loss is nan at step 1 after 3 returns to a checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -3,14 +3,12 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from accelerate.state import AcceleratorState
 from places import HELPERS
 from ranks import run_ranks
 from safetensors.torch import load_file
@@ -24,13 +22,7 @@ from jobs.cli import main
 from jobs.tasks import classify
 from shards.manifest import Manifest
 
-
-@pytest.fixture(autouse=True)
-def any_precision() -> Iterator[None]:
-    """accelerate keeps a process to its first precision."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("any_precision")
 
 
 def words(guide: Manifest, runs: Path, name: str, *more: str) -> list[str]:

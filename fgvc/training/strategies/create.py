@@ -71,6 +71,8 @@ def create_accelerator(
         InitProcessGroupKwargs(timeout=timeout, **backend),
     ]
     accelerator = Accelerator(**arguments)
+    if precision == "fp16" and on_cpu:  # accelerate would train in fp32 there, without a word
+        accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu")
     check_world()
     is_zero = accelerator.distributed_type == DistributedType.DEEPSPEED
     if is_zero != ("deepspeed_plugin" in arguments) or accelerator.num_processes != world_size():
