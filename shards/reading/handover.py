@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
+import cv2
 import numpy as np
 import torch
-from torch.utils.data import default_collate
+from torch.utils.data import default_collate, get_worker_info
 
 PREFETCH = 4  # batches that a worker is ahead
 PLACES = PREFETCH  # of a worker: it is asked for its next batch when the one PREFETCH before has arrived
@@ -101,12 +102,28 @@ def begin_handover(handover: Handover | None, worker: int) -> None:
 
 def gathered(images: list[torch.Tensor]) -> torch.Tensor:
     """(N, 3, H, W) uint8 of N (3, H, W) images; in a worker in memory that its process has, too."""
-    if _own is None or len(images) * images[0].numel() > LARGEST:
+    shape = (len(images), *images[0].shape)
+    if _own is None and get_worker_info() is None:
+        return _stacked(images, torch.empty(shape, dtype=images[0].dtype))
+    if _own is None or prod(shape) > LARGEST:
         return default_collate(images)  # in a worker, into memory that is then shared
-    place = _own.next_place((len(images), *images[0].shape))
-    together = torch.stack(images, out=_own.at(place))
+    place = _own.next_place(shape)
+    together = _stacked(images, _own.at(place))
     together.place = place  # type: ignore[attr-defined]
     return together
+
+
+def _stacked(images: list[torch.Tensor], together: torch.Tensor) -> torch.Tensor:
+    """`torch.stack(images, out=together)`, in a third of the time for images whose channels lie together."""
+    if len({image.shape for image in images}) > 1 or not all(_channels_together(image) for image in images):
+        return torch.stack(images, out=together)
+    for image, planes in zip(images, together.numpy(), strict=True):
+        cv2.split(image.permute(1, 2, 0).numpy(), list(planes))
+    return together
+
+
+def _channels_together(image: torch.Tensor) -> bool:
+    return image.dtype == torch.uint8 and image.shape[0] == 3 and image.stride() == (1, 3 * image.shape[2], 3)
 
 
 class Handed:

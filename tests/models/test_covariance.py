@@ -64,7 +64,7 @@ def test_a_probe_of_it_and_what_is_measured_later(guide: Manifest, tmp_path: Pat
     assert about["model"]["covariance"] == 8
     torch.testing.assert_close(network.model.reduce.weight.norm(dim=1), torch.ones(8))
     again = ["evaluate", f"weights={weights}", f"data.shards={guide.folder}", "name=b", f"runs_dir={tmp_path}"]
-    assert main([*again, "workers=0"]) == 0
+    assert main([*again, "data.workers=0"]) == 0
     first, second = (
         json.loads((tmp_path / place / "result.json").read_text()) for place in ("classify/a", "evaluate/b")
     )

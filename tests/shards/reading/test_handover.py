@@ -116,3 +116,13 @@ def test_memory_is_given_back_with_the_iteration(guide: Manifest):
     del batches
     assert len(handover.Handover.known) == before
     assert torch.equal(first.images, kept)
+
+
+def test_images_are_stacked_whatever_way_their_channels_lie() -> None:
+    draw = torch.Generator().manual_seed(0)
+    together = [torch.randint(256, (11, 7, 3), generator=draw, dtype=torch.uint8).permute(2, 0, 1) for _ in range(3)]
+    planes = [image.contiguous() for image in together]
+    for images in (together, planes, [together[0], planes[1]], [image[:, 1:, 2:] for image in together]):
+        assert torch.equal(handover.gathered(images), torch.stack(images))
+    with pytest.raises(RuntimeError, match="equal size"):
+        handover.gathered([together[0], together[1][:, 1:]])
