@@ -74,6 +74,15 @@ def _seconds_a_product(matrix: torch.Tensor) -> float:
     return (time.perf_counter() - began) / products
 
 
+def emulated_on_cpu(precision: str) -> bool:
+    """Whether this machine's CPU has no instructions for a precision: every product is then put together from others,
+    5 to 17 times as slowly as in fp32 (docs/platforms.md)."""
+    known = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}
+    if precision not in known or not torch.backends.mkldnn.is_available():
+        return False
+    return not getattr(torch.ops.mkldnn, known[precision])()
+
+
 def peak_memory_mb(device: torch.device) -> float:
     """The largest memory in use so far: the GPU's, or the process's resident set without one."""
     if device.type == "cuda":

@@ -1,20 +1,23 @@
 """Joining the ranks, and the strategy that a config asks for."""
 
 import datetime
+import logging
 import os
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 
-from fgvc.runtime.device import tune_cpu_memory
-from fgvc.runtime.distributed import TIMEOUT, check_world, world_size
+from fgvc.runtime.device import emulated_on_cpu, tune_cpu_memory
+from fgvc.runtime.distributed import TIMEOUT, check_world, rank, world_size
 from fgvc.training.config import LoopConfig, OptimConfig
 from fgvc.training.strategies.averaged import AveragedGradients
 from fgvc.training.strategies.base import COMPILE, FP16, OBJECTIVE_PARAMETERS, TWO_NETWORKS, Strategy
 from fgvc.training.strategies.ddp import Ddp
 from fgvc.training.strategies.fsdp import FullyShard
 from shards.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def create_strategy(accelerator: Accelerator, config: LoopConfig, optim: OptimConfig, networks: int = 1) -> Strategy:
@@ -82,4 +85,9 @@ def create_accelerator(
         )
     if on_cpu:
         tune_cpu_memory()
+        if emulated_on_cpu(precision) and rank() == 0:
+            log.warning(
+                "train.precision=%s: this CPU has no instructions for it, and a step takes many times as long as in "
+                "fp32; set train.precision=fp32", precision,
+            )  # fmt: skip
     return accelerator
