@@ -59,6 +59,8 @@ def check(config: Config) -> None:
     """Raise UserError for settings that no data could make right."""
     if not config.data.shards:
         raise UserError("which shards? fgvc audit SHARDS")
+    if config.model.covariance:
+        raise UserError("model.covariance: for a probe of fgvc classify, which fits it to the images; leave it out")
 
 
 def default_name(config: Config) -> str:

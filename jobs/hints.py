@@ -22,7 +22,7 @@ NEXT = {
     "find-lr": ("fgvc classify CONFIG optim.lr={rate}",),
     "gan": ("fgvc synthesize weights={folder}/model.safetensors data.shards={shards} out=data/{name}",),
     "synthesize": ("fgvc classify CONFIG synthetic.shards={out} synthetic.ratio=1",),
-    "evaluate": ("fgvc explain weights={weights} data.shards={shards}",),
+    "evaluate": ("fgvc attack weights={weights} data.shards={shards}", "fgvc report {folder}"),
     "ensemble": ("fgvc report {folder}",),
     "explain": ("fgvc attack weights={weights} data.shards={shards}", "fgvc report {folder}"),
     "attack": ("fgvc report {folder}", "fgvc classify CONFIG defence.method=trades"),

@@ -40,7 +40,6 @@ def fit_directions(
                     for batch in with_progress(loader, len(loader), "directions", "batches", show=rank() == 0):
                         with autocast(device, precision):
                             model(batch.images.to(device, non_blocking=True))
-                        moments.check(batch.images.shape[-1])
         finally:
             handle.remove()
         found = broadcast_object(moments.components(network.width, device))
@@ -58,26 +57,23 @@ class _Moments:
     def __init__(self, channels: int) -> None:
         self.count, self.sum = torch.zeros(1, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
         self.products = torch.zeros(channels, channels, dtype=torch.float64)
-        self.places = 0
 
     def add(self, vectors: torch.Tensor) -> None:
-        self.places, rows = vectors.shape[-2], vectors.flatten(0, -2)
+        rows = vectors.flatten(0, -2).double()  # not centred yet: fp32 (on GPUs TF32) would lose small deviations
         self.count += len(rows)
         self.sum += rows.sum(0).cpu()
         self.products += (rows.mT @ rows).cpu()
 
-    def check(self, side: int) -> None:
-        """Raise UserError for a map of one place, where nothing varies."""
-        if self.places < 2:
-            raise UserError(
-                f"model.covariance: of images of {side} px the last feature map has 1 place: nothing varies together; "
-                "take a larger image.size"
-            )
-
     def components(self, width: int, device: torch.device) -> np.ndarray:
-        """(width, channels) float32 unit vectors, the one of the largest variance first, of all ranks' vectors."""
+        """(width, channels) float32 unit vectors, the one of the largest variance first, of all ranks' vectors. Raises
+        UserError, on all ranks, for maps that are not finite."""
         parts = (self.count, self.sum, self.products)
         count, total, products = (sum_over_ranks(part.to(device)).cpu().numpy() for part in parts)
+        if not np.isfinite(products).all():
+            raise UserError(
+                "model.covariance: the network's feature maps are not finite; set train.precision=fp32, or take other "
+                "weights"
+            )
         mean = total / count
         _, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
         leading = vectors[:, ::-1][:, :width].T

@@ -32,6 +32,8 @@ def explainer(name: str, subject: Subject, seed: int = 0) -> Explainer:
         attention_blocks(subject.network)
     elif name not in ("gradients", "occlusion", *BASELINES):
         _ = subject.layers
+    if name == "cam" and not hasattr(subject.network, "forward_features"):
+        raise UserError(f"method=cam: {type(subject.network).__name__} has no map of a class; take layercam")
     return lambda inputs, classes, entries: _maps(name, subject, inputs, classes, entries, seed).float().cpu()
 
 

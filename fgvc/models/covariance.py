@@ -18,7 +18,8 @@ class SecondOrder(nn.Module):
     without classifier. `reduce` has fixed weights (fgvc/classification/directions.py); features are width * (width + 1)
     / 2 numbers.
 
-    Raises UserError for a backbone that timm cannot take feature maps from.
+    Raises UserError for a backbone that timm cannot take feature maps from, and for images so small that a map has one
+    place.
     """
 
     rows: torch.Tensor
@@ -35,23 +36,29 @@ class SecondOrder(nn.Module):
             raise UserError(f"model.covariance={width}: the last feature map has {channels} channels; take fewer")
         self.backbone, self.width = network, width
         self.reduce = nn.Linear(channels, width, bias=False)
-        self.head = nn.Linear(width * (width + 1) // 2, classes)
+        # No name that a network of timm's gives a layer, so that the file of this one loads into that.
+        self.covariance_head = nn.Linear(width * (width + 1) // 2, classes)
         # What is asked of timm's networks: which layer classifies, and what the input is like.
-        self.pretrained_cfg = dict(network.pretrained_cfg) | {"classifier": "head"}
+        self.pretrained_cfg = dict(network.pretrained_cfg) | {"classifier": "covariance_head"}
         rows, columns = torch.triu_indices(width, width)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         (maps,) = self.backbone.forward_intermediates(images, indices=1, intermediates_only=True)
-        with torch.autocast(images.device.type, enabled=False):  # a square root of rounded numbers is none
+        if maps.shape[-2:].numel() < 2:
+            raise UserError(
+                f"model.covariance: of images of {images.shape[-1]} px the last feature map has 1 place: nothing "
+                "varies together; take larger images"
+            )
+        with torch.autocast(images.device.type, enabled=False):  # bf16 would leave little of it
             found = self.reduce(maps.float().flatten(2).mT)  # (N, places, width)
             centred = found - found.mean(1, keepdim=True)
             root = square_root(centred.mT @ centred / centred.shape[1])
             features = root[:, self.rows, self.columns]
             # What is off the diagonal stands for two, so that distances are those of the matrices.
             features = torch.where(self.rows == self.columns, features, features * 2**0.5)
-        return self.head(features)
+        return self.covariance_head(features)
 
 
 def square_root(matrices: torch.Tensor) -> torch.Tensor:

@@ -82,8 +82,8 @@ def _open(config: Config, device: torch.device) -> Opened:
     model = read_classifier(weights)["model"]
     if model.get("covariance"):
         raise UserError(
-            f"weights={config.weights}: classifies by its channels' covariance, of which no map is made; explain a "
-            "probe with model.covariance=0"
+            f"weights={config.weights}: classifies by its channels' covariance, which these measures are not made for; "
+            "explain a probe with model.covariance=0, or look at maps: fgvc predict PICTURE --run RUN pictures=FOLDER"
         )
     if networks := model.get("backbones"):
         raise UserError(f"weights={config.weights}: an ensemble of {len(networks)} networks; explain one of them alone")

@@ -1,16 +1,20 @@
 """Second-order pooling: the root, what is classified, whose directions it keeps, what may be done with it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from scipy.linalg import sqrtm
 from small_runs import small_run
 
 from fgvc.classification.directions import _Moments
+from fgvc.explanation.explainers import explainer
+from fgvc.explanation.subject import Subject
 from fgvc.models.config import ModelConfig
 from fgvc.models.covariance import SecondOrder, square_root
 from fgvc.models.timm import create_model, load_classifier
@@ -41,12 +45,26 @@ def test_logits_are_linear_in_the_root_of_the_covariance() -> None:
             reduced = network.reduce.weight @ one
             root = square_root(torch.cov(reduced, correction=0)[None])[0]
             wide = root * (2**0.5 * (1 - torch.eye(6)) + torch.eye(6))
-            expected.append(network.head(wide[torch.triu(torch.ones(6, 6)).bool()]))
+            expected.append(network.covariance_head(wide[torch.triu(torch.ones(6, 6)).bool()]))
         torch.testing.assert_close(network(images), torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_its_file_loads_into_the_network_it_was_made_of(tmp_path: Path) -> None:
+    """Also where that network calls its classifier `head`."""
+    config = ModelConfig("test_vit", "none", {"img_size": 48}, covariance=4)
+    network = create_model(config, 3)
+    save_file(network.state_dict(), tmp_path / "a.safetensors")
+    plain = create_model(replace(config, covariance=0, weights=str(tmp_path / "a.safetensors")), 3)
+    for name, tensor in network.backbone.state_dict().items():
+        assert torch.equal(plain.state_dict()[name], tensor)
 
 
 def test_directions_are_the_principal_components() -> None:
     values = np.random.default_rng(1).normal(size=(500, 4)) * [1, 5, 2, 0.5] + [3, 0, -1, 0]
+    broken = _Moments(2)
+    broken.add(torch.tensor([[[1.0, float("inf")]]]))
+    with pytest.raises(UserError, match="are not finite"):
+        broken.components(1, torch.device("cpu"))
     moments = _Moments(4)
     for part in np.split(values, 5):
         moments.add(torch.from_numpy(part)[None])
@@ -77,7 +95,10 @@ def test_a_probe_of_it_and_what_is_measured_later(guide: Manifest, tmp_path: Pat
     [
         (["model.covariance=8"], "model.covariance: for one frozen network's probe; set train.method=probe"),
         (["train.method=probe", "model.covariance=100"], "the last feature map has 96 channels; take fewer"),
-        (["train.method=probe", "model.covariance=9"], "of images of 32 px the last feature map has 1 place: nothing"),
+        (
+            ["train.method=probe", "model.covariance=9"],
+            "of images of 32 px the last feature map has 1 place: nothing varies",
+        ),
         (["train.method=probe", "model.covariance=-1"], "model.covariance"),
     ],
 )
@@ -97,5 +118,9 @@ def test_it_is_neither_explained_nor_a_network_of_timms(
     weights = tmp_path / "classify/a/model.safetensors"
     assert main(["explain", f"weights={weights}", f"data.shards={guide.folder}", "name=b", f"runs_dir={tmp_path}"]) == 2
     assert "classifies by its channels' covariance" in capsys.readouterr().err
+    with pytest.raises(UserError, match="method=cam: SecondOrder has no map of a class; take layercam"):
+        explainer("cam", Subject(load_classifier(weights)[0], 64, torch.device("cpu")))
+    assert main(["audit", str(guide.folder), "model.covariance=8"]) == 2
+    assert "model.covariance: for a probe of fgvc classify" in capsys.readouterr().err
     with pytest.raises(UserError, match="takes no feature maps"):
         SecondOrder(torch.nn.Linear(2, 2), 1, 2)

@@ -32,7 +32,8 @@ def test_an_imitated_precision_is_slow_and_is_found_out_quickly(monkeypatch: pyt
 def test_a_run_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, any_precision: Callable[[], None], imitated: bool
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(create, "emulated_on_cpu", lambda precision: imitated and precision == "bf16")
     with caplog.at_level(logging.WARNING):
         create.create_accelerator("bf16", False)
-    assert ("set train.precision=fp32" in caplog.text) == imitated
+    assert ("precision bf16: this CPU has no instructions" in caplog.text) == imitated

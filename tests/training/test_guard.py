@@ -180,10 +180,16 @@ def test_a_run_that_ends_below_its_probe_is_not_finished(
 
 
 def test_fp16_that_overflows_is_caught_and_fp16_that_does_not_trains(
-    plain: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture, any_precision: Callable[[], None]
+    plain: Manifest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    any_precision: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A CPU trains in fp16 too: with accelerate alone it would take fp32, without a word."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     vit = ["model.name=test_vit", "model.kwargs={img_size: 32}", "train.mixup=0", "evaluate_test=false"]
+    torch.manual_seed(0)
     weights = timm.create_model("test_vit", img_size=32).state_dict()
     losses = {}
     for precision in ("fp32", "fp16"):

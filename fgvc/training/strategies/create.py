@@ -87,7 +87,7 @@ def create_accelerator(
         tune_cpu_memory()
         if emulated_on_cpu(precision) and rank() == 0:
             log.warning(
-                "train.precision=%s: this CPU has no instructions for it, and a step takes many times as long as in "
-                "fp32; set train.precision=fp32", precision,
+                "precision %s: this CPU has no instructions for it and takes many times as long as for fp32; choose "
+                "that", precision,
             )  # fmt: skip
     return accelerator
