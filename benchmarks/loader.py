@@ -39,6 +39,10 @@ PIL_TRANSFORM = v2.Compose(
     [v2.RandomResizedCrop(SIZE, scale=IMAGE.scale, ratio=IMAGE.ratio), v2.RandomHorizontalFlip(), v2.PILToTensor()]
 )
 
+TENSOR_TRANSFORM = v2.Compose(
+    [v2.RandomResizedCrop(SIZE, scale=IMAGE.scale, ratio=IMAGE.ratio), v2.RandomHorizontalFlip(IMAGE.flip)]
+)
+
 
 class Ways:
     """The ways to read the same training images. Each gives a pass of `epochs` epochs as an iterable of batches."""
@@ -61,6 +65,11 @@ class Ways:
         transform = train_transform(IMAGE, SIZE)
         for data in self.bytes * epochs:
             yield [transform(decode(data))]
+
+    def torchvision(self, epochs: int, workers: int) -> Iterator[list[torch.Tensor]]:
+        """The same loop with torchvision's transforms as they are, on what our decoder gives: the same bits."""
+        for data in self.bytes * epochs:
+            yield [TENSOR_TRANSFORM(decode(data))]
 
     def ours(self, epochs: int, workers: int) -> Iterator[torch.Tensor]:
         loader = train_loader(
@@ -134,7 +143,9 @@ def main() -> None:
         for workers in (0, max(2, cores)):
             names = ["ours", "imagefolder", "webdataset"]
             wanted = options.images * (3 if workers else 1)
-            rates = measure(ways, names if workers else ["limit", *names], options.repeats, wanted, workers)
+            rates = measure(
+                ways, names if workers else ["limit", "torchvision", *names], options.repeats, wanted, workers
+            )
             unit = f"{workers} workers, img/s" if workers else "alone, img/s of CPU time"
             print(f"\n{unit:28}{'':>8}  ours is x times that")
             for name, values in rates.items():
