@@ -7,7 +7,7 @@ from torch import nn
 
 from shards.errors import UserError
 
-ITERATIONS = 5  # of Newton and Schulz; Li et al. 2018 found no gain in more (table 3)
+ITERATIONS = 5  # of Newton and Schulz, as Li et al. 2018 take
 
 
 class SecondOrder(nn.Module):
@@ -63,7 +63,7 @@ class SecondOrder(nn.Module):
 
 def square_root(matrices: torch.Tensor) -> torch.Tensor:
     """The approximate square roots of symmetric, positive semidefinite (N, D, D) matrices, by Newton-Schulz iterations
-    on the matrix over its trace, which need no eigenvectors and have a gradient (Li et al. 2018, equations 3 to 6)."""
+    on the matrix over its trace, which need no eigenvectors and have a gradient (Li et al. 2018, as above)."""
     size = matrices.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-12).view(-1, 1, 1)
     unit = torch.eye(matrices.shape[-1], device=matrices.device, dtype=matrices.dtype)
     root, inverse = matrices / size, unit.expand_as(matrices)

@@ -13,7 +13,7 @@ GAP, LINE, HEAD = 0.06, 0.17, 0.3  # inches: between pictures, of a line of smal
 
 class Sheet:
     """Pictures of one size in rows and columns, all on one pair of axes whose unit is the inch: a pair for each
-    picture, as pyplot.subplots makes, takes ten times as long as drawing it.
+    picture, as pyplot.subplots makes, takes four times as long in all (docs/log.md).
 
     side: inches of a picture's longer side. title: above all. above, below: lines of words that each row has room for.
     """

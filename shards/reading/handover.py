@@ -114,7 +114,7 @@ def gathered(images: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _stacked(images: list[torch.Tensor], together: torch.Tensor) -> torch.Tensor:
-    """`torch.stack(images, out=together)`, in a third of the time for images whose channels lie together."""
+    """`torch.stack(images, out=together)`, in less than half the time for images whose channels lie together."""
     if len({image.shape for image in images}) > 1 or not all(_channels_together(image) for image in images):
         return torch.stack(images, out=together)
     for image, planes in zip(images, together.numpy(), strict=True):
