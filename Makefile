@@ -5,7 +5,7 @@
 # make install  .venv with the versions of requirements.lock, and `fgvc` in it; done once, again when the lock changes
 
 BIN := .venv/bin
-# Not compiled: Python compiles what is imported, once; compiling all takes a third of the install.
+# Not compiled: Python compiles what is imported, once; compiling all took half of the install.
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 SYSTEM_PACKAGES := $(shell sed '/^\#/d' slurm/packages.txt tests/packages.txt)
 SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
