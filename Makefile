@@ -5,11 +5,15 @@
 # make install  .venv with the versions of requirements.lock, and `fgvc` in it; done once, again when the lock changes
 
 BIN := .venv/bin
-# Not compiled: Python compiles what is imported, once; compiling all took half of the install.
+# Not compiled by pip: what is never imported, most of it, would take half of the install. COMPILED imports the rest once.
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 SYSTEM_PACKAGES := $(shell sed '/^\#/d' slurm/packages.txt tests/packages.txt)
 SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+COMPILED := import importlib, pkgutil; [importlib.import_module(one.name) for top in ("jobs", "fgvc", "shards", "slurm") \
+    for one in pkgutil.walk_packages(importlib.import_module(top).__path__, top + ".")]
 export DEBIAN_FRONTEND := noninteractive
+# Set in many containers; with it each start would compile torch again, 5 s of a slow core.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo test chaos check
 install: .venv/system .venv/installed
@@ -22,6 +26,7 @@ install: .venv/system .venv/installed
 	@# compat: a path, where setuptools' own way has every start of Python import a finder.
 	$(PIP_INSTALL) --no-deps --no-build-isolation \
 	    --config-settings editable_mode=compat --editable .
+	$(BIN)/python -W ignore -c '$(COMPILED)' >/dev/null
 	@touch $@
 
 .venv/bin/python:
