@@ -1,20 +1,39 @@
-"""fgvc doctor through the real command line, on this machine and on ones made poorer."""
+"""fgvc doctor on this machine and on ones made poorer; as a process where what it imports is the matter."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from jobs.cli import main
 
-def doctor(folder: Path, *words: str, **environment: str) -> tuple[int, str]:
+Doctor = Callable[..., tuple[int, str]]
+
+
+def doctor_process(folder: Path, **environment: str) -> tuple[int, str]:
     """Exit code and what it printed, both streams together."""
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "doctor", *words],
+        [sys.executable, "-m", "jobs.cli", "doctor"],
         cwd=folder, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     return done.returncode, done.stdout
+
+
+@pytest.fixture
+def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Doctor:
+    """The same in this process, which has imported torch already."""
+
+    def run(*words: str, **environment: str) -> tuple[int, str]:
+        monkeypatch.chdir(tmp_path)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        code = main(["doctor", *words])
+        return code, "".join(capsys.readouterr())
+
+    return run
 
 
 def line(output: str, name: str) -> str:
@@ -30,7 +49,7 @@ def test_a_whole_machine_lacks_nothing_needed_and_finds_its_data(tmp_path: Path,
     (tmp_path / "data" / "birds").symlink_to(guide.folder)
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "net.safetensors").touch()
-    code, output = doctor(tmp_path, FGVC_WEIGHTS=str(tmp_path / "weights"), WANDB_MODE="", WANDB_API_KEY="")
+    code, output = doctor_process(tmp_path, FGVC_WEIGHTS=str(tmp_path / "weights"), WANDB_MODE="", WANDB_API_KEY="")
     assert code == 0, output
     assert "nothing needed is missing" in output
     assert line(output, "python").startswith("ok")
@@ -40,10 +59,10 @@ def test_a_whole_machine_lacks_nothing_needed_and_finds_its_data(tmp_path: Path,
     assert line(output, "gloo").startswith("ok")
 
 
-def test_missing_tools_are_named_with_the_way_to_get_them(tmp_path: Path) -> None:
+def test_missing_tools_are_named_with_the_way_to_get_them(doctor: Doctor, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    code, output = doctor(tmp_path, PATH=str(empty), CXX="", FGVC_REAL_DATA=str(tmp_path / "gone"), FGVC_WEIGHTS="")
+    code, output = doctor(PATH=str(empty), CXX="", FGVC_REAL_DATA=str(tmp_path / "gone"), FGVC_WEIGHTS="")
     assert code == 0, output  # one can train without any of these
     assert line(output, "compiler").startswith("missing")
     assert "apt-get install g++" in line(output, "compiler")
@@ -56,11 +75,11 @@ def test_missing_tools_are_named_with_the_way_to_get_them(tmp_path: Path) -> Non
     assert "not set" in line(output, "FGVC_WEIGHTS")
 
 
-def test_a_broken_compiler_is_not_ok(tmp_path: Path) -> None:
+def test_a_broken_compiler_is_not_ok(doctor: Doctor, tmp_path: Path) -> None:
     broken = tmp_path / "c++"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
-    _, output = doctor(tmp_path, CXX=str(broken))
+    _, output = doctor(CXX=str(broken))
     assert "cannot build a library" in line(output, "compiler")
 
 
@@ -68,33 +87,33 @@ def test_a_package_that_does_not_load_is_needed_and_named(tmp_path: Path) -> Non
     folder = tmp_path / "torchvision"
     folder.mkdir()
     (folder / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
-    code, output = doctor(tmp_path, PYTHONPATH=str(tmp_path))
+    code, output = doctor_process(tmp_path, PYTHONPATH=str(tmp_path))
     assert code == 1
     assert "operator torchvision::nms does not exist" in line(output, "torchvision")
     assert "missing and needed: torchvision" in output
 
 
-def test_damaged_shards_are_told(tmp_path: Path) -> None:
+def test_damaged_shards_are_told(doctor: Doctor, tmp_path: Path) -> None:
     (tmp_path / "data" / "birds").mkdir(parents=True)
     (tmp_path / "data" / "birds" / "manifest.json").write_text("{")
-    code, output = doctor(tmp_path)
+    code, output = doctor()
     assert code == 0
     assert line(output, "shards").startswith("missing")
     assert "damaged" in line(output, "shards")
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/sys").is_dir(), reason="needs a folder root cannot write to")
-def test_a_runs_dir_that_cannot_be_written_to_is_needed(tmp_path: Path) -> None:
-    code, output = doctor(tmp_path, "runs_dir=/proc/sys/runs")
+def test_a_runs_dir_that_cannot_be_written_to_is_needed(doctor: Doctor) -> None:
+    code, output = doctor("runs_dir=/proc/sys/runs")
     assert code == 1
     assert line(output, "runs_dir").startswith("missing")
     assert "missing and needed: runs_dir" in output
 
 
-def test_help_teaches_and_an_unknown_word_is_one_line(tmp_path: Path) -> None:
-    code, output = doctor(tmp_path, "--help")
+def test_help_teaches_and_an_unknown_word_is_one_line(doctor: Doctor) -> None:
+    code, output = doctor("--help")
     assert code == 0
     assert "fgvc doctor runs_dir=" in output
-    code, output = doctor(tmp_path, "run_dir=x")
+    code, output = doctor("run_dir=x")
     assert code == 2
     assert output == "fgvc doctor: 'run_dir=x' is not a setting of doctor; there is one: runs_dir=FOLDER (see --help)\n"
