@@ -68,8 +68,13 @@ def check_networks_and_sizes(
     """Raise UserError for several networks, sizes or crops where only one can be used."""
     if model.also and train.method != "probe":
         raise UserError(f"model.also: backbones beside {model.name} stay frozen under one head; set train.method=probe")
-    if model.covariance and (train.method != "probe" or model.also):
-        raise UserError("model.covariance: for one frozen network's probe; set train.method=probe and model.also=[]")
+    if model.covariance and train.method != "probe":
+        raise UserError(
+            f"model.covariance: for a probe, not train.method={train.method}; set train.method=probe or "
+            "model.covariance=0"
+        )
+    if model.covariance and model.also:
+        raise UserError("model.covariance: for one network; set model.also=[] or model.covariance=0")
     if image.sizes and (train.method == "probe" or defence.method != "none"):
         raise UserError("image.sizes: for a train.method with epochs, without a defence; leave it out")
     if len(image.sizes) > train.epochs:

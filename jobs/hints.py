@@ -1,6 +1,7 @@
 """What to run next: the last lines of a command that made something. One place, so that every step leads to another."""
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,6 @@ NEXT = {
     "audit": ("fgvc classify photos data.shards={shards}",),
     "classify": (
         "fgvc explain weights={folder}/model.safetensors data.shards={shards}",
-        "fgvc attack weights={folder}/model.safetensors data.shards={shards}",
-        "fgvc predict PICTURE --run {folder}",
-    ),
-    "classify without maps": (
         "fgvc attack weights={folder}/model.safetensors data.shards={shards}",
         "fgvc predict PICTURE --run {folder}",
     ),
@@ -35,20 +32,25 @@ NEXT = {
 }
 
 
-def next_lines(command: str, **known: object) -> str:
-    """The hint after a command, empty where there is none; `known` are the names that its lines take."""
+def next_lines(command: str, without: Collection[str] = (), **known: object) -> str:
+    """The hint after a command, empty where there is none; `known` are the names that its lines take, `without` the
+    commands that would refuse what it made."""
     words = {key: shlex.quote(str(value)) for key, value in known.items()}
-    return "\n".join(
-        f"{'  or: ' if index else 'next: '}{line.format(**words)}" for index, line in enumerate(NEXT.get(command, ()))
-    )
+    lines = [line.format(**words) for line in NEXT.get(command, ()) if line.split()[1] not in without]
+    return "\n".join(f"{'  or: ' if index else 'next: '}{line}" for index, line in enumerate(lines))
 
 
 def after_run(job: str, config: Any, folder: Path, result: dict[str, Any]) -> str:
     """The hint after a job's run."""
     data = getattr(config, "data", None)
-    unexplained = job == "classify" and (config.model.also or config.model.covariance)  # explain refuses these
+    refusing = set()
+    if job == "classify" and (config.model.also or config.model.covariance):
+        refusing.add("explain")
+    if job in ("classify", "evaluate") and result.get("views", 1) > 1:
+        refusing.add("attack")
     hint = next_lines(
-        "classify without maps" if unexplained else job,
+        job,
+        refusing,
         folder=folder,
         name=config.name,
         shards=(data.shards if data else "") or "SHARDS",

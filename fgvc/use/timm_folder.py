@@ -1,6 +1,7 @@
 """A classifier as a folder that timm loads by itself, in the layout of the Hugging Face hub."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,9 @@ CROP_MODES = {"center_crop": "center", "squash": "squash", "pad": "border"}
 
 def write_timm(predictor: Predictor, folder: Path, licence: str) -> None:
     """Write config.json and model.safetensors, and load them again: timm.create_model("local-dir:FOLDER",
-    pretrained=True) gives the same bits. Raises UserError for a network that is none of timm's."""
+    pretrained=True) gives the same bits. Raises UserError for a network that timm builds otherwise."""
     about, network = predictor.about, predictor.model.model.to("cpu", memory_format=torch.contiguous_format)
     name = about["model"]["name"]
-    if about["model"].get("backbones"):
-        raise UserError("an ensemble is no network of timm's; set formats='[onnx]'")
-    if about["model"].get("covariance"):
-        raise UserError(f"{name} with model.covariance is no network of timm's; set formats='[onnx]'")
-    if about["model"]["caffe_stride"]:
-        raise UserError(f"{name} with model.caffe_stride=true is no network of timm's; set formats='[onnx]'")
     settings = {
         "input_size": (3, predictor.size, predictor.size), "mean": tuple(about["mean"]), "std": tuple(about["std"]),
         "interpolation": about["interpolation"],
@@ -39,6 +34,16 @@ def write_timm(predictor: Predictor, folder: Path, licence: str) -> None:
         same = torch.equal(network.eval()(inputs), again(inputs))
     if not same:
         raise UserError(f"{name}: timm builds another network from its own record of it; set formats='[onnx]'")
+
+
+def check_timm(model: Mapping[str, Any]) -> None:
+    """Raise UserError for a network, as a weights file describes it, that is none of timm's."""
+    if model.get("backbones"):
+        raise UserError("an ensemble is no network of timm's; set formats='[onnx]'")
+    if model.get("covariance"):
+        raise UserError(f"{model['name']} with model.covariance is no network of timm's; set formats='[onnx]'")
+    if model["caffe_stride"]:
+        raise UserError(f"{model['name']} with model.caffe_stride=true is no network of timm's; set formats='[onnx]'")
 
 
 def how_fitted(about: dict[str, Any]) -> dict[str, Any]:

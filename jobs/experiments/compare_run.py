@@ -48,6 +48,8 @@ def run(config: Config, runs: list[Run], make: bool = True) -> dict[str, str]:
             # It would tell others that the comparison is done, when it has only grown since.
             (folder / RESULT).unlink(missing_ok=True)
         if make:
+            if done := sum(planned.command.done for planned in runs):
+                print(f"compare {config.name}: {done} of {len(runs)} runs were done", flush=True)
             made = run_all([planned.command for planned in runs], f"compare {config.name}")
             failed = {name: failure.reason for name, failure in made.items()}
         else:

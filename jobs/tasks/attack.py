@@ -63,7 +63,8 @@ def _bench(config: Config, measured: Measured, folder: RunFolder, device: torch.
     views = measured.views()
     if len(views) > 1 or measured.image.eval_crops > 1:
         raise UserError(
-            f"weights={config.weights}: measured on several views of every image, which cannot be attacked as one"
+            f"weights={config.weights}: measured on several views of every image, which cannot be attacked as one; "
+            "attack a classifier of one view (data.crop=whole, square or box; image.eval_crops=1)"
         )
     samples = Samples(
         measured.manifest, eval_transform(measured.image, about["size"], cut=bool(views[0].regions)), views,

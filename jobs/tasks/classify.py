@@ -158,6 +158,9 @@ class Classify:
         figures, pictures = measure_splits(self, network)
         figures["gflops"] = round(self.flops / 1e9, 3)
         figures |= {"ensemble": self._backbones()} if self.config.model.also else {}
+        figures |= {"covariance": self.config.model.covariance} if self.config.model.covariance else {}
+        views = len(self.crops.test) * self.config.image.eval_crops
+        figures |= {"views": views} if views > 1 else {}
         if self.watch is not None:
             figures["defence"] = defence_figures(self.config.defence, self.folder.metrics)
         if kept:

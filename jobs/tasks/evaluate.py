@@ -44,6 +44,8 @@ def run(config: Config) -> dict[str, Any]:
         predictions = _predictions(config, measured, image, views, accelerator)
         figures = {config.split: summary(predictions, manifest.classes, temperature, listed)} | measured.marks
         figures |= measured.crops(views, config.split)
+        seen = len(views) * image.eval_crops
+        figures |= {"views": seen} if seen > 1 else {}
         if rank() == 0:
             save_results(folder.path, "", manifest, predictions, temperature)
             return finish(folder, figures, inputs, time.monotonic() - began)

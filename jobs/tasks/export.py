@@ -8,7 +8,7 @@ from pathlib import Path
 from fgvc.use.card import write_card
 from fgvc.use.onnx_file import onnx_bytes
 from fgvc.use.predictor import Predictor
-from fgvc.use.timm_folder import write_timm
+from fgvc.use.timm_folder import check_timm, write_timm
 from jobs.export import Config
 from shards.errors import UserError
 from shards.files import write_bytes
@@ -23,6 +23,8 @@ def run(config: Config, weights: Path, out: str) -> str:
         raise UserError(f"{out}: holds something already; choose a new or empty folder")
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     predictor = Predictor(weights, "cpu")
+    if "timm" in config.formats:
+        check_timm(predictor.about["model"])  # before the others are written, which takes minutes
     title = config.title or (weights.parent.name if weights.stem == "model" else weights.stem)
     work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:

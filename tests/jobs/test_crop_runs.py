@@ -56,6 +56,7 @@ def test_two_views_are_the_mean_of_logits_and_evaluate_gives_them_again(
         "image.crop_fit=squash",
     ]  # fmt: skip
     assert main(small_run(guide, tmp_path, "two", *policy, "train.epochs=1")) == 0
+    assert "fgvc attack" not in capsys.readouterr().out  # it refuses two views
     weights = tmp_path / "classify/two/model.safetensors"
     before = result_of(tmp_path / "classify/two")
     assert before["crops"]["test"]["without_box"] > 1  # some scores are below 0.5
@@ -67,7 +68,9 @@ def test_two_views_are_the_mean_of_logits_and_evaluate_gives_them_again(
     assert evaluate("refused") == 2
     assert "give data.boxes=FILE" in capsys.readouterr().err
     assert evaluate("again", f"data.boxes={layer}") == 0
+    assert "fgvc attack" not in capsys.readouterr().out
     again = result_of(tmp_path / "evaluate/again")
+    assert again["views"] == before["views"] == 2
     assert again["test"]["top1"] == before["test"]["top1"]
     assert again["crops"]["test"] == before["crops"]["test"]
     assert evaluate("truth", "data.test_boxes=truth") == 0

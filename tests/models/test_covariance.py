@@ -93,7 +93,10 @@ def test_a_probe_of_it_and_what_is_measured_later(guide: Manifest, tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["model.covariance=8"], "model.covariance: for one frozen network's probe; set train.method=probe"),
+        (
+            ["model.covariance=8"],
+            "for a probe, not train.method=finetune; set train.method=probe or model.covariance=0",
+        ),
         (["train.method=probe", "model.covariance=100"], "the last feature map has 96 channels; take fewer"),
         (
             ["train.method=probe", "model.covariance=9"],
@@ -110,7 +113,7 @@ def test_what_cannot_be_is_said_in_one_line(
 
 
 def test_it_is_neither_explained_nor_a_network_of_timms(
-    guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture
+    guide: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["train.method=probe", "train.mixup=0", "model.covariance=4", "image.size=64", "evaluate_test=false"]
     assert main(small_run(guide, tmp_path, "a", *words)) == 0
@@ -120,6 +123,9 @@ def test_it_is_neither_explained_nor_a_network_of_timms(
     assert "classifies by its channels' covariance" in capsys.readouterr().err
     with pytest.raises(UserError, match="method=cam: SecondOrder has no map of a class; take layercam"):
         explainer("cam", Subject(load_classifier(weights)[0], 64, torch.device("cpu")))
+    monkeypatch.setattr("jobs.tasks.export.onnx_bytes", lambda *_: pytest.fail("made before timm's was refused"))
+    assert main(["export", str(weights), str(tmp_path / "out")]) == 2
+    assert "with model.covariance is no network of timm's; set formats='[onnx]'" in capsys.readouterr().err
     assert main(["audit", str(guide.folder), "model.covariance=8"]) == 2
     assert "model.covariance: for a probe of fgvc classify" in capsys.readouterr().err
     with pytest.raises(UserError, match="takes no feature maps"):
