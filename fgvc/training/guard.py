@@ -17,6 +17,7 @@ from fgvc.training.schedule import Schedule
 from shards.errors import UserError
 
 POINTS, P_VALUE = 0.05, 0.001  # how far, and how surely, an accuracy has to have fallen, twice running
+WON_BACK = 1 / 3  # of such a fall of training accuracy, by the next epoch: a run that recovers
 WINDOW, SHORT = 50, 5  # steps: what the loss was; what it is
 LEAP, ABOVE_START = 3.0, 1.5  # a leap: so many times its median, and so many times what the run began with
 
@@ -79,7 +80,11 @@ class Guard:
             raise Diverged(f"the loss leapt from {usual:.3g} to {now:.3g} by step {step}")
 
     def _look_for_fall(self, step: int, top1: float) -> None:
-        """Compare an epoch's mean training accuracy with the best one's, by a one-sided test of two proportions."""
+        """Compare an epoch's mean training accuracy with the best one's, by a one-sided test of two proportions.
+
+        A fall that is won back in part is none: a probe's head knows its few images by heart, and full rates disturb it
+        for an epoch before they help.
+        """
         memory = self.learner.memory
         epoch: list[float] = memory.setdefault("epoch_top1", [])
         epoch.append(top1)
@@ -91,10 +96,12 @@ class Guard:
         pooled = (mean + best) / 2
         deviation = math.sqrt(2 * pooled * (1 - pooled) / images) or 1.0
         surely = NormalDist().cdf((mean - best) / deviation) < P_VALUE
-        falls = step > self.warm and mean <= best - POINTS and surely
-        if falls and memory.get("falls"):
+        lowest = memory.pop("fell_to", None)
+        if not (step > self.warm and mean <= best - POINTS and surely):
+            return
+        if lowest is not None and mean < lowest + WON_BACK * (best - lowest):
             raise UserError(
                 f"training accuracy fell from {best:.1%} to {mean:.1%} (step {step}), two epochs running: the run has "
                 f"unlearnt what it knew; {ADVICE}"
             )
-        memory["falls"] = falls
+        memory["fell_to"] = mean if lowest is None else min(mean, lowest)

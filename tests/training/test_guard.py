@@ -87,6 +87,11 @@ def test_training_accuracy_has_to_fall_twice_running() -> None:
         UserError, match=r"training accuracy fell from 80\.0% to 60\.0% \(step 40\), two epochs running"
     ):
         epochs(guard(), 0.5, 0.8, 0.7, 0.6, 0.9)
+    epochs(guard(), 0.97, 0.85, 0.9, 0.89, 0.9)  # recovers, then stands where it is
+    with pytest.raises(UserError, match=r"fell from 84\.0% to 55\.0%"):
+        epochs(guard(), 0.84, 0.46, 0.55)
+    with pytest.raises(UserError, match=r"fell from 90\.0% to 60\.0% \(step 40\)"):
+        epochs(guard(), 0.9, 0.6, 0.75, 0.6)
     memory: dict = {}
     epochs(guard(memory), 0.5, 0.8, 0.7)
     with pytest.raises(UserError, match="training accuracy fell"):
