@@ -3,9 +3,11 @@ what is installed."""
 
 import importlib.metadata as metadata
 import tomllib
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -50,6 +52,11 @@ def test_the_lock_lies_within_pyprojects_range(requirement: Requirement) -> None
 def test_what_is_installed_is_what_the_lock_says() -> None:
     installed = {canonicalize_name(one.metadata["Name"]): one.version for one in metadata.distributions()}
     assert {name: installed.get(name) for name in locked()} == locked()
+
+
+def test_torch_is_kept_compiled() -> None:
+    """Where PYTHONDONTWRITEBYTECODE is set, every start would compile it again: seconds each time."""
+    assert Path(cache_from_source(str(torch.__file__))).is_file()
 
 
 def test_nothing_that_a_locked_package_needs_is_missing_from_the_lock() -> None:
