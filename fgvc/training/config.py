@@ -73,8 +73,9 @@ class LoopConfig:
         "so often at most", False,
     )  # fmt: skip
     guard: bool = option(
-        True, "a loss that leaps counts as breaking; training accuracy that falls by 5 points, or held-out accuracy 5 "
-        "points below the probe that the run began with (p < 0.001, twice running), ends the run", False,
+        True, "a loss that leaps counts as breaking; training accuracy that falls by 5 points and does not recover, or "
+        "held-out accuracy 5 points below the probe that the run began with (p < 0.001, two epochs running after the "
+        "warm-up), ends the run", False,
     )  # fmt: skip
     checkpoint_keep: Annotated[int, Gt(1)] = option(2, "how many checkpoints to keep", False)
     checkpoint_keep_finished: bool = option(False, "keep them once the run is done, too", False)

@@ -17,7 +17,8 @@ from fgvc.training.schedule import Schedule
 from shards.errors import UserError
 
 POINTS, P_VALUE = 0.05, 0.001  # how far, and how surely, an accuracy has to have fallen, twice running
-WON_BACK = 1 / 3  # of such a fall of training accuracy, by the next epoch: a run that recovers
+# A run whose training accuracy has fallen recovers if it keeps so much of its best and has won so much of the fall back.
+KEPT, WON_BACK = 0.8, 1 / 3
 WINDOW, SHORT = 50, 5  # steps: what the loss was; what it is
 LEAP, ABOVE_START = 3.0, 1.5  # a leap: so many times its median, and so many times what the run began with
 
@@ -44,6 +45,11 @@ class Guard:
     def step(self, step: int, figures: dict[str, float]) -> None:
         """Look at a step's figures. Raises Diverged for a leap of the loss, UserError for a run that has unlearnt."""
         self.check_probe()
+        memory = self.learner.memory
+        if memory.get("watched", step - 1) != step - 1:  # it was switched off for a while: this is of another time
+            for key in ("losses", "epoch_top1", "fell_to"):
+                memory.pop(key, None)
+        memory["watched"] = step
         self._look_for_leap(step, figures["loss"])
         if "top1" in figures:
             self._look_for_fall(step, figures["top1"])
@@ -82,8 +88,9 @@ class Guard:
     def _look_for_fall(self, step: int, top1: float) -> None:
         """Compare an epoch's mean training accuracy with the best one's, by a one-sided test of two proportions.
 
-        A fall that is won back in part is none: a probe's head knows its few images by heart, and full rates disturb it
-        for an epoch before they help.
+        A probe's head knows its few images by heart, and full rates disturb it for an epoch or two before they help: a
+        shallow fall ends no run that wins a third of it back, or whose last held-out evaluation is not far below its
+        probe. A run that is without a fifth of its best two epochs running is ended in any case.
         """
         memory = self.learner.memory
         epoch: list[float] = memory.setdefault("epoch_top1", [])
@@ -99,9 +106,11 @@ class Guard:
         lowest = memory.pop("fell_to", None)
         if not (step > self.warm and mean <= best - POINTS and surely):
             return
-        if lowest is not None and mean < lowest + WON_BACK * (best - lowest):
-            raise UserError(
-                f"training accuracy fell from {best:.1%} to {mean:.1%} (step {step}), two epochs running: the run has "
-                f"unlearnt what it knew; {ADVICE}"
-            )
+        if lowest is not None:
+            won_back = mean >= lowest + WON_BACK * (best - lowest)
+            if mean < KEPT * best or not (won_back or self._last[-1].get(OVER_PROBE, -1.0) > -POINTS):
+                raise UserError(
+                    f"training accuracy is {mean:.1%} (step {step}), after {best:.1%} at best and "
+                    f"{min(mean, lowest):.1%} at worst since: the run has unlearnt what it knew; {ADVICE}"
+                )
         memory["fell_to"] = mean if lowest is None else min(mean, lowest)

@@ -83,19 +83,50 @@ def epochs(watched: Guard, *accuracies: float, first: int = 1) -> None:
 def test_training_accuracy_has_to_fall_twice_running() -> None:
     epochs(guard(), 0.5, 0.8, 0.7, 0.81, 0.7, 0.85)
     epochs(guard(), 0.8, 0.76, 0.76, 0.76)  # by 4 points
-    with pytest.raises(
-        UserError, match=r"training accuracy fell from 80\.0% to 60\.0% \(step 40\), two epochs running"
-    ):
+    with pytest.raises(UserError, match=r"is 60\.0% \(step 40\), after 80\.0% at best and 60\.0% at worst since"):
         epochs(guard(), 0.5, 0.8, 0.7, 0.6, 0.9)
-    epochs(guard(), 0.97, 0.85, 0.9, 0.89, 0.9)  # recovers, then stands where it is
-    with pytest.raises(UserError, match=r"fell from 84\.0% to 55\.0%"):
-        epochs(guard(), 0.84, 0.46, 0.55)
-    with pytest.raises(UserError, match=r"fell from 90\.0% to 60\.0% \(step 40\)"):
+    with pytest.raises(UserError, match=r"is 60\.0% \(step 40\), after 90\.0% at best and 60\.0% at worst since"):
         epochs(guard(), 0.9, 0.6, 0.75, 0.6)
     memory: dict = {}
     epochs(guard(memory), 0.5, 0.8, 0.7)
-    with pytest.raises(UserError, match="training accuracy fell"):
-        epochs(guard(memory), 0.7, first=4)
+    with pytest.raises(UserError, match="training accuracy is 70"):
+        epochs(guard(json.loads(json.dumps(memory))), 0.7, first=4)
+
+
+def test_a_training_accuracy_that_recovers_is_no_fall_and_one_that_lies_low_is(tmp_path: Path) -> None:
+    """The first two as recorded: EfficientNet-Lite0, which went on to end above its probe, and ResNet-50, which did
+    not."""
+    epochs(guard(), 0.972, 0.847, 0.896, 0.962)
+    epochs(guard(), 0.97, 0.85, 0.9, 0.895, 0.9)  # recovers, then stands where it is
+    for collapse in ((0.837, 0.465, 0.583), (0.9, 0.1, 0.37), (0.84, 0.04, 0.31), (0.9, 0.6, 0.71)):
+        with pytest.raises(UserError, match=r"\(step 30\), after"):
+            epochs(guard(), *collapse)
+    memory: dict = {}
+    epochs(guard(memory), 0.97, 0.8, 0.9)  # what has been won back is measured from the lowest epoch, a kill or not
+    with pytest.raises(UserError, match=r"is 84\.0% \(step 40\), after 97\.0% at best and 80\.0% at worst since"):
+        epochs(guard(json.loads(json.dumps(memory))), 0.84, first=4)
+
+    def held_out(over_probe: float, *accuracies: float) -> None:
+        watched = guard(metrics=tmp_path / "metrics.jsonl")
+        for number, accuracy in enumerate(accuracies, 1):
+            epochs(watched, accuracy, first=number)
+            watched.evaluated(number * 10, {OVER_PROBE: over_probe, OVER_PROBE_P: 0.5})
+
+    held_out(-0.02, 0.97, 0.85, 0.87, 0.86)  # what it knows of other images is there
+    for over_probe, last in ((-0.06, 0.87), (-0.02, 0.7)):
+        with pytest.raises(UserError, match="unlearnt"):
+            held_out(over_probe, 0.97, 0.85, last)
+
+
+def test_what_was_seen_before_it_was_switched_off_is_forgotten() -> None:
+    memory: dict = {}
+    epochs(guard(memory), 0.5, 0.9, 0.7)
+    epochs(guard(memory), 0.7, first=9)  # one epoch: not two running
+    for step in range(8):
+        guard(memory).step(91 + step, {"loss": 1.0, "top1": 0.2})
+    epochs(guard(memory), 0.9, 0.9, first=20)
+    assert memory["best_top1"] == 0.9
+    assert "fell_to" not in memory
 
 
 def test_held_out_below_the_probe_twice_running_after_the_warm_up(tmp_path: Path) -> None:
@@ -145,7 +176,7 @@ def test_shuffled_labels_after_a_good_start_are_caught(
     more = ["train.epochs=30", "optim.lr=0.02", "train.mixup=0", "evaluate_test=false"]
     assert main(small_run(guide, tmp_path, "a", *more)) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "two epochs running: the run has unlearnt what it knew; lower optim.lr (fgvc find-lr finds one)" in last
+    assert "the run has unlearnt what it knew; lower optim.lr (fgvc find-lr finds one)" in last
 
 
 @pytest.fixture
