@@ -2,14 +2,12 @@
 
 import json
 import logging
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from defended_run import defended_run
-from interruptions import finish
+from ranks import finish_all
 from safetensors.torch import load_file
 from same_run import history, same_end
 from small_runs import small_run
@@ -29,7 +27,6 @@ from shards.reading.loader import Samples, train_loader
 from shards.reading.transforms import train_transforms
 
 CPU, SIDE = torch.device("cpu"), 32
-Start = Callable[..., subprocess.Popen]
 
 
 def test_sizes_follow_the_epoch_whatever_step_is_resumed_from(guide: Manifest) -> None:
@@ -83,19 +80,17 @@ def test_stopped_while_images_grow_it_ends_in_the_same_bits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_ranks_learn_what_one_learns(guide: Manifest, fgvc: Start, tmp_path: Path, strategy: str) -> None:
+def test_two_ranks_learn_what_one_learns(guide: Manifest, tmp_path: Path) -> None:
     words = [*LESSONS, "train.freeze_bn=statistics", "train.max_steps=12", "optim.lr=0.005", "evaluate_test=false"]
     assert main(small_run(guide, tmp_path, "one", *words)) == 0
-    finish(
-        fgvc(
-            *small_run(guide, tmp_path, "two", *words, f"train.strategy={strategy}", "data.workers=1"),
-            "--processes",
-            "2",
-        )
+    ways = ("ddp", "fsdp")
+    finish_all(
+        tmp_path,
+        [small_run(guide, tmp_path, way, *words, f"train.strategy={way}", "data.workers=1") for way in ways],
     )
-    one, two = (history(tmp_path / "classify" / name) for name in ("one", "two"))
-    assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], rel=2e-3)
+    one, *others = (history(tmp_path / "classify" / name) for name in ("one", *ways))
+    for two in others:
+        assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], rel=2e-3)
 
 
 VIT = ["model.name=test_vit", "model.kwargs={img_size: 32, dynamic_img_size: true}", "train.mixup=0"]

@@ -1,10 +1,13 @@
 """Ranks started by hand, as srun would start them."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from places import HELPERS
 
 
 def start_ranks(folder: Path, command: list[str], ranks: int = 2) -> list[subprocess.Popen]:
@@ -33,3 +36,9 @@ def run_ranks(folder: Path, command: list[str], ranks: int, seconds: float = 300
     codes = [rank.returncode for rank in started]
     assert all(code <= 0 for code in codes), errors
     return codes
+
+
+def finish_all(folder: Path, runs: list[list[str]], ranks: int = 2, seconds: float = 900) -> None:
+    """Several `fgvc` commands, one after another on the same ranks: torch is imported once."""
+    (folder / "words.json").write_text(json.dumps(runs))
+    assert run_ranks(folder, [str(HELPERS / "many_runs.py"), "words.json"], ranks, seconds) == [0] * ranks

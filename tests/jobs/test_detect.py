@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cluster_commands import command, rows, wait_until
-from interruptions import finish, kill_when, steps_done
+from interruptions import kill_when, steps_done
 from made_trees import make_dogs
 from places import ROOT
+from ranks import finish_all
 from safetensors.torch import load_file
 from same_run import history
 from shown import shown
@@ -153,27 +154,19 @@ def test_mistakes_are_one_line(
 RTMDET = ["model.architecture=rtmdet", "model.norm_eval=true", "train.freeze_bn=statistics", "train.max_steps=8"]
 
 
-@pytest.fixture(scope="module")
-def one_rank(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RTMDet with frozen BatchNorm, trained by one process."""
-    runs = tmp_path_factory.mktemp("one")
-    assert main(words(guide, runs, "one", *RTMDET)) == 0
-    return runs / "detect/one"
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero2"])
-def test_two_ranks_see_what_one_sees(
-    strategy: str, one_rank: Path, guide: Manifest, fgvc: Start, tmp_path: Path
-) -> None:
-    """RTMDet divides by all ranks' positives: two ranks learn what one learns."""
-    finish(fgvc(*words(guide, tmp_path, "two", *RTMDET, f"train.strategy={strategy}"), "--processes", "2"))
-    one, two = history(one_rank), history(tmp_path / "detect/two")
-    assert len(one) == len(two) == 8
-    for left, right in zip(one, two, strict=True):
-        assert left["loss"] == pytest.approx(right["loss"], rel=1e-3)
-    results = [json.loads((run / "result.json").read_text())["test"] for run in (one_rank, tmp_path / "detect/two")]
-    assert results[0]["count"] == results[1]["count"] == 24
+def test_two_ranks_see_what_one_sees(guide: Manifest, tmp_path: Path) -> None:
+    """RTMDet with frozen BatchNorm divides by all ranks' positives: two ranks learn what one learns."""
+    assert main(words(guide, tmp_path, "one", *RTMDET)) == 0
+    ways = ("ddp", "fsdp", "zero2")
+    finish_all(tmp_path, [words(guide, tmp_path, way, *RTMDET, f"train.strategy={way}") for way in ways])
+    one, *others = (history(tmp_path / "detect" / name) for name in ("one", *ways))
+    for two in others:
+        assert len(one) == len(two) == 8
+        for left, right in zip(one, two, strict=True):
+            assert left["loss"] == pytest.approx(right["loss"], rel=1e-3)
+    results = [json.loads((tmp_path / "detect" / name / "result.json").read_text()) for name in ("one", *ways)]
+    assert [result["test"]["count"] for result in results] == [24] * 4
 
 
 @pytest.mark.slow

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from places import HELPERS
-from ranks import run_ranks
+from ranks import finish_all, run_ranks
 from safetensors.torch import load_file
 from same_run import history, same_end
 from small_runs import small_run
@@ -125,9 +124,7 @@ def test_two_ranks_and_sharded_strategies_keep_the_same_epoch(guide: Manifest, t
         strategy: small_run(guide, tmp_path, strategy, *CHOOSES, *vit, f"train.strategy={strategy}")
         for strategy in ("ddp", "fsdp")
     }
-    (tmp_path / "words.json").write_text(json.dumps(list(words.values())))
-    helper = [str(HELPERS / "strategy_ranks.py"), "words.json"]
-    assert run_ranks(tmp_path, helper, 2, seconds=550) == [0, 0]
+    finish_all(tmp_path, list(words.values()))
     calm = result_of(tmp_path / "classify/ddp")
     for strategy in words:
         run, kept = tmp_path / "classify" / strategy, result_of(tmp_path / "classify" / strategy)["kept"]

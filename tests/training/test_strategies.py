@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from places import HELPERS
-from ranks import start_ranks
+from ranks import finish_all, start_ranks
 from safetensors.torch import load_file
 from small_runs import small_run
 
@@ -35,15 +34,6 @@ def words(guide: Manifest, runs: Path, name: str, strategy: str, *more: str) -> 
         "train.checkpoint_keep_finished=true", f"train.max_steps={STEPS}",
         f"train.strategy={strategy}", *more,
     )  # fmt: skip
-
-
-def finish_all(folder: Path, runs: list[list[str]], ranks: int = 2) -> None:
-    """Run them one after another on the same two ranks."""
-    (folder / "words.json").write_text(json.dumps(runs))
-    started = start_ranks(folder, [str(HELPERS / "strategy_ranks.py"), "words.json"], ranks)
-    for rank in started:
-        _, errors = rank.communicate(timeout=900)
-        assert rank.returncode == 0, errors
 
 
 def rows(run: Path) -> list[dict]:
@@ -104,19 +94,22 @@ def test_average_and_export(runs: Path, guide: Manifest, strategy: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["fsdp", "zero3"])
-def test_killed_run_ends_the_same(runs: Path, guide: Manifest, tmp_path: Path, strategy: str) -> None:
-    command, folder = words(guide, tmp_path, "killed", strategy), tmp_path / "classify/killed"
-    ranks = start_ranks(tmp_path, ["-m", "jobs.cli", *command])
-    wait_for_steps(ranks, folder, 2)
-    for rank in ranks:
-        rank.kill()
-        rank.wait()
-    assert not (folder / "result.json").exists()
-    finish_all(tmp_path, [command])
-    assert [row["loss"] for row in rows(folder)] == [row["loss"] for row in rows(runs / strategy)]
-    left, right = load_file(folder / "model.safetensors"), load_file(runs / strategy / "model.safetensors")
-    assert [name for name in left if not left[name].equal(right[name])] == []
+def test_killed_run_ends_the_same(runs: Path, guide: Manifest, tmp_path: Path) -> None:
+    strategies = ("fsdp", "zero3")
+    commands = {strategy: words(guide, tmp_path, strategy, strategy) for strategy in strategies}
+    for strategy, command in commands.items():
+        ranks = start_ranks(tmp_path, ["-m", "jobs.cli", *command])
+        wait_for_steps(ranks, tmp_path / "classify" / strategy, 2)
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+        assert not (tmp_path / "classify" / strategy / "result.json").exists()
+    finish_all(tmp_path, list(commands.values()))
+    for strategy in strategies:
+        killed, calm = tmp_path / "classify" / strategy, runs / strategy
+        assert [row["loss"] for row in rows(killed)] == [row["loss"] for row in rows(calm)]
+        left, right = load_file(killed / "model.safetensors"), load_file(calm / "model.safetensors")
+        assert [name for name in left if not left[name].equal(right[name])] == []
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Runs of a small vision transformer with all that its recipes use: stopped midway, resumed, under every strategy."""
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from places import HELPERS
-from ranks import run_ranks
+from ranks import finish_all
 from safetensors.torch import load_file
 from same_run import history
 from small_runs import small_run
@@ -81,8 +79,7 @@ def test_lora_learns_the_same_under_every_strategy(guide: Manifest, tmp_path: Pa
     strategies = ("ddp", "fsdp", "zero2", "zero3")
     more = ("train.method=lora", "train.lora_rank=4", "train.precision=fp32", "train.max_steps=4")
     runs = [words(guide, tmp_path, one, *more, "model.drop_path=0", f"train.strategy={one}") for one in strategies]
-    (tmp_path / "words.json").write_text(json.dumps(runs))
-    run_ranks(tmp_path, [str(HELPERS / "strategy_ranks.py"), "words.json"], 2, seconds=900)
+    finish_all(tmp_path, runs)
     losses = {one: [row["loss"] for row in history(tmp_path / "classify" / one)] for one in strategies}
     for one in strategies[1:]:
         assert losses[one] == pytest.approx(losses["ddp"], rel=1e-4)
