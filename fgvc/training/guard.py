@@ -17,7 +17,7 @@ from fgvc.training.schedule import Schedule
 from shards.errors import UserError
 
 POINTS, P_VALUE = 0.05, 0.001  # how far, and how surely, an accuracy has to have fallen, twice running
-# A run whose training accuracy has fallen recovers if it keeps so much of its best and has won so much of the fall back.
+# A run whose training accuracy fell recovers if it keeps so much of its best and has won so much of the fall back.
 KEPT, WON_BACK = 0.8, 1 / 3
 WINDOW, SHORT = 50, 5  # steps: what the loss was; what it is
 LEAP, ABOVE_START = 3.0, 1.5  # a leap: so many times its median, and so many times what the run began with
