@@ -18,6 +18,7 @@ from fgvc.classification.evaluation import split_loader
 from fgvc.classification.probe import stored_features
 from fgvc.models.normalised import Normalised
 from fgvc.models.timm import create_model, input_size, input_statistics
+from fgvc.runtime.device import seed_generators
 from fgvc.runtime.distributed import barrier, rank
 from fgvc.runtime.run_folder import RunFolder, finish
 from fgvc.training.strategies.create import create_accelerator
@@ -61,6 +62,7 @@ def _features(
     config: Config, manifest: Manifest, indices: Sequence[int], folder: RunFolder, accelerator: Accelerator
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N, D) of the images and of their mirror images, by the network before its head; kept until the run is done."""
+    seed_generators(0)  # of weights=none: the same network on every rank and whenever it is started again
     network = create_model(config.model, 2)
     size = config.size or input_size(network)
     check_forward(network, f"model.name={config.model.name}", size, key="size")

@@ -78,7 +78,12 @@ def test_copies_are_found_across_splits_and_within(audited: Path) -> None:
 
 def test_a_debug_run_takes_seconds_and_images_few(planted: Path, audited: Path, tmp_path: Path) -> None:
     words = ["audit", str(planted.parent / "shards"), "--on", "debug", f"runs_dir={tmp_path}"]
-    assert main([*words, "model.name=test_resnet", "model.weights=none", "size=32"]) == 0
+    found = []
+    for _ in range(2):  # the network's random weights are the same ones
+        assert main([*words, "model.name=test_resnet", "model.weights=none", "size=32", "doubt=1.2"]) == 0
+        found.append((tmp_path / "audit/shards-debug/corrections.csv").read_text())
+    assert found[0] == found[1]
+    assert "relabel?" in found[0]
     assert json.loads((tmp_path / "audit/shards-debug/result.json").read_text())["all"]["images"] == 64
 
 

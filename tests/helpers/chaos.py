@@ -41,7 +41,7 @@ def interrupt(bench: Bench, name: str) -> Outcome:
     """One run with one interruption, compared with the undisturbed run; AssertionError where they differ."""
     kind = KINDS[name]
     runs = bench.small / "runs" if kind.act is disk_full and bench.small else None
-    watched = bench.start(name, *kind.more, profile=replace(PROFILE, partition=kind.partition), runs=runs)
+    watched = bench.start(name, *kind.more, partition=kind.partition, runs=runs)
     watched.until(lambda: watched.step() >= kind.hit, f"step {kind.hit}")
     with Recorder(watched) as recorder:
         kind.act(watched)
@@ -86,11 +86,11 @@ class Recorder:
         return hit, min(step for when, step in self.seen if began <= when <= ended), lost
 
 
-def open_bench(base: Path, manifest: Manifest, small: Path | None = None) -> Bench:
+def open_bench(base: Path, manifest: Manifest, small: Path | None = None, ranks_per_node: int = 2) -> Bench:
     """A cluster in `base` and the undisturbed run on it; stop it with `down`."""
     testbed = up(base / "slurm", partitions=[Partition("spot", preemptible=True, grace_s=0)])
     os.environ |= testbed.env
-    bench = Bench(testbed, manifest, base, small)
+    bench = Bench(testbed, manifest, base, small, replace(PROFILE, tasks_per_node=ranks_per_node))
     try:
         bench.start("undisturbed").ends()
     except BaseException:

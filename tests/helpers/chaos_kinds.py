@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slurm_helpers import job as shown_by_slurm
@@ -49,17 +49,19 @@ class Bench:
     manifest: Manifest
     base: Path
     small: Path | None = None
+    profile: Profile = PROFILE
 
     @property
     def undisturbed(self) -> Path:
         return self.base / "runs/classify/undisturbed"
 
-    def start(self, name: str, *more: str, profile: Profile = PROFILE, runs: Path | None = None) -> "Watched":
+    def start(self, name: str, *more: str, partition: str = "normal", runs: Path | None = None) -> "Watched":
         """Submit a run: 40 steps, a checkpoint every 10, BatchNorm frozen (it would see only its rank's samples)."""
         runs = runs or self.base / "runs"
         words = small_run(
             self.manifest, runs, name, "train.deterministic=true", "train.freeze_bn=statistics", "train.epochs=4", *more
         )
+        profile = replace(self.profile, partition=partition)
         launch = Launch(name, tuple(words), runs / "classify" / name)
         return Watched(self, profile, launch, submit(profile, [launch])[0])
 
@@ -193,7 +195,7 @@ def rank_hangs(watched: Watched) -> None:
 
 
 def rank_killed(watched: Watched) -> None:
-    os.kill(watched.rank(3), signal.SIGKILL)
+    os.kill(watched.rank(watched.profile.nodes * watched.profile.tasks_per_node - 1), signal.SIGKILL)
 
 
 def slurmd_killed(watched: Watched) -> None:
@@ -248,7 +250,7 @@ KINDS = {
     "node_fails": Kind("failure of the first node", node_fails),
     "rank_crashes": Kind("SIGSEGV of rank 0", rank_crashes),
     "rank_hangs": Kind("a rank hangs (SIGSTOP)", rank_hangs),
-    "rank_killed": Kind("SIGKILL of rank 3", rank_killed),
+    "rank_killed": Kind("SIGKILL of the last rank", rank_killed),
     "slurmd_killed": Kind("SIGKILL of a slurmd and its steps", slurmd_killed),
     "slurmctld_killed": Kind("SIGKILL of slurmctld, back after 2 s", slurmctld_killed, restarts=0),
     "disk_full": Kind("full disk during a checkpoint", disk_full, restarts=0),

@@ -1,9 +1,7 @@
 """fgvc detect as a user runs it: killed and gone on, on several ranks, on a cluster, with bad input."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,7 +184,7 @@ def test_the_full_configs_train(name: str, guide: Manifest, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_cluster(guide: Manifest, tmp_path: Path) -> None:
-    """Two ranks on two nodes, stopped by a signal on the way; then a batch script of one's own."""
+    """Two ranks on two nodes, stopped by a signal on the way."""
     skip_without_cluster()
     testbed = up(tmp_path / "s")
     try:
@@ -199,16 +197,5 @@ def test_cluster(guide: Manifest, tmp_path: Path) -> None:
         client(testbed, "scancel", "--signal=USR2", job)
         wait_until((run / "result.json").is_file)
         assert [row["step"] for row in rows(metrics)] == list(range(1, 25))
-        size = [
-            "--nodes=1",
-            "--ntasks-per-node=2",
-            "--gpus-per-node=2",
-            "--cpus-per-task=1",
-            f"--output={tmp_path}/log",
-        ]
-        script = [str(ROOT / "slurm/job.sbatch"), *words(guide, tmp_path / "runs", "own", *more)]
-        environment = os.environ | testbed.env | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
-        subprocess.run(["sbatch", *size, *script], cwd=tmp_path, env=environment, check=True, capture_output=True)
-        wait_until((tmp_path / "runs/detect/own/result.json").is_file)
     finally:
         down(testbed.folder)

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -153,22 +151,6 @@ def test_killed_and_resumed_it_is_the_same(
         assert ours == theirs
 
 
-@pytest.mark.slow
-def test_two_ranks_with_workers_equal_one(
-    explained: Path, weights: Path, guide: Manifest, tmp_path: Path, fgvc: Callable[..., subprocess.Popen]
-) -> None:
-    words = [*(word for word in SMALL if word != "data.workers=0"), "data.workers=1", "--processes", "2"]
-    run = fgvc(
-        "explain", f"weights={weights}", f"data.shards={guide.folder}", f"runs_dir={tmp_path}", "name=two",
-        "methods=[cam, layercam, occlusion]", "boxes_by=cam", *words,
-    )  # fmt: skip
-    out, err = run.communicate(timeout=300)
-    assert run.returncode == 0, out + err
-    assert without_times(result_of(tmp_path / "explain/two")) == without_times(result_of(explained))
-    theirs = (explained / "explanations.jsonl").read_text()
-    assert (tmp_path / "explain/two/explanations.jsonl").read_text() == theirs
-
-
 def test_maps_boxes_are_boxes_to_crop_by(weights: Path, guide: Manifest, tmp_path: Path) -> None:
     few = ["methods=[gradcam]", "boxes_by=gradcam", "slow_images=0", "sanity_images=0", "birds=0", "contrasts=0"]
     assert explain(weights, guide, tmp_path, "name=boxes", *few) == 0
@@ -266,7 +248,7 @@ def test_the_closest_calls_of_two_named_classes(weights: Path, guide: Manifest, 
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(missing_packages(accounting=False)), reason="Slurm's Debian packages are missing")
-def test_two_ranks_of_a_cluster_equal_one(
+def test_two_ranks_of_a_cluster_with_workers_equal_one(
     explained: Path, weights: Path, guide: Manifest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     skip_without_cluster()
@@ -274,11 +256,12 @@ def test_two_ranks_of_a_cluster_equal_one(
     try:
         command(
             testbed, tmp_path, "explain", f"weights={weights}", f"data.shards={guide.folder}", "runs_dir=runs",
-            "name=slurm", "methods=[cam, layercam, occlusion]", "boxes_by=cam", *SMALL, "--on", "testbed",
-            "tasks_per_node=2",
+            "name=slurm", "methods=[cam, layercam, occlusion]", "boxes_by=cam", *SMALL, "data.workers=1", "--on",
+            "testbed", "tasks_per_node=2",
         )  # fmt: skip
         run = tmp_path / "runs/explain/slurm"
         wait_until((run / "result.json").is_file)
         assert without_times(result_of(run)) == without_times(result_of(explained))
+        assert (run / "explanations.jsonl").read_text() == (explained / "explanations.jsonl").read_text()
     finally:
         down(testbed.folder)

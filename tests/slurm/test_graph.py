@@ -159,7 +159,7 @@ def test_mistakes_in_a_graph_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("count", [35, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [35, pytest.param(95, marks=pytest.mark.slow)])
 def test_many_small_launches_as_throttled_arrays_and_only_failures_again(
     count: int, tmp_path: Path, testbed: Testbed
 ) -> None:
