@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from slurm_helpers import job as shown_by_slurm
@@ -49,7 +49,7 @@ class Bench:
     manifest: Manifest
     base: Path
     small: Path | None = None
-    profile: Profile = PROFILE
+    profile: Profile = field(default_factory=lambda: PROFILE)
 
     @property
     def undisturbed(self) -> Path:
