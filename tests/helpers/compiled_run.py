@@ -1,19 +1,19 @@
-"""One rank of a classification run: `python compiled_run.py OUT WORDS...`; OUT-<rank> gets the number of graphs."""
+"""`many_runs.py` that writes how many graphs a rank compiled for each run: graphs-<name>-<rank>, beside WORDS.json."""
 
-import os
-import sys
 from pathlib import Path
+from typing import Any
 
+import many_runs
 import torch
 
-from fgvc.runtime.distributed import barrier, rank
-from jobs.classify import Config
-from jobs.config import load
-from jobs.tasks.classify import run
+from fgvc.runtime.distributed import rank
+
+
+def count(config: Any) -> None:
+    stats = torch._dynamo.utils.counters["stats"]
+    Path(f"graphs-{config.name}-{rank()}").write_text(str(stats["unique_graphs"]))
+    stats.clear()
+
 
 if __name__ == "__main__":
-    run(load(Config, None, sys.argv[2:]))
-    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    Path(f"{sys.argv[1]}-{rank()}").write_text(str(compiled))
-    barrier()
-    os._exit(0)
+    many_runs.main(count)

@@ -38,7 +38,9 @@ def run_ranks(folder: Path, command: list[str], ranks: int, seconds: float = 300
     return codes
 
 
-def finish_all(folder: Path, runs: list[list[str]], ranks: int = 2, seconds: float = 900) -> None:
+def finish_all(
+    folder: Path, runs: list[list[str]], ranks: int = 2, seconds: float = 900, script: str = "many_runs.py"
+) -> None:
     """Several `fgvc` commands, one after another on the same ranks: torch is imported once."""
     (folder / "words.json").write_text(json.dumps(runs))
-    assert run_ranks(folder, [str(HELPERS / "many_runs.py"), "words.json"], ranks, seconds) == [0] * ranks
+    assert run_ranks(folder, [str(HELPERS / script), "words.json"], ranks, seconds) == [0] * ranks

@@ -46,19 +46,29 @@ def assert_same(one: Path, other: Path) -> None:
     assert history(one) == history(other)
 
 
-@pytest.mark.parametrize(
-    ("ranks", "workers", "kills"), [(1, 0, ["generator:4", "penalty:6"]), (2, 2, ["discriminator:5"])]
-)
+WORKERS = {1: 0, 2: 2}  # of so many ranks
+
+
+@pytest.fixture(scope="module")
+def undisturbed(guide: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """ranks -> the folder of a run left alone."""
+    folders = {ranks: tmp_path_factory.mktemp("undisturbed") for ranks in WORKERS}
+    for ranks, folder in folders.items():
+        start(guide, folder, ranks, WORKERS[ranks])
+    return folders
+
+
+@pytest.mark.parametrize(("ranks", "kills"), [(1, ["generator:4", "penalty:6"]), (2, ["discriminator:5"])])
 def test_a_kill_in_any_phase_changes_no_bit(
-    guide: Manifest, tmp_path: Path, ranks: int, workers: int, kills: list[str]
+    guide: Manifest, tmp_path: Path, undisturbed: dict[int, Path], ranks: int, kills: list[str]
 ) -> None:
-    start(guide, tmp_path / "undisturbed", ranks, workers)
+    workers = WORKERS[ranks]
     for kill in kills:
         start(guide, tmp_path / "killed", ranks, workers, kill)
         steps = len(history(tmp_path / "killed"))
         assert steps == int(kill.split(":")[1])
     start(guide, tmp_path / "killed", ranks, workers)
-    assert_same(tmp_path / "undisturbed", tmp_path / "killed")
+    assert_same(undisturbed[ranks], tmp_path / "killed")
 
 
 def test_it_learns_what_a_loop_by_hand_learns(guide: Manifest, tmp_path: Path) -> None:
@@ -102,13 +112,11 @@ def test_it_learns_what_a_loop_by_hand_learns(guide: Manifest, tmp_path: Path) -
         assert not all(torch.allclose(average[key], found[key], atol=1e-5) for key in found), name
 
 
-def test_two_ranks_learn_what_one_learns(guide: Manifest, tmp_path: Path) -> None:
-    start(guide, tmp_path / "one", 1, 0)
-    start(guide, tmp_path / "two", 2, 0)
-    left, right = (torch.load(tmp_path / name / "networks.pt", weights_only=True) for name in ("one", "two"))
+def test_two_ranks_learn_what_one_learns(undisturbed: dict[int, Path]) -> None:
+    left, right = (torch.load(undisturbed[ranks] / "networks.pt", weights_only=True) for ranks in (1, 2))
     for name in left:
         assert all(torch.allclose(left[name][key], right[name][key], atol=1e-5) for key in left[name]), name
-    for one, two in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
+    for one, two in zip(history(undisturbed[1]), history(undisturbed[2]), strict=True):
         assert one.keys() == two.keys()
         assert {"loss_generator", "loss_discriminator"} <= one.keys()
         assert ("loss_penalty" in one) == ((one["step"] - 1) % 3 == 0)

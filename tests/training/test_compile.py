@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from places import HELPERS
-from ranks import run_ranks
+from ranks import finish_all
 from same_run import history
 from small_runs import small_run
 
@@ -18,12 +17,10 @@ def test_graphs_are_compiled_on_every_rank(
     # The cheap backend: dynamo and autograd's graphs as always, without generated C++.
     monkeypatch.setenv("FGVC_COMPILE_BACKEND", "aot_eager")
     more = ["train.max_steps=4", "evaluate_test=false", "train.deterministic=true"]
-    for name, compiled in (("plain", "false"), ("compiled", "true")):
-        words = small_run(guide, tmp_path, name, *more, f"train.compile={compiled}")[1:]
-        run_ranks(tmp_path, [str(HELPERS / "compiled_run.py"), str(tmp_path / name), *words], ranks)
-    graphs = {
-        name: [int((tmp_path / f"{name}-{r}").read_text()) for r in range(ranks)] for name in ("plain", "compiled")
-    }
+    ways = {"plain": "false", "compiled": "true"}
+    runs = [small_run(guide, tmp_path, name, *more, f"train.compile={way}") for name, way in ways.items()]
+    finish_all(tmp_path, runs, ranks, script="compiled_run.py")
+    graphs = {name: [int((tmp_path / f"graphs-{name}-{r}").read_text()) for r in range(ranks)] for name in ways}
     assert graphs["plain"] == [0] * ranks
     assert all(count >= 1 for count in graphs["compiled"])
     plain, compiled = (history(tmp_path / "classify" / name) for name in ("plain", "compiled"))
