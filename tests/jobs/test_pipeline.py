@@ -63,15 +63,8 @@ def test_killed_driver_and_stage(done: Path, finished: Path, fgvc: Start) -> Non
     process.kill()  # the stage ends with it, and saves
     process.communicate()
     assert not (done / "classify/other/result.json").exists()
-    again = fgvc("pipeline", "birds.yaml")
-    wait_until(lambda: len(json.loads((done / "classify/other/starts.json").read_text())) == 2)
-    saved = {file.name for file in (done / "classify/other/checkpoints").glob("step-*")}
-    wait_until(lambda: {file.name for file in (done / "classify/other/checkpoints").glob("step-*")} - saved)
-    again.terminate()
-    _, errors = again.communicate(timeout=60)
-    assert again.returncode == 3, errors
-    assert "fgvc pipeline: stopped by SIGTERM in " in errors
     finish(fgvc("pipeline", "birds.yaml"))
+    assert len(json.loads((done / "classify/other/starts.json").read_text())) == 2
     assert (done / "classify/classifier/result.json").stat().st_mtime_ns == kept
     calm = finished / "runs/pipeline/birds"
     assert weights(done) == weights(calm)
