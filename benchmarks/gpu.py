@@ -8,7 +8,8 @@ Needs torch, timm, accelerate and this checkout (PYTHONPATH is not needed); anno
 simplejpeg the loader is not measured. DeepSpeed only for --strategies zero1 to zero3. Prints a Markdown table: images a
 second; MFU (of the matrix-product rate measured here, at this precision); peak memory; then per network the seconds
 that a checkpoint stops training and those it is written in beside it, waits for the device in a step, and the loader's
-share of the time. All loops: bf16 autocast, AdamW, channels_last, uint8 images from pinned memory, no mixing.
+share of the time. All loops: bf16 autocast (fp32 on a CPU that has no bf16), AdamW, channels_last, uint8 images from
+pinned memory, no mixing.
 """
 
 # ruff: noqa: E402 (what is imported needs what is set up first)
@@ -42,7 +43,7 @@ if importlib.util.find_spec("annotated_types") is None:  # limits of settings, w
 
 from fgvc.models.normalised import Normalised
 from fgvc.runtime.config import TrackConfig
-from fgvc.runtime.device import autocast, matmul_rate, peak_memory_mb
+from fgvc.runtime.device import autocast, emulated_on_cpu, matmul_rate, peak_memory_mb
 from fgvc.runtime.distributed import broadcast_object, rank, world_size
 from fgvc.runtime.ranks import run_ranks
 from fgvc.runtime.tracking import Tracker
@@ -54,7 +55,8 @@ from fgvc.training.optim import create_optimizer
 from fgvc.training.schedule import Schedule
 from fgvc.training.strategies.create import create_accelerator
 
-CLASSES, WARM_UP, PRECISION = 200, 5, "bf16"
+CLASSES, WARM_UP = 200, 5
+PRECISION = "bf16" if torch.cuda.is_available() or not emulated_on_cpu("bf16") else "fp32"  # CPUs are for its test
 OPTIM = OptimConfig(method="adamw", lr=1e-4, schedule="constant", warmup_epochs=0)
 
 
