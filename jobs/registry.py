@@ -65,8 +65,8 @@ def task_module(name: str) -> ModuleType:
     is not looked through in training either), and timm imports wandb wherever it is, for a table of its own script.
     """
     path = f"jobs.tasks.{name}"
-    if path in sys.modules:
-        return sys.modules[path]
+    if path in sys.modules or not gc.isenabled():
+        return importlib.import_module(path)
     hidden = {"wandb": None} if "wandb" not in sys.modules else {}
     sys.modules.update(hidden)  # type: ignore[arg-type]  # None: cannot be imported
     gc.disable()

@@ -90,7 +90,7 @@ class Guard:
 
         A probe's head knows its few images by heart, and full rates disturb it for an epoch or two before they help: a
         shallow fall ends no run that wins a third of it back, or whose last held-out evaluation is not far below its
-        probe. A run that is without a fifth of its best two epochs running is ended in any case.
+        probe. One that then is without a fifth of its best is ended in any case.
         """
         memory = self.learner.memory
         epoch: list[float] = memory.setdefault("epoch_top1", [])
@@ -111,6 +111,6 @@ class Guard:
             if mean < KEPT * best or not (won_back or self._last[-1].get(OVER_PROBE, -1.0) > -POINTS):
                 raise UserError(
                     f"training accuracy is {mean:.1%} (step {step}), after {best:.1%} at best and "
-                    f"{min(mean, lowest):.1%} at worst since: the run has unlearnt what it knew; {ADVICE}"
+                    f"{min(mean, lowest):.1%} at worst in this fall: the run has unlearnt what it knew; {ADVICE}"
                 )
         memory["fell_to"] = mean if lowest is None else min(mean, lowest)

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from places import HELPERS
@@ -32,14 +33,21 @@ def run_ranks(folder: Path, command: list[str], ranks: int, seconds: float = 300
     """`python COMMAND` as ranks, to their end; their exit codes."""
     folder.mkdir(parents=True, exist_ok=True)
     started = start_ranks(folder, command, ranks)
-    errors = [rank.communicate(timeout=seconds)[1] for rank in started]
+    errors = [""] * ranks
+    try:
+        with ThreadPoolExecutor(ranks) as pool:  # all are read at once: one that waits for a reader keeps the others
+            errors = list(pool.map(lambda rank: rank.communicate(timeout=seconds)[1], started))
+    finally:
+        for rank in started:
+            rank.kill()
+            rank.wait()
     codes = [rank.returncode for rank in started]
     assert all(code <= 0 for code in codes), errors
     return codes
 
 
 def finish_all(
-    folder: Path, runs: list[list[str]], ranks: int = 2, seconds: float = 900, script: str = "many_runs.py"
+    folder: Path, runs: list[list[str]], ranks: int = 2, seconds: float = 550, script: str = "many_runs.py"
 ) -> None:
     """Several `fgvc` commands, one after another on the same ranks: torch is imported once."""
     (folder / "words.json").write_text(json.dumps(runs))

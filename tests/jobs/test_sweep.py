@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from slurm_helpers import skip_without_cluster
 from wandb_stub import serve
 
+from fgvc.study import search
 from fgvc.study.search import ask
 from jobs.cli import main
 from jobs.experiments.runners import Processes
@@ -23,6 +25,9 @@ from jobs.experiments.trials import PlannedSweep, read_trials
 from shards.errors import UserError
 from slurm.queue import read_record
 from slurm.testbed.cluster import Testbed, client, down, up
+
+# `fgvc WORDS` whose search goes by scores after two trials, not five.
+EARLY = "import sys; from fgvc.study import search; search.STARTUP = 2; from jobs.cli import main; sys.exit(main())"
 
 
 @pytest.fixture
@@ -127,20 +132,30 @@ def test_killed_driver_goes_on(sweep, fgvc, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_trials_of_a_driver_killed_twice_are_those_of_an_undisturbed_one(sweep, fgvc, tmp_path, monkeypatch):
+def test_trials_of_a_driver_killed_twice_are_those_of_an_undisturbed_one(sweep, tmp_path, monkeypatch):
     sweep(run_cap=4)
     folder = tmp_path / "runs/sweep/s"
     before: dict[Path, int] = {}
+
+    def driver() -> subprocess.Popen:
+        command = [sys.executable, "-c", EARLY, "sweep", "s.yaml"]
+        here = os.environ | {"WANDB_MODE": "disabled"}
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
     for done, begun in ((1, 2), (2, 3)):
-        before |= kill_after(fgvc("sweep", "s.yaml"), folder, done, begun)
-    _, errors = fgvc("sweep", "s.yaml").communicate(timeout=1500)
-    scores = assert_whole(folder, 4, before)
+        before |= kill_after(driver(), folder, done, begun)
+    _, errors = driver().communicate(timeout=1500)
+    assert_whole(folder, 4, before)
     assert len(before) >= 2, errors
-    # An undisturbed driver asks for each trial when all before it have their scores.
+    # An undisturbed driver asks for each trial when all before it have their scores, which the search then goes by.
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search, "STARTUP", 2)
     plan = PlannedSweep(read_sweep(Path("s.yaml"), []), folder, 4, 0)
     trials = read_trials(plan)
-    assert [trial.score for trial in trials] == scores
+    lost = [replace(trial, score=0.0) for trial in trials]
+    assert ask(plan.sweep.method, plan.sweep.parameters, plan.seed, lost[:3]).units != trials[3].units
     for number, row in enumerate(asked(folder)):
         trial = ask(plan.sweep.method, plan.sweep.parameters, plan.seed, trials[:number])
         assert (trial.units, trial.values) == (row["units"], row["values"])
