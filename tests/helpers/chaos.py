@@ -90,7 +90,7 @@ def open_bench(base: Path, manifest: Manifest, small: Path | None = None, ranks_
     """A cluster in `base` and the undisturbed run on it; stop it with `down`."""
     testbed = up(base / "slurm", partitions=[Partition("spot", preemptible=True, grace_s=0)])
     os.environ |= testbed.env
-    bench = Bench(testbed, manifest, base, small, replace(PROFILE, tasks_per_node=ranks_per_node))
+    bench = Bench(testbed, manifest, base, replace(PROFILE, tasks_per_node=ranks_per_node), small)
     try:
         bench.start("undisturbed").ends()
     except BaseException:

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slurm_helpers import job as shown_by_slurm
@@ -48,8 +48,8 @@ class Bench:
     testbed: Testbed
     manifest: Manifest
     base: Path
+    profile: Profile
     small: Path | None = None
-    profile: Profile = field(default_factory=lambda: PROFILE)
 
     @property
     def undisturbed(self) -> Path:

@@ -84,7 +84,8 @@ def test_stages_side_by_side_have_half_of_the_cores_each(finished: Path) -> None
         start = json.loads((folder / "starts.json").read_text())[-1]
         spans.append((start["began"], start["began"] + start["seconds"]))
     first, other, attack = spans
-    assert max(other[0], attack[0]) < min(other[1], attack[1])
+    # A run begins once its imports, of more than 2 s, are done: one after another they would be further apart.
+    assert max(other[0], attack[0]) < min(other[1], attack[1]) + 2
     assert first[1] <= min(other[0], attack[0])  # which both wait for
 
 
