@@ -4,20 +4,21 @@
     .venv/bin/python benchmarks/loader.py --repeats 3 --images 500
 
 Every way makes batches of 32 uint8 images at 224 px by random resized crop and flip, with one torch thread a process.
-Alone: one process, images per second of its own CPU time, which other programs on the machine hardly change. Workers:
-as many as there are cores (at least 2), images per second of wall time. The ways take turns; medians are printed, of
-the ratios too: each is of two passes that ran one after the other, since a machine's speed drifts.
+Alone: one process, images per second of its own CPU time, which other programs on the machine hardly change; the ways
+take turns batch by batch. Workers: as many as there are cores (at least 2), images per second of wall time; the ways
+take turns pass by pass. Medians are printed, of the ratios too: each is of two batches or passes that were made one
+after the other, since a machine's speed drifts.
 """
 
 import argparse
+import math
 import os
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import webdataset as wds
@@ -34,6 +35,8 @@ from shards.reading.reader import Reader
 from shards.reading.transforms import train_transform
 
 BATCH, SIZE = 32, 224
+FILES = 500  # different images
+WARM_UP = 5  # batches that are not counted
 IMAGE = ImageConfig()
 PIL_TRANSFORM = v2.Compose(
     [v2.RandomResizedCrop(SIZE, scale=IMAGE.scale, ratio=IMAGE.ratio), v2.RandomHorizontalFlip(), v2.PILToTensor()]
@@ -96,23 +99,30 @@ def _single(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def rate(batches: Callable[[], Iterable[Any]], clock: Callable[[], float]) -> float:
-    """Images a second of `clock` over one pass, its set-up included."""
-    began = clock()
-    images = sum(len(batch) for batch in batches())
-    return images / (clock() - began)
-
-
-def measure(ways: Ways, names: list[str], repeats: int, images: int, workers: int) -> dict[str, list[float]]:
-    """Images a second of every way in every turn; what is drawn at random differs from turn to turn."""
-    epochs = max(1, round(images / len(ways.members)))
-    clock = time.perf_counter if workers else time.process_time
+def alone(ways: Ways, names: list[str], turns: int) -> dict[str, list[float]]:
+    """Images a second of this process's CPU time, of every way in every turn: of a batch."""
+    epochs = math.ceil((turns + WARM_UP) * 2 * BATCH / len(ways.members))  # webdataset's batches are not all full
+    passes = {name: iter(getattr(ways, name)(epochs, 0)) for name in names}
     rates: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(repeats):
+    for _ in range(turns + WARM_UP):
+        for name, batches in passes.items():
+            began, images = time.process_time(), 0
+            while images < BATCH:
+                images += len(next(batches))
+            rates[name].append(images / (time.process_time() - began))
+    return {name: values[WARM_UP:] for name, values in rates.items()}
+
+
+def with_workers(ways: Ways, names: list[str], turns: int, images: int, workers: int) -> dict[str, list[float]]:
+    """Images a second of wall time, of every way in every turn: of a pass, its set-up included."""
+    epochs = max(1, round(images / len(ways.members)))
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(turns):
         ways.turn = turn  # else all turns have the same crops, which may be small or large ones
         for name in names:
-            way = getattr(ways, name)
-            rates[name].append(rate(lambda way=way: way(epochs, workers), clock))
+            began = time.perf_counter()
+            found = sum(len(batch) for batch in getattr(ways, name)(epochs, workers))
+            rates[name].append(found / (time.perf_counter() - began))
     return rates
 
 
@@ -127,8 +137,9 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--images", type=int, default=500, help="images a run alone; three times that with workers")
+    parser.add_argument("--batches", type=int, default=300, help="of each way, alone")
+    parser.add_argument("--repeats", type=int, default=9, help="passes of each way, with workers")
+    parser.add_argument("--images", type=int, default=1500, help="of a pass with workers")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -138,20 +149,20 @@ def main() -> None:
             manifest = build_from("cub200", Path(real) / "cub50", Path(folder) / "shards", ["min_shards=8"])
         else:
             manifest = build_from("field_guide", "-", Path(folder) / "shards", ["min_shards=8"])
-        ways = Ways(manifest, Path(folder) / "files", options.images)
+        ways = Ways(manifest, Path(folder) / "files", FILES)
         print(f"{len(ways.members)} images of {'cub50' if real else 'the field guide'}, {SIZE} px, batch {BATCH}")
-        for workers in (0, max(2, cores)):
-            names = ["ours", "imagefolder", "webdataset"]
-            wanted = options.images * (3 if workers else 1)
-            rates = measure(
-                ways, names if workers else ["limit", "torchvision", *names], options.repeats, wanted, workers
-            )
-            unit = f"{workers} workers, img/s" if workers else "alone, img/s of CPU time"
-            print(f"\n{unit:28}{'':>8}  ours is x times that")
-            for name, values in rates.items():
-                ratio = statistics.median(ours / value for ours, value in zip(rates["ours"], values, strict=True))
-                print(f"  {name:26}{statistics.median(values):8.0f}  {ratio:.3f}")
-    print(f"\nmedians of {options.repeats}; {machine()}")
+        names = ["ours", "imagefolder", "webdataset"]
+        report("alone, img/s of CPU time", alone(ways, ["limit", "torchvision", *names], options.batches))
+        workers = max(2, cores)
+        report(f"{workers} workers, img/s", with_workers(ways, names, options.repeats, options.images, workers))
+    print(f"\nmedians of {options.batches} batches and {options.repeats} passes; {machine()}")
+
+
+def report(title: str, rates: dict[str, list[float]]) -> None:
+    print(f"\n{title:28}{'':>8}  ours is x times that")
+    for name, values in rates.items():
+        ratio = statistics.median(ours / value for ours, value in zip(rates["ours"], values, strict=True))
+        print(f"  {name:26}{statistics.median(values):8.0f}  {ratio:.3f}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ def examples(bench: Bench, found: Findings, classes: Sequence[str]) -> list[Exam
     if not len(chosen):
         return []
     batch = next(iter(bench.load([entries[chosen].tolist()])))
-    images = Images(batch.images.to(bench.device).float() / 255, batch.labels.to(bench.device), batch.entries)
+    pixels = batch.images.to(bench.device).contiguous().float() / 255
+    images = Images(pixels, batch.labels.to(bench.device), batch.entries)
     changed, _ = perturb("pgd", bench.victim, images, bench.epsilon, bench.config, bench.budget)
     told = outcome(bench.victim.model, images, changed, bench.config)
     before, after = (pixels.permute(0, 2, 3, 1).cpu().numpy() for pixels in (images.pixels, changed))

@@ -37,8 +37,8 @@ class Boxed:
 
 @dataclass
 class BoxedBatch(Handed):
-    """images: (N, 3, S, S) uint8. boxes, labels: of every image, (K, 4) float32 and (K,) int64. places: (N, 4).
-    entries, epochs: (N,) int64; entries index the manifest."""
+    """images: (N, 3, S, S) uint8, channels_last. boxes, labels: of every image, (K, 4) float32 and (K,) int64. places:
+    (N, 4). entries, epochs: (N,) int64; entries index the manifest."""
 
     images: torch.Tensor
     boxes: list[torch.Tensor]

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import default_collate, get_worker_info
@@ -33,7 +32,7 @@ LARGEST = 256 << 20  # bytes of a batch, 409 images of 448 px; larger ones go th
 
 @dataclass(frozen=True)
 class Place:
-    """Where in which handover's memory a (N, 3, H, W) uint8 tensor lies."""
+    """Where in which handover's memory a (N, ..., 3, H, W) uint8 tensor lies, channels last."""
 
     handover: int
     start: int
@@ -66,7 +65,7 @@ class Handover:
 
     def at(self, place: Place) -> torch.Tensor:
         flat = torch.frombuffer(self.memory, dtype=torch.uint8, count=prod(place.shape), offset=place.start)
-        return flat.view(place.shape)
+        return _channels_last(flat, place.shape)
 
 
 _own: Handover | None = None  # of this process, where it is a worker
@@ -101,29 +100,26 @@ def begin_handover(handover: Handover | None, worker: int) -> None:
 
 
 def gathered(images: list[torch.Tensor]) -> torch.Tensor:
-    """(N, 3, H, W) uint8 of N (3, H, W) images; in a worker in memory that its process has, too."""
+    """(N, ..., 3, H, W) of N (..., 3, H, W) images; in a worker in memory that its process has, too.
+
+    The channels of a pixel lie together, as decoding leaves them and as convolutions want them (channels_last): planes
+    would be made here by one transposition, and undone in training by another one, eight times as slow.
+    """
     shape = (len(images), *images[0].shape)
     if _own is None and get_worker_info() is None:
-        return _stacked(images, torch.empty(shape, dtype=images[0].dtype))
+        return torch.stack(images, out=_channels_last(torch.empty(prod(shape), dtype=images[0].dtype), shape))
     if _own is None or prod(shape) > LARGEST:
-        return default_collate(images)  # in a worker, into memory that is then shared
+        rows = [image.movedim(-3, -1) for image in images]
+        return default_collate(rows).movedim(-1, -3)  # in a worker, into memory that is then shared
     place = _own.next_place(shape)
-    together = _stacked(images, _own.at(place))
+    together = torch.stack(images, out=_own.at(place))
     together.place = place  # type: ignore[attr-defined]
     return together
 
 
-def _stacked(images: list[torch.Tensor], together: torch.Tensor) -> torch.Tensor:
-    """`torch.stack(images, out=together)`, in less than half the time for images whose channels lie together."""
-    if len({image.shape for image in images}) > 1 or not all(_channels_together(image) for image in images):
-        return torch.stack(images, out=together)
-    for image, planes in zip(images, together.numpy(), strict=True):
-        cv2.split(image.permute(1, 2, 0).numpy(), list(planes))
-    return together
-
-
-def _channels_together(image: torch.Tensor) -> bool:
-    return image.dtype == torch.uint8 and image.shape[0] == 3 and image.stride() == (1, 3 * image.shape[2], 3)
+def _channels_last(flat: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    *outer, channels, height, width = shape
+    return flat.view(*outer, height, width, channels).movedim(-1, -3)
 
 
 class Handed:

@@ -3,8 +3,10 @@
 import os
 import shutil
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock
 
 from shards.errors import UserError
@@ -26,10 +28,19 @@ class Reader:
         self._files: dict[int, tuple[int, int]] = {}  # shard -> descriptor, bytes
         self._owner = os.getpid()
 
+    def stored(self, indices: Sequence[int] | np.ndarray) -> list[tuple[int, int, int]]:
+        """Where the bytes of these entries lie, for `read_at`: shard, offset, length."""
+        entries = self.manifest.entries
+        columns = (column[indices].tolist() for column in (entries.shard, entries.offset, entries.length))
+        return list(zip(*columns, strict=True))
+
     def read(self, index: int) -> bytes:
         """The JPEG bytes of entry `index`. Raises UserError when the shard is missing or shorter than recorded."""
+        return self.read_at(index, *self.stored([index])[0])
+
+    def read_at(self, index: int, shard: int, offset: int, length: int) -> bytes:
+        """As `read`, with what `stored` says of the entry."""
         entries = self.manifest.entries
-        shard, offset, length = int(entries.shard[index]), int(entries.offset[index]), int(entries.length[index])
         if shard >= len(self.manifest.shards):
             raise UserError(
                 f"{self.manifest.folder}: sample '{entries.key(index)}' is in shard {shard}, which does not exist; "

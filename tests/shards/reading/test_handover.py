@@ -123,6 +123,10 @@ def test_images_are_stacked_whatever_way_their_channels_lie() -> None:
     together = [torch.randint(256, (11, 7, 3), generator=draw, dtype=torch.uint8).permute(2, 0, 1) for _ in range(3)]
     planes = [image.contiguous() for image in together]
     for images in (together, planes, [together[0], planes[1]], [image[:, 1:, 2:] for image in together]):
-        assert torch.equal(handover.gathered(images), torch.stack(images))
+        found = handover.gathered(images)
+        assert torch.equal(found, torch.stack(images))
+        assert found.is_contiguous(memory_format=torch.channels_last)
+    views = [torch.stack(planes), torch.stack(together)]  # several of an image
+    assert torch.equal(handover.gathered(views), torch.stack(views))
     with pytest.raises(RuntimeError, match="equal size"):
         handover.gathered([together[0], together[1][:, 1:]])
