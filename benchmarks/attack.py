@@ -53,7 +53,7 @@ def bare(model: Attacked, batches: list[Batch], steps: int) -> int:
     """The loop one would write by hand; how many images withstand it."""
     kept = 0
     for batch in batches:
-        pixels = batch.images.float() / 255
+        pixels = batch.images.contiguous().float() / 255
         with torch.no_grad():
             right = model(pixels).argmax(1) == batch.labels
         x, labels = pixels[right], batch.labels[right]

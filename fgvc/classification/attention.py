@@ -86,7 +86,8 @@ def attended(images: torch.Tensor, maps: torch.Tensor, batch: Batch, seed: int) 
     pairs = zip(batch.epochs.tolist(), batch.entries.tolist(), strict=True)
     draws = np.array([random_stream(seed, ATTENTION, *pair).random(2) for pair in pairs], dtype=np.float32)
     crop, drop = torch.from_numpy(draws).to(images.device).T
-    pixels, peak = images.float(), large.amax((1, 2))  # 0 for a map that marks nothing
+    pixels = images.contiguous().float()  # planes: sums over channels_last pixels round otherwise
+    peak = large.amax((1, 2))  # 0 for a map that marks nothing
     seen = large >= (peak * (CROP[0] + crop * (CROP[1] - CROP[0])))[:, None, None]
     crops = torch.cat([_enlarged(image, mask) for image, mask in zip(pixels, seen, strict=True)])
     gone = large >= (peak * (DROP[0] + drop * (DROP[1] - DROP[0])))[:, None, None]

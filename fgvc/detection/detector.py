@@ -81,7 +81,7 @@ class Detector(nn.Module):
             if boxes is not None and labels is not None:
                 sample.gt_instances = InstanceData(bboxes=boxes[i], labels=labels[i])
             samples.append(sample)
-        data = self.model.data_preprocessor({"inputs": list(images), "data_samples": samples}, training)
+        data = self.model.data_preprocessor({"inputs": list(images.contiguous()), "data_samples": samples}, training)
         data["inputs"] = data["inputs"].contiguous(memory_format=self.layout)
         return data
 

@@ -80,8 +80,9 @@ class Game:
         return total
 
     def _real(self, batch: Batch) -> torch.Tensor:
-        """(N, 3, H, W) as the discriminator sees it."""
-        return (batch.images.to(self.device, non_blocking=True).contiguous().float() / 255 - self.mean) / self.std
+        """(N, 3, H, W) as the discriminator sees it: planes, as generated images are."""
+        pixels = batch.images.to(self.device, non_blocking=True).contiguous().float() / 255
+        return (pixels - self.mean) / self.std
 
     def _generated(self, models: Mapping[str, nn.Module], batch: Batch, phase: int) -> torch.Tensor:
         latents = normals(self.seed, _keys(batch, LATENT, phase), self.model.latent).to(self.device)

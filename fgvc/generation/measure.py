@@ -42,7 +42,7 @@ def real_features(
     samples = Samples(manifest, known_views(image, size) if views else eval_image(image, size), [view])
 
     def work(batch: Any) -> dict[str, np.ndarray]:
-        images = batch.images.to(device).contiguous()
+        images = batch.images.to(device).contiguous()  # planes: sums keep their order
         of_view = [_described(features, one) for one in (images.unbind(1) if views else [images])]
         return {name: np.stack([found[name] for found in of_view], 1) for name in Described._fields}
 

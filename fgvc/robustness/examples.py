@@ -25,7 +25,7 @@ def examples(bench: Bench, found: Findings, classes: Sequence[str]) -> list[Exam
     if not len(chosen):
         return []
     batch = next(iter(bench.load([entries[chosen].tolist()])))
-    pixels = batch.images.to(bench.device).contiguous().float() / 255
+    pixels = batch.images.to(bench.device).contiguous().float() / 255  # planes: sums keep their order
     images = Images(pixels, batch.labels.to(bench.device), batch.entries)
     changed, _ = perturb("pgd", bench.victim, images, bench.epsilon, bench.config, bench.budget)
     told = outcome(bench.victim.model, images, changed, bench.config)

@@ -98,7 +98,7 @@ class Watch:
         counts = torch.zeros(2, dtype=torch.float64, device=device)  # right, all
         with eval_mode(model):
             for batch in loader:
-                images, labels = batch.images.to(device).contiguous() / 255, batch.labels.to(device)
+                images, labels = batch.images.to(device) / 255, batch.labels.to(device)
                 seeds = [(self.seed, START, entry) for entry in batch.entries.tolist()]
                 start, loss = random_start(images, epsilon, "linf", seeds), away_from(labels)
                 attacked = pgd(of_pixels(model), images, loss, epsilon, steps=steps, step_size=step_size, start=start)

@@ -165,7 +165,7 @@ def _cut(
 ) -> Boxed:  # fmt: skip
     """The square at `corner` of the scaled image, with the boxes of which a share of at least `keep` is in it."""
     (ox, oy), (height, width) = corner, scaled.shape[1:]
-    square = torch.full((3, size, size), FILL, dtype=torch.uint8)
+    square = torch.full((size, size, 3), FILL, dtype=torch.uint8).permute(2, 0, 1)  # as `gathered` lays them out
     x0, y0, x1, y1 = max(0, ox), max(0, oy), min(size, width + ox), min(size, height + oy)
     square[:, y0:y1, x0:x1] = scaled[:, y0 - oy : y1 - oy, x0 - ox : x1 - ox]
     place = torch.tensor([*ratio, ox, oy], dtype=torch.float32)

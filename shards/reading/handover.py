@@ -118,6 +118,7 @@ def gathered(images: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _channels_last(flat: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """(N, ..., 3, H, W) of a flat tensor, the channels of a pixel together."""
     *outer, channels, height, width = shape
     return flat.view(*outer, height, width, channels).movedim(-1, -3)
 

@@ -56,19 +56,20 @@ class Samples(Dataset):
         return self.__getitems__([place])[0]
 
     def __getitems__(self, places: list[tuple[int, int]]) -> list[Row]:
-        """The samples of a batch. What is looked up and drawn is so for all of them first: between images, whose
-        decoding empties the processor's caches, it takes five times as long. torch's generator is put back once."""
+        """The samples of a batch. Everything but the images is looked up for the whole batch first: in between, where
+        decoding has just emptied the processor's caches, it takes several times as long. torch's generator, which is
+        seeded for each image, is put back once."""
         entries, indices = self.reader.manifest.entries, np.array([index for _, index in places], np.int64)
         labels, stored = entries.label[indices].tolist(), self.reader.stored(indices)
-        seeds = [transform_seed(self.seed, epoch, index) for epoch, index in places]
-        views = [self._view(epoch, index) for epoch, index in places]
+        seeds = [transform_seed(self.seed, epoch, index) if epoch >= 0 else None for epoch, index in places]
         rows: list[Row] = []
         with kept_generator():
-            for (epoch, index), place, view, seed, label in zip(places, stored, views, seeds, labels, strict=True):
-                image = view.cut(decode(self.reader.read_at(index, *place), partial(entries.key, index)), index)
-                if epoch >= 0:
+            for (epoch, index), label, where, seed in zip(places, labels, stored, seeds, strict=True):
+                image = decode(self.reader.read_at(index, *where), partial(entries.key, index))
+                if seed is not None:
                     seed_generator(seed)
-                rows.append((self._transform(epoch)(image), label, index, epoch))
+                image = self._transform(epoch)(self._view(epoch, index).cut(image, index))
+                rows.append((image, label, index, epoch))
         return rows
 
     def _view(self, epoch: int, index: int) -> View:

@@ -50,7 +50,7 @@ class _RandomResizedCrop(v2.RandomResizedCrop):
 
 
 class _RandomHorizontalFlip(v2.RandomHorizontalFlip):
-    """torchvision's, bit for bit, in two thirds of the time for an image whose channels lie together."""
+    """torchvision's for (3, H, W), bit for bit, in two thirds of the time where the channels lie together."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if torch.rand(1) >= self.p:
@@ -129,7 +129,7 @@ def _corner(fit: str, size: int, mode: InterpolationMode, crop_share: float, bot
         image = functional.resize(image, [side, side] if fit == "squash" else [side], interpolation=mode)
         height, width = image.shape[-2:]
         top, left = bottom * (height - size), right * (width - size)
-        return image[:, top : top + size, left : left + size].contiguous()
+        return image[:, top : top + size, left : left + size]
 
     return corner
 

@@ -76,7 +76,7 @@ class View:
             return part
         side = max(image.shape[1:])
         left, top = _centred(region, side)
-        canvas = image.new_zeros(3, side, side)
+        canvas = image.new_zeros(side, side, 3).permute(2, 0, 1)  # channels together, as in decoded images
         canvas[:, top : top + y1 - y0, left : left + x1 - x0] = part
         return canvas
 

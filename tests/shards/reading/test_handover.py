@@ -26,8 +26,13 @@ def trained(guide: Manifest, workers: int) -> list[Batch]:
     return list(loader)
 
 
-def same(one: Batch, other: Batch) -> bool:
+def equal(one: Batch, other: Batch) -> bool:
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in vars(one))
+
+
+def same(one: Batch, other: Batch) -> bool:
+    """Laid out alike, too."""
+    return equal(one, other) and one.images.stride() == other.images.stride()
 
 
 def test_batches_that_are_all_kept_stay_what_they_were(guide: Manifest):
@@ -84,7 +89,7 @@ def test_a_batch_of_an_abandoned_iteration_is_nothing(guide: Manifest) -> None:
 def test_batches_are_copied_and_pickled_elsewhere_too(guide: Manifest) -> None:
     batch = trained(guide, 1)[0]
     batch.labels = batch.labels.to(torch.bfloat16)
-    assert same(pickle.loads(pickle.dumps(batch)), batch)
+    assert equal(pickle.loads(pickle.dumps(batch)), batch)
     assert same(copy.deepcopy(batch), batch)
 
 
@@ -127,6 +132,8 @@ def test_images_are_stacked_whatever_way_their_channels_lie() -> None:
         assert torch.equal(found, torch.stack(images))
         assert found.is_contiguous(memory_format=torch.channels_last)
     views = [torch.stack(planes), torch.stack(together)]  # several of an image
-    assert torch.equal(handover.gathered(views), torch.stack(views))
+    found = handover.gathered(views)
+    assert torch.equal(found, torch.stack(views))
+    assert found.movedim(-3, -1).is_contiguous()
     with pytest.raises(RuntimeError, match="equal size"):
         handover.gathered([together[0], together[1][:, 1:]])
