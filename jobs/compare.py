@@ -12,8 +12,9 @@
 Every row sees the same seeds and the same folds of the training split. Each (row, seed, fold) is one run of the job
 (classify, or job=detect) in a process of its own, in <runs_dir>/compare/<name>/<job>/; what is done is skipped, so the
 same command resumes after a kill, and more seeds or rows can be added. A run that fails is named, the rest continues,
-the exit code is 1. With --on CLUSTER the missing runs are submitted as an array; the same command again submits what
-failed, and without --on it writes the table of what is there once no run is in the queue any more.
+but for the row of one that was refused before it began to train; the exit code is 1. With --on CLUSTER the missing runs
+are submitted as an array; the same command again submits what failed, and without --on it writes the table of what is
+there once no run is in the queue any more.
 To read in <runs_dir>/compare/<name>/: table.md (also .csv, .tex), comparison.png, result.json, and what each run
 printed in logs/.
 """

@@ -100,6 +100,8 @@ def from_dict(kind: type[C], values: dict[str, Any], where: str, given: Collecti
         key = ".".join(str(part) for part in first["loc"])
         hint = nearest(str(first["input"]), _choices(kind, key))
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "list_type":
+            hint = f"; write {key}='[{first['input']}]'"
         source = "command line" if key in given else where
         raise UserError(f"{source}: {key}={first['input']!r}: {message}{hint}") from None
 
@@ -213,7 +215,10 @@ def locate(path: Path, folder: str = "") -> Path:
     stems = sorted({file.stem for home in (path.parent, SHIPPED / kind) for file in home.glob("*.yaml") if kind})
     close = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.6)
     ending = ".yaml" if path.suffix else ""  # a .yml was meant to be one
-    hint = f"; did you mean '{path.with_name(close[0] + ending)}'?" if close else "; fgvc configs lists them"
+    meant = path.with_name(close[0] + ending) if close else path
+    if close and meant == path:  # not here, but shipped
+        meant = Path(close[0])
+    hint = f"; did you mean '{meant}'?" if close else "; fgvc configs lists them"
     raise UserError(f"{path}: no such config file{hint}")
 
 
@@ -223,9 +228,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(), YAML) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise UserError(f"{path}: not readable as YAML: {reason}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: a config is a list of 'key: value' lines, this is a {type(values).__name__}")
+        raise UserError(f"{path}: a config is made of 'key: value' lines, this is a {type(values).__name__}")
     return values
 
 

@@ -19,6 +19,8 @@ def expand(path: str, key: str) -> Path:
 
 def no_shards(folder: Path) -> str:
     """What is said of a folder without a manifest: how to build shards, of the pictures in it where it holds some."""
+    if folder.name == MANIFEST and folder.is_file():
+        return f"{folder}: name the folder of the shards, {folder.parent}"
     pictures = any(path.suffix.lower() in PICTURES for path in folder.glob("*/*"))
     if pictures:
         build = f"image_folder {folder} data/{folder.name}, then name data/{folder.name}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fgvc.runtime.run_folder import GLANCE_S, RESULT, counted_time
+from fgvc.runtime.run_folder import GLANCE_S, METRICS, RESULT, counted_time
 from jobs.config import load_command
 from jobs.experiments.compare_results import write_results
 from jobs.experiments.compare_rows import Config, Run
@@ -50,8 +50,7 @@ def run(config: Config, runs: list[Run], make: bool = True) -> dict[str, str]:
         if make:
             if done := sum(planned.command.done for planned in runs):
                 print(f"compare {config.name}: {done} of {len(runs)} runs were done", flush=True)
-            made = run_all([planned.command for planned in runs], f"compare {config.name}")
-            failed = {name: failure.reason for name, failure in made.items()}
+            failed = _made(config, runs)
         else:
             failed = {
                 planned.command.name: job_says(planned.command.folder) for planned in runs if not planned.command.done
@@ -59,6 +58,23 @@ def run(config: Config, runs: list[Run], make: bool = True) -> dict[str, str]:
         print(write_results(config, runs, folder, failed, spent_s + time.monotonic() - began))
     lock.release()
     return failed
+
+
+def _made(config: Config, runs: list[Run]) -> dict[str, str]:
+    """Make what is not done: each row's first run, then the others, but of no row whose first one was refused before it
+    began to train. With another seed or fold the same mistake would be told again, a thousand times at worst."""
+    firsts = {planned.label: planned for planned in reversed(runs) if not planned.command.done}
+    alone = [planned.command for planned in runs if firsts.get(planned.label) is planned]
+    made = run_all(alone, f"compare {config.name}")
+    failed = {name: failure.reason for name, failure in made.items()}
+    refused = set()
+    for label, first in firsts.items():
+        name = first.command.name
+        if name in made and made[name].code == 2 and not (first.command.folder / METRICS).is_file():
+            refused.add(label)
+            failed[name] += "; its row's other runs were not started"
+    rest = [one.command for one in runs if one.label not in refused and one.command.name not in made]
+    return failed | {name: failure.reason for name, failure in run_all(rest, f"compare {config.name}").items()}
 
 
 def dry_run(config: Config, runs: list[Run], profile: Profile | None) -> None:

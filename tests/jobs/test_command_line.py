@@ -56,6 +56,8 @@ def test_shipped_configs_are_found_by_name_from_anywhere(
     assert "no such config file; did you mean 'configs/classify/photos.yaml'?" in capsys.readouterr().err
     assert main(["classify", "configs/classify/photos.yml"]) == 2
     assert "did you mean 'configs/classify/photos.yaml'?" in capsys.readouterr().err
+    assert main(["classify", "photos.yaml"]) == 2  # the name is enough
+    assert "photos.yaml: no such config file; did you mean 'photos'?" in capsys.readouterr().err
     assert main(["classify", "configs/classify/h100.yaml"]) == 2  # not configs/clusters/h100.yaml
     assert "no such config file; fgvc configs lists them" in capsys.readouterr().err
 
@@ -148,6 +150,30 @@ def test_status_by_name(guide: Manifest, tmp_path: Path, capsys: pytest.CaptureF
         rows = capsys.readouterr().out.splitlines()
         assert [row.split()[0] for row in rows[1:]] == ["sweep/lr", "sweep/lr/classify/trial-000"]
     assert main(["status", "other", f"runs_dir={tmp_path}"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["explain", "methods=layercam"],
+            "methods='layercam': Input should be a valid list; write methods='[layercam]'",
+        ),
+        (["classify", "broken.yaml"], "broken.yaml: not readable as YAML: while parsing a flow sequence at line 1"),
+        (["classify", "list.yaml"], "list.yaml: a config is made of 'key: value' lines, this is a list"),
+        (["classify", "data.shards=set/manifest.json"], "set/manifest.json: name the folder of the shards, set"),
+    ],
+)
+def test_small_mistakes_are_told_with_their_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.yaml").write_text("image: [96\n")
+    (tmp_path / "list.yaml").write_text("- 96\n")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/manifest.json").write_text("{}")
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_unknown_files_of_other_kinds_are_no_hint(tmp_path: Path) -> None:

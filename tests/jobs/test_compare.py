@@ -77,10 +77,13 @@ def test_killed_comparison_resumes_and_its_table_is_that_of_the_predictions(
     # One more row that cannot work: it is named, what is there is still compared.
     write(tmp_path / "broken.yaml", tiny | {"model": {"name": "test_resnet", "weights": "missing.safetensors"}})
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert main(["slow.yaml", "broken.yaml", "folds=2", "use_folds=1", "data.limit=24", "name=pair"]) == 1
+    assert main(["slow.yaml", "broken.yaml", "folds=2", "data.limit=24", "name=pair"]) == 1
     shown_here = capsys.readouterr()
     assert "run broken-s0-f0 failed: fgvc classify: model.weights=missing.safetensors" in shown_here.err
-    assert "0 of 1" in shown_here.out
+    assert "; its row's other runs were not started" in shown_here.err
+    assert "0 of 2" in shown_here.out
+    assert {path.name for path in (folder / "logs").glob("*s0*")} >= {"slow-s0-f0.log", "slow-s0-f1.log"}
+    assert not list(folder.glob("**/broken-s0-f1*"))
     assert not (folder / "result.json").exists()
 
 
