@@ -5,16 +5,17 @@
 
 Every way makes batches of 32 uint8 images at 224 px by random resized crop and flip, with one torch thread a process;
 ours lie as convolutions take them (channels_last), ImageFolder's as planes. Alone: one process, images per second of
-its own CPU time, which other programs on the machine hardly change; the ways take turns batch by batch, and what comes
-before the first batch (of ours half a millisecond) is not counted. Workers: as many as there are cores (at least 2),
-images per second of wall time; the ways take turns pass by pass. Medians are printed, of the ratios too: each is of
-two batches or passes that were made one after the other, since a machine's speed drifts.
+its own CPU time, which other programs on the machine hardly change; the ways take turns batch by batch, in any order,
+and what comes before the first batch (of ours half a millisecond) is not counted. Workers: as many as there are cores
+(at least 2), images per second of wall time; the ways take turns pass by pass. Medians are printed, of the ratios too:
+each is of two batches or passes that were made one after the other, since a machine's speed drifts.
 """
 
 import argparse
 import math
 import os
 import platform
+import random
 import statistics
 import tempfile
 import time
@@ -105,11 +106,12 @@ def alone(ways: Ways, names: list[str], turns: int) -> dict[str, list[float]]:
     epochs = math.ceil((turns + WARM_UP) * 2 * BATCH / len(ways.members))  # webdataset's batches are not all full
     passes = {name: iter(getattr(ways, name)(epochs, 0)) for name in names}
     rates: dict[str, list[float]] = {name: [] for name in names}
+    orders = random.Random(0)  # whose caches a way finds must not be the same one's each time
     for _ in range(turns + WARM_UP):
-        for name, batches in passes.items():
+        for name in orders.sample(names, len(names)):
             began, images = time.process_time(), 0
             while images < BATCH:
-                images += len(next(batches))
+                images += len(next(passes[name]))
             rates[name].append(images / (time.process_time() - began))
     return {name: values[WARM_UP:] for name, values in rates.items()}
 

@@ -72,7 +72,8 @@ def _run(
     for name, reason in failed.items():
         log = home_of(config) / "logs" / f"{name}.log"
         print(
-            f"fgvc pipeline: stage {name} failed: {reason}; its log: {log}; the same command resumes", file=sys.stderr
+            f"fgvc pipeline: stage {name} failed: {reason}; its log: {log}; fix it, and the same command resumes",
+            file=sys.stderr,
         )
     if not failed:
         print(next_lines("pipeline", folder=home_of(config)))
