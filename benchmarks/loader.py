@@ -1,7 +1,7 @@
 """Images a second: our loader against ImageFolder, a plain webdataset pipeline and the bare decode + augment loop.
 
     .venv/bin/python benchmarks/loader.py                       cub50 of FGVC_REAL_DATA, else the field guide
-    .venv/bin/python benchmarks/loader.py --repeats 3 --images 500
+    .venv/bin/python benchmarks/loader.py --batches 100 --repeats 3
 
 Every way makes batches of 32 uint8 images at 224 px by random resized crop and flip, with one torch thread a process;
 ours lie as convolutions take them (channels_last), ImageFolder's as planes. Alone: one process, images per second of

@@ -64,8 +64,8 @@ def _made(config: Config, runs: list[Run]) -> dict[str, str]:
     """Make what is not done: each row's first run, then the others, but of no row whose first one was refused before it
     began to train. With another seed or fold the same mistake would be told again, a thousand times at worst."""
     firsts = {planned.label: planned for planned in reversed(runs) if not planned.command.done}
-    alone = [planned.command for planned in runs if firsts.get(planned.label) is planned]
-    made = run_all(alone, f"compare {config.name}")
+    begin = [planned.command for planned in runs if firsts.get(planned.label) is planned]
+    made = run_all(begin, f"compare {config.name}")
     failed = {name: failure.reason for name, failure in made.items()}
     refused = set()
     for label, first in firsts.items():
