@@ -1,4 +1,4 @@
-# make demo     install, then all steps, from drawing birds to the report: 8 to 15 minutes on 2 cores after the install
+# make demo     install, then all steps, from drawing birds to the report: 8 to 12 minutes on 2 cores after the install
 # make test     install, then the tests (not those marked slow)
 # make chaos    install, then twelve ways to interrupt a job of 4 ranks on a Slurm brought up here; long (docs/slurm.md)
 # make check    ruff, mypy, import-linter
